@@ -1,0 +1,1 @@
+"""Builds, trains, calibrates and exports image classifiers; writes models/, never serves."""

@@ -1,0 +1,80 @@
+"""The command line `convoy-train`: train | evaluate | export."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from training.errors import Interrupted, TrainingError
+from training.recipes import RECIPES
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; errors that the user can mend are one sentence on stderr and exit status 1."""
+    options = parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except Interrupted as exc:
+        print(exc, file=sys.stderr)
+        return 130
+    except TrainingError as exc:
+        print(f"convoy-train: {exc}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar."""
+    top = argparse.ArgumentParser(prog="convoy-train", description="Train, export and evaluate image classifiers.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("train", help="train a network by a named recipe")
+    command.add_argument("recipe", nargs="?", choices=sorted(RECIPES), default="cifar10")
+    _add_data(command)
+    command.add_argument("--output", type=Path, help="the run's folder (default: runs/RECIPE-SEED)")
+    command.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder")
+    command.add_argument("--epochs", type=_positive, help="instead of the recipe's")
+    command.add_argument("--seed", type=int, help="instead of the recipe's")
+    command.add_argument("--max-steps", type=_positive, help="end after so many optimiser steps")
+    command.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto")
+    command.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
+    command.set_defaults(run=_train)
+    return top
+
+
+def _train(options: argparse.Namespace) -> None:
+    from training import checkpoint, data, device, loop  # torch takes a second to import: not for --help
+
+    chosen_device = device.choose_device(options.device)
+    precision = device.choose_precision(options.precision, chosen_device)
+    if options.resume:
+        saved = checkpoint.load(options.resume)
+        recipe, config, folder = saved.recipe, saved.config, options.resume
+    else:
+        recipe = options.recipe
+        config = loop.with_overrides(RECIPES[recipe], epochs=options.epochs, seed=options.seed, max_steps=options.max_steps)
+        folder = options.output or Path("runs") / f"{recipe}-{config.seed}"
+        if (folder / checkpoint.FILE_NAME).exists():
+            raise TrainingError(f"{folder} holds a run already; go on with --resume {folder}, or choose another --output.")
+    run = loop.Run(recipe, config, data.load_training_data(data.find_data(options.data)), chosen_device, precision)
+    if options.resume:
+        run.restore(saved)
+    print(f"{recipe}: {run.total_steps:,} steps on {chosen_device.type} in {precision.value}, into {folder}", flush=True)
+    loop.train(run, folder)
+    print(f"Trained: {folder}. Next: convoy-train export {folder} models/NAME/VERSION")
+
+
+def _add_data(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--data", type=Path, help="CIFAR-10 folder or tar.gz (default: CONVOY_DATA, else downloaded)")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

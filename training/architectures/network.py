@@ -1,0 +1,43 @@
+"""What every architecture is: pixels → logits, and the same function again as plain layers for export."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
+CIFAR10_STD = (0.2470, 0.2435, 0.2616)  # of the pixels, not the mean of per-image ones that is often copied
+
+
+class Network(nn.Module):
+    """float pixels 0 … 255 (N, 3, H, W) → logits (N, classes); normalisation is part of the network."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Logits (N, classes)."""
+        return self.classify((pixels - self.mean) / self.std)
+
+    @abstractmethod
+    def classify(self, x: Tensor) -> Tensor:
+        """Normalised images (N, 3, H, W) → logits (N, classes)."""
+
+    @abstractmethod
+    def inference_layers(self) -> Iterator[nn.Module]:
+        """The layers of `classify` in eval mode, batch normalisation folded, as new modules.
+
+        The first is an unpadded `Conv2d` and the last a `Linear`, so that export can fold the normalisation
+        into the one and the temperature into the other.
+        """
+
+    def initialise(self, images: Tensor) -> None:  # noqa: B027 - most networks need no data to start from
+        """Set weights that depend on the data; `images` are normalised, (N, 3, H, W)."""

@@ -1,0 +1,82 @@
+"""Everything that resuming needs ↔ one file, written atomically: a crash leaves the old file or the new one."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.errors import CheckpointError
+from training.recipes import TrainConfig
+
+FILE_NAME = "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one finished epoch showed."""
+
+    epoch: int
+    loss: float
+    validation_accuracy: float
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run after `step` optimiser steps. Random numbers need no state: they are a function of seed and step."""
+
+    recipe: str
+    config: TrainConfig
+    labels: tuple[str, ...]
+    step: int
+    total_steps: int
+    epoch_loss: float  # summed over the steps of the unfinished epoch
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    lookahead: list[Tensor] | None
+    grad_scaler: dict[str, Any]
+    history: tuple[EpochRecord, ...]
+    provenance: dict[str, str]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has done all its steps."""
+        return self.step == self.total_steps
+
+
+def save(checkpoint: Checkpoint, run: Path) -> None:
+    """Write `checkpoint` into the folder `run`; raises `CheckpointError` when the disk refuses."""
+    state = {field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)}
+    state["config"] = dataclasses.asdict(checkpoint.config)
+    state["history"] = [dataclasses.asdict(record) for record in checkpoint.history]
+    partial = run / (FILE_NAME + ".partial")
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as stream:
+            torch.save(state, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(run / FILE_NAME)
+    except OSError as exc:
+        raise CheckpointError(f"The checkpoint in {run} can't be written: {exc.strerror}.") from exc
+
+
+def load(run: Path) -> Checkpoint:
+    """Read the checkpoint in the folder `run`; raises `CheckpointError` when there is none or it is damaged."""
+    path = run / FILE_NAME
+    if not path.is_file():
+        raise CheckpointError(f"There is no checkpoint in {run}; train into that folder first.")
+    try:
+        state = torch.load(path, weights_only=True)  # never runs code from the file
+        state["config"] = TrainConfig(**state["config"])
+        state["history"] = tuple(EpochRecord(**record) for record in state["history"])
+        return Checkpoint(**state)
+    except (OSError, RuntimeError, TypeError, KeyError, EOFError, pickle.UnpicklingError) as exc:
+        raise CheckpointError(f"{path} is damaged or of another version; remove it and train again.") from exc

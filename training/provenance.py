@@ -1,0 +1,36 @@
+"""What a model card should say about where weights come from: code, library versions, hardware."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+
+from training.device import Precision
+
+
+def provenance(device: torch.device, precision: Precision) -> dict[str, str]:
+    """The code and machine that train now."""
+    return {
+        "git_revision": git_revision(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU",
+        "precision": precision.value,
+    }
+
+
+def git_revision() -> str:
+    """The commit of this source tree, `-dirty` when it was changed since; `unknown` outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        revision = _git(here, "rev-parse", "HEAD")
+        return revision + ("-dirty" if _git(here, "status", "--porcelain", "--", ".", "../service") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()

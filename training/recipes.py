@@ -1,0 +1,60 @@
+"""Named, frozen training configurations. `RECIPES` is the one place where a recipe is added."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides which weights come out, but for the data and the machine's arithmetic."""
+
+    architecture: str
+    epochs: int
+    batch_size: int
+    optimizer: str
+    lr: float  # sgd: per 1,024 summed-loss images, see `training.optim`; adam: the usual step size
+    lr_schedule: str
+    augmentations: tuple[str, ...] = ()
+    label_smoothing: float = 0.0
+    weight_decay: float = 0.0
+    momentum: float = 0.85
+    norm_bias_lr_factor: float = 64.0
+    lookahead: bool = False
+    whiten_bias_epochs: int = 3
+    seed: int = 0
+    max_steps: int | None = None  # ends the run early; the lr schedule ends with it
+
+
+RECIPES: dict[str, TrainConfig] = {
+    "cifar10": TrainConfig(
+        architecture="plain-cnn",
+        epochs=26,
+        batch_size=512,
+        optimizer="sgd",
+        lr=10.0,
+        lr_schedule="warm-up-linear",
+        augmentations=("alternating-flip", "crop-4", "cutout-8"),
+        label_smoothing=0.05,
+        weight_decay=0.0153,
+        lookahead=True,
+    ),
+    "tutorial-adam": TrainConfig(
+        architecture="tutorial-cnn",
+        epochs=3,
+        batch_size=32,
+        optimizer="adam",
+        lr=1e-3,
+        lr_schedule="constant",
+    ),
+    "tutorial": TrainConfig(
+        architecture="tutorial-cnn",
+        epochs=24,
+        batch_size=128,
+        optimizer="adam",
+        lr=2e-3,
+        lr_schedule="warm-up-linear",
+        augmentations=("alternating-flip", "crop-2"),
+        lookahead=True,
+    ),
+}
