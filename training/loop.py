@@ -40,6 +40,7 @@ class Run:
         self.step = 0
         self.epoch_loss = 0.0
         self.history: list[EpochRecord] = []
+        self.provenance = provenance(device, precision)  # of the start: the source may change while this runs
         self.model = build_network(config, data, device)
         self.optimizer = OPTIMIZERS[config.optimizer](self.model, config)
         self.full_lrs = [group["lr"] for group in self.optimizer.param_groups]
@@ -60,7 +61,7 @@ class Run:
             lookahead=self.lookahead.slow if self.lookahead else None,
             grad_scaler=self.scaler.state_dict(),
             history=tuple(self.history),
-            provenance=provenance(self.device, self.precision),
+            provenance=self.provenance,
         )
 
     def restore(self, saved: Checkpoint) -> None:
@@ -73,6 +74,7 @@ class Run:
         if self.lookahead and saved.lookahead is not None:
             self.lookahead.load(saved.lookahead)
         self.step, self.epoch_loss, self.history = saved.step, saved.epoch_loss, list(saved.history)
+        self.provenance = saved.provenance
 
 
 def train(run: Run, folder: Path) -> Network:
