@@ -40,6 +40,20 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto")
     command.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
     command.set_defaults(run=_train)
+
+    command = commands.add_parser("export", help="export a finished run to the model repository")
+    command.add_argument("checkpoint", type=Path, metavar="RUN", help="the run's folder")
+    command.add_argument("model", type=Path, metavar="models/NAME/VERSION", help="the folder to make")
+    _add_data(command)
+    command.add_argument("--description", default="", help="first paragraph of the model card")
+    command.add_argument("--note", action="append", default=[], help="a line for the model card; may be repeated")
+    command.set_defaults(run=_export)
+
+    command = commands.add_parser("evaluate", help="measure an exported model on the 10,000 test images")
+    command.add_argument("model", type=Path, metavar="models/NAME/VERSION", help="the model's folder")
+    _add_data(command)
+    command.add_argument("--record", action="store_true", help="write the result into the model's metadata and card")
+    command.set_defaults(run=_evaluate)
     return top
 
 
@@ -53,16 +67,50 @@ def _train(options: argparse.Namespace) -> None:
         recipe, config, folder = saved.recipe, saved.config, options.resume
     else:
         recipe = options.recipe
-        config = loop.with_overrides(RECIPES[recipe], epochs=options.epochs, seed=options.seed, max_steps=options.max_steps)
+        config = loop.with_overrides(
+            RECIPES[recipe], epochs=options.epochs, seed=options.seed, max_steps=options.max_steps
+        )
         folder = options.output or Path("runs") / f"{recipe}-{config.seed}"
         if (folder / checkpoint.FILE_NAME).exists():
-            raise TrainingError(f"{folder} holds a run already; go on with --resume {folder}, or choose another --output.")
+            raise TrainingError(
+                f"{folder} holds a run already; go on with --resume {folder}, or choose another --output."
+            )
     run = loop.Run(recipe, config, data.load_training_data(data.find_data(options.data)), chosen_device, precision)
     if options.resume:
         run.restore(saved)
-    print(f"{recipe}: {run.total_steps:,} steps on {chosen_device.type} in {precision.value}, into {folder}", flush=True)
+    print(
+        f"{recipe}: {run.total_steps:,} steps on {chosen_device.type} in {precision.value}, into {folder}",
+        flush=True,
+    )
     loop.train(run, folder)
     print(f"Trained: {folder}. Next: convoy-train export {folder} models/NAME/VERSION")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from training import data
+    from training.export import export
+
+    training_data = data.load_training_data(data.find_data(options.data))
+    metadata = export(
+        options.checkpoint,
+        options.model,
+        training_data,
+        description=options.description,
+        notes=tuple(options.note),
+    )
+    print(
+        f"Exported {options.model}: {metadata.macs / 1e6:.1f} million multiply-accumulates, temperature "
+        f"{metadata.calibration.temperature:.3f}. Next: convoy-train evaluate {options.model} --record"
+    )
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from training import data, evaluate, report
+
+    evaluation = evaluate.evaluate_model(options.model, data.find_data(options.data))
+    print(report.table(evaluation))
+    if options.record:
+        evaluate.record(options.model, evaluation)
 
 
 def _add_data(command: argparse.ArgumentParser) -> None:

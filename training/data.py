@@ -1,7 +1,7 @@
 """Official CIFAR-10 files → verified bytes → uint8 tensors → training, validation and test splits.
 
-Both official versions are read, as a folder or as the tar.gz: the python one (pickles, opened only after
-their checksum is right) and the binary one (label byte + 3,072 pixel bytes). They hold the same images in the same order.
+Both official versions are read, as a folder or as the tar.gz: the python one (pickles, opened only after their
+checksum is right) and the binary one (label byte + 3,072 pixel bytes). They hold the same images in the same order.
 Source: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
 What is missing or damaged raises `DataError`.
 """
@@ -140,7 +140,7 @@ def _validation_mask(labels: Tensor) -> Tensor:
     share = VALIDATION_IMAGES / 50_000
     generator = torch.Generator().manual_seed(VALIDATION_SEED)
     mask = torch.zeros(len(labels), dtype=torch.bool)
-    for label in labels.unique():
+    for label in range(int(labels.max()) + 1):
         members = torch.nonzero(labels == label).flatten()
         order = torch.randperm(len(members), generator=generator)
         mask[members[order[: round(len(members) * share)]]] = True
@@ -163,7 +163,9 @@ def _locate(path: Path, choose: Callable[[OfficialVersion], Mapping[str, str]]) 
         for version in VERSIONS:
             if path.name == version.archive:
                 return version, path
-        raise DataError(f"{path} is not {' or '.join(version.archive for version in VERSIONS)}; point --data at one of these.")
+        raise DataError(
+            f"{path} is not {' or '.join(version.archive for version in VERSIONS)}; point --data at one of these."
+        )
     for version in VERSIONS:
         for location in (path, path / version.folder):
             if any((location / name).is_file() for name in choose(version)):
@@ -184,7 +186,7 @@ def _read(location: Path, files: Mapping[str, str]) -> list[bytes]:
             raise DataError(f"{location} lacks {name}; copy or download the data set again.")
         if hashlib.md5(contents[name], usedforsecurity=False).hexdigest() != md5:
             raise DataError(
-                f"{name} in {location} is damaged (its MD5 sum is not the official one); copy or download the data set again."
+                f"{name} in {location} is damaged (its MD5 sum is not the official one); copy or download it again."
             )
     return [contents[name] for name in files]
 

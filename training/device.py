@@ -26,7 +26,9 @@ class Precision(Enum):
 def choose_device(name: str) -> torch.device:
     """`auto` is the GPU where there is one; raises `TrainingError` when `cuda` is asked for and absent."""
     if name == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("There is no CUDA device that torch can use; train with --device cpu, or install a CUDA build of torch.")
+        raise TrainingError(
+            "There is no CUDA device that torch can use; train with --device cpu, or install a CUDA build of torch."
+        )
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 

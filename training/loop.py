@@ -33,8 +33,16 @@ EVALUATION_BATCH = 500
 class Run:
     """One training run: network, optimiser and the step they have reached."""
 
-    def __init__(self, recipe: str, config: TrainConfig, data: TrainingData, device: torch.device, precision: Precision) -> None:
-        self.recipe, self.config, self.data, self.device, self.precision = recipe, config, data, device, precision
+    def __init__(
+        self, recipe: str, config: TrainConfig, data: TrainingData, device: torch.device, precision: Precision
+    ) -> None:
+        self.recipe, self.config, self.data, self.device, self.precision = (
+            recipe,
+            config,
+            data,
+            device,
+            precision,
+        )
         self.steps_per_epoch = max(1, len(data.train) // config.batch_size)
         self.total_steps = min(config.epochs * self.steps_per_epoch, config.max_steps or 2**62)
         self.step = 0
@@ -45,7 +53,7 @@ class Run:
         self.optimizer = OPTIMIZERS[config.optimizer](self.model, config)
         self.full_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.lookahead = Lookahead(self.model) if config.lookahead else None
-        self.scaler = torch.amp.GradScaler(device.type, enabled=precision is Precision.FP16)  # type: ignore[attr-defined]
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision is Precision.FP16)
 
     def checkpoint(self) -> Checkpoint:
         """The run as it stands."""
@@ -92,7 +100,9 @@ def train(run: Run, folder: Path) -> Network:
     finally:
         progress.close()
     if run.step < run.total_steps:
-        raise Interrupted(f"Stopped after {run.step:,} of {run.total_steps:,} steps; go on with: convoy-train train --resume {folder}")
+        raise Interrupted(
+            f"Stopped after {run.step:,} of {run.total_steps:,} steps; go on with: convoy-train train --resume {folder}"
+        )
     return run.model
 
 
@@ -124,7 +134,10 @@ def train_one_epoch(run: Run, progress: Progress, stop_requested: Callable[[], b
 def train_one_step(run: Run, indices: Tensor, epoch: int) -> float:
     """One optimiser step on the training images `indices`; returns the mean loss before it."""
     config, through = run.config, run.step / run.total_steps
-    images, labels = run.data.train.images[indices].to(run.device), run.data.train.labels[indices].to(run.device)
+    images, labels = (
+        run.data.train.images[indices].to(run.device),
+        run.data.train.labels[indices].to(run.device),
+    )
     view = View(indices, epoch, config.seed, _generator(config.seed, run.step, stream=1))
     for name in config.augmentations:
         images = AUGMENTATIONS[name](images, view)
@@ -135,7 +148,7 @@ def train_one_step(run: Run, indices: Tensor, epoch: int) -> float:
         logits = run.model(pixels(images))
     loss = nn.functional.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
     run.optimizer.zero_grad(set_to_none=True)
-    run.scaler.scale(loss).backward()
+    run.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     if epoch >= config.whiten_bias_epochs and (whiten := getattr(run.model, "whiten", None)) is not None:
         whiten.bias.grad = None  # the optimiser passes over it
     run.scaler.step(run.optimizer)
@@ -157,7 +170,7 @@ def logits_of(model: nn.Module, images: Tensor, device: torch.device, precision:
     """Logits float32 (N, classes) on the CPU for uint8 images (N, H, W, 3); the model is put into eval mode."""
     model.eval()
     batches = []
-    for batch in images.split(EVALUATION_BATCH):
+    for batch in torch.split(images, EVALUATION_BATCH):
         with precision.autocast(device):
             batches.append(model(pixels(batch.to(device))).float().cpu())
     return torch.cat(batches)
@@ -175,8 +188,6 @@ def build_network(config: TrainConfig, data: TrainingData, device: torch.device)
 def pixels(images: Tensor) -> Tensor:
     """uint8 (N, H, W, 3) → float32 0 … 255 (N, 3, H, W), channels last in memory."""
     return images.permute(0, 3, 1, 2).float()
-
-
 
 
 def with_overrides(config: TrainConfig, *, epochs: int | None, seed: int | None, max_steps: int | None) -> TrainConfig:

@@ -17,7 +17,13 @@ class Progress:
         self._total_steps = total_steps
         self._steps_per_epoch = steps_per_epoch
         self._bar = tqdm(
-            total=total_steps, initial=first_step, unit="step", dynamic_ncols=True, smoothing=0.05, leave=False, disable=None
+            total=total_steps,
+            initial=first_step,
+            unit="step",
+            dynamic_ncols=True,
+            smoothing=0.05,
+            leave=False,
+            disable=None,
         )
 
     def step(self, step: int, mean_loss: float, images_per_second: float) -> None:
@@ -30,8 +36,8 @@ class Progress:
         """After each epoch."""
         left = _duration(seconds_per_step * (self._total_steps - step))
         line = (
-            f"epoch {record.epoch:3d}/{self._epochs}  loss {record.loss:.4f}  validation {record.validation_accuracy:.2%}  "
-            f"{record.images_per_second:,.0f} images/s  {left} left"
+            f"epoch {record.epoch:3d}/{self._epochs}  loss {record.loss:.4f}  "
+            f"validation {record.validation_accuracy:.2%}  {record.images_per_second:,.0f} images/s  {left} left"
         )
         self._bar.write(line, file=sys.stdout)
         sys.stdout.flush()

@@ -39,5 +39,5 @@ class Network(nn.Module):
         into the one and the temperature into the other.
         """
 
-    def initialise(self, images: Tensor) -> None:  # noqa: B027 - most networks need no data to start from
+    def initialise(self, images: Tensor) -> None:
         """Set weights that depend on the data; `images` are normalised, (N, 3, H, W)."""

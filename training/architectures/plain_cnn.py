@@ -85,7 +85,13 @@ class Stage(nn.Module):
 
     def inference_layers(self) -> Iterator[nn.Module]:
         """As `forward`; norm and ReLU may move before the pooling because both are rising functions."""
-        yield from (_fold(self.conv1, self.norm1), nn.ReLU(), nn.MaxPool2d(2), _fold(self.conv2, self.norm2), nn.ReLU())
+        yield from (
+            _fold(self.conv1, self.norm1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            _fold(self.conv2, self.norm2),
+            nn.ReLU(),
+        )
 
 
 def _identity_conv(inputs: int, outputs: int) -> nn.Conv2d:

@@ -11,9 +11,9 @@ from training.architectures.network import Network
 
 
 class TutorialCNN(Network):
-    """Conv 3×3 32 → pool → Conv 64 → pool → Conv 64 → Dense 64 → Dense; valid padding, ReLU; pixels only scaled to 0 … 1.
+    """Conv 3×3 32 → pool → Conv 64 → pool → Conv 64 → Dense 64 → Dense, with valid padding and ReLU.
 
-    122,570 parameters with ten classes and 32 × 32 pixels.
+    Pixels are only scaled to 0 … 1. 122,570 parameters with ten classes and 32 × 32 pixels.
     """
 
     def __init__(self, classes: int = 10) -> None:

@@ -1,0 +1,1 @@
+"""Serves image classifiers: bytes → image → tensor → batch → probabilities → response."""

@@ -1,0 +1,112 @@
+"""The command line `convoy`: serve."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+from pydantic import ValidationError
+
+from service import telemetry
+from service.app import create_app
+from service.errors import StartupError
+from service.settings import Settings
+
+EXAMPLE = Path(__file__).parent / "web" / "example.png"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; what keeps it from running is one sentence on stderr and exit status 1."""
+    options = parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+    except (StartupError, ValidationError) as exc:
+        print(f"convoy: {_sentence(exc)}", file=sys.stderr)
+        return 1
+    return status
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar; the flags of `serve` are the fields of `Settings`."""
+    top = argparse.ArgumentParser(prog="convoy", description="Serve image classifiers.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    serve = commands.add_parser("serve", help="serve the models over HTTP", argument_default=argparse.SUPPRESS)
+    for name, setting in Settings.model_fields.items():
+        serve.add_argument(
+            f"--{name.replace('_', '-')}",
+            dest=name,
+            help=f"{setting.description} (default: {setting.default})",
+        )
+    serve.set_defaults(run=_serve)
+    return top
+
+
+def _serve(options: argparse.Namespace) -> int:
+    given = {name: value for name, value in vars(options).items() if name in Settings.model_fields}
+    settings = Settings(**given)
+    telemetry.configure(settings.log_format)
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,  # RequestLog writes it, with the request's id
+        server_header=False,
+        timeout_keep_alive=settings.keep_alive_ms // 1000,
+        timeout_graceful_shutdown=max(1, settings.drain_timeout_ms // 1000),
+    )
+    server = Server(config, app)
+    server.run()
+    return 0 if server.started else 1
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which says where it listens and turns unready before it stops."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+
+    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
+        """Open the port, then print the address and a request to try."""
+        await super().startup(sockets)  # type: ignore[arg-type]
+        if self.started:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            print(
+                f"Convoy serves at {url} (documentation: {url}/docs). Try:\n  {example_request(url)}",
+                flush=True,
+            )
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature is uvicorn's
+        """SIGTERM and SIGINT: unready, no new connections, finish what runs; a second SIGINT ends at once."""
+        self._app.state.classifier.draining = True
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True  # uvicorn's own method would raise the signal again at the end: not a clean exit
+
+
+def example_request(url: str) -> str:
+    """A curl line that works from the current folder."""
+    picture = EXAMPLE if not EXAMPLE.is_relative_to(Path.cwd()) else EXAMPLE.relative_to(Path.cwd())
+    return f"curl -F images=@{shlex.quote(os.fspath(picture))} '{url}/v1/predict?top_k=3'"
+
+
+def _sentence(error: StartupError | ValidationError) -> str:
+    if isinstance(error, StartupError):
+        return str(error)
+    first = error.errors()[0]
+    name = str(first["loc"][0])
+    return f"--{name.replace('_', '-')} (or CONVOY_{name.upper()}): {first['msg']}."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

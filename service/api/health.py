@@ -1,0 +1,35 @@
+"""GET /livez and /readyz. Neither waits behind work: readiness is read, not measured, by the probe."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from service import errors
+from service.api import problems
+from service.api.bodies import Status
+from service.classifier import Classifier
+from service.errors import Draining
+
+
+def router(classifier: Classifier) -> APIRouter:
+    """The probes, bound to the core they ask."""
+    routes = APIRouter(tags=["health"])
+
+    @routes.get("/livez", response_model_exclude_none=True)
+    async def livez() -> Status:
+        """The process answers."""
+        return Status(status="live")
+
+    @routes.get(
+        "/readyz",
+        response_model_exclude_none=True,
+        responses=problems.documented(errors.NotReady, errors.Draining),
+    )
+    async def readyz() -> Status:
+        """The default model answered lately, on the provider it serves with, and the process is not about to stop."""
+        if classifier.draining:
+            raise Draining("The process is stopping; send requests to another instance.")
+        classifier.check_ready()
+        return Status(status="ready")
+
+    return routes

@@ -1,0 +1,109 @@
+"""A multipart/form-data stream → its files, in memory, with every part and the number of parts bounded on the way."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from service.errors import BodyTooLarge, MalformedRequest, TooManyImages
+
+FIELDS_BESIDE_FILES = 64  # form fields that are no files; they are read over
+
+
+@dataclass(slots=True)
+class File:
+    """One file part."""
+
+    filename: str | None
+    content: bytes
+
+
+@dataclass
+class _Files:
+    """The parser's callbacks: collects file parts, skips the others."""
+
+    max_files: int
+    max_file_bytes: int
+    files: list[File] = field(default_factory=list)
+    complete: bool = False
+    _fields: int = 0
+    _header_name: bytearray = field(default_factory=bytearray)
+    _header_value: bytearray = field(default_factory=bytearray)
+    _headers: dict[bytes, bytes] = field(default_factory=dict)
+    _content: bytearray | None = None
+    _filename: str | None = None
+
+    def on_part_begin(self) -> None:
+        self._headers.clear()
+
+    def on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header_name += data[start:end]
+
+    def on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header_value += data[start:end]
+
+    def on_header_end(self) -> None:
+        self._headers[bytes(self._header_name).lower()] = bytes(self._header_value)
+        self._header_name.clear()
+        self._header_value.clear()
+
+    def on_headers_finished(self) -> None:
+        _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
+        if b"filename" not in options:
+            self._fields += 1
+            if self._fields > FIELDS_BESIDE_FILES:
+                raise TooManyImages(f"A form may have {FIELDS_BESIDE_FILES} fields beside its files at most.")
+            self._content = None
+            return
+        if len(self.files) == self.max_files:
+            raise TooManyImages(f"A request may hold {self.max_files:,} images at most; split it.")
+        self._filename = options[b"filename"].decode("utf-8", "replace") or None
+        self._content = bytearray()
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._content is None:
+            return
+        if len(self._content) + end - start > self.max_file_bytes:
+            raise BodyTooLarge(f"An image may have {self.max_file_bytes:,} bytes at most; send a smaller one.")
+        self._content += data[start:end]
+
+    def on_part_end(self) -> None:
+        if self._content is not None:
+            self.files.append(File(self._filename, bytes(self._content)))
+            self._content = None
+
+    def on_end(self) -> None:
+        self.complete = True
+
+
+async def read_files(body: AsyncIterator[bytes], boundary: bytes, *, max_files: int, max_file_bytes: int) -> list[File]:
+    """The file parts in order, whatever their field's name.
+
+    Raises `MalformedRequest`, `TooManyImages` or `BodyTooLarge`.
+    """
+    collected = _Files(max_files, max_file_bytes)
+    names = (
+        "on_part_begin",
+        "on_header_field",
+        "on_header_value",
+        "on_header_end",
+        "on_headers_finished",
+        "on_part_data",
+        "on_part_end",
+        "on_end",
+    )
+    try:
+        parser = MultipartParser(boundary, {name: getattr(collected, name) for name in names})  # type: ignore[arg-type]
+        async for chunk in body:
+            parser.write(chunk)
+        parser.finalize()
+    except FormParserError as exc:
+        raise MalformedRequest(
+            "The multipart body can't be parsed; let your HTTP client build it and its Content-Type."
+        ) from exc
+    if not collected.complete:
+        raise MalformedRequest("The multipart body ends before its last boundary; send it whole.")
+    return collected.files

@@ -1,0 +1,88 @@
+"""Errors → `application/problem+json` (RFC 9457), the same for every route."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from service import telemetry
+from service.errors import MalformedRequest, MethodNotAllowed, NotFound, ServiceError
+
+MEDIA_TYPE = "application/problem+json"
+CLIENT_CLOSED_REQUEST = 499  # nobody reads it; it is what nginx logs for this
+logger = logging.getLogger(__name__)
+
+
+def body(error: ServiceError) -> dict[str, Any]:
+    """The problem object of `error`."""
+    return {
+        "type": f"/problems/{error.slug}",
+        "title": error.title,
+        "status": int(error.status),
+        "detail": error.detail,
+        "instance": telemetry.request_id.get(),
+    }
+
+
+def response(error: ServiceError, headers: dict[str, str] | None = None) -> Response:
+    """The response that `error` becomes."""
+    if error.retry_after_s is not None:
+        headers = {**(headers or {}), "Retry-After": str(error.retry_after_s)}
+    return Response(orjson.dumps(body(error)), status_code=error.status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def documented(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
+    """What OpenAPI says about the errors of a route."""
+    responses: dict[int | str, dict[str, Any]] = {}
+    for error in errors:
+        entry = responses.setdefault(
+            int(error.status),
+            {
+                "description": "",
+                "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}},
+            },
+        )
+        entry["description"] = ", ".join(filter(None, [entry["description"], error.title]))
+        entry["content"][MEDIA_TYPE]["examples"][error.slug] = {"value": body(error("What to do about it."))}
+    return responses
+
+
+def install(app: FastAPI) -> None:
+    """Answer every exception of `app` with its problem."""
+
+    @app.exception_handler(ServiceError)
+    async def _known(_request: Request, exc: ServiceError) -> Response:
+        return response(exc)
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(_request: Request, exc: RequestValidationError) -> Response:
+        first = exc.errors()[0]
+        place = " ".join(str(part) for part in first["loc"])
+        return response(MalformedRequest(f"{place}: {first['msg']}."))
+
+    @app.exception_handler(HTTPException)
+    async def _routing(_request: Request, exc: HTTPException) -> Response:
+        headers = dict(exc.headers) if exc.headers else None
+        if exc.status_code == MethodNotAllowed.status:
+            return response(
+                MethodNotAllowed("This path does not take that method; the Allow header lists those it takes."),
+                headers,
+            )
+        return response(NotFound("There is nothing at this path; /docs lists what there is."), headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def _gone(_request: Request, _exc: ClientDisconnect) -> Response:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+    @app.exception_handler(Exception)
+    async def _unexpected(_request: Request, _exc: Exception) -> Response:
+        # Starlette raises it again after this, and the server logs the traceback with the request's id.
+        return response(
+            ServiceError("The service failed; try again, and tell the operator the request id if it repeats.")
+        )

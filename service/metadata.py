@@ -1,0 +1,147 @@
+"""The contract between training, which writes it, and the service, which reads it: one class on both sides.
+
+`models/<name>/<version>/metadata.json` holds one `ModelMetadata`. Whatever a file must satisfy to be served is
+checked here; a `ValueError` (pydantic's `ValidationError` among them) says what does not hold.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    StringConstraints,
+    model_validator,
+)
+
+FILE_NAME = "metadata.json"
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+Version = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,8}$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Precision = Literal["fp32", "fp16", "int8"]
+
+
+class Record(BaseModel):
+    """Frozen, and strict about what it doesn't know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileRecord(Record):
+    """A file beside the metadata, by its name and content."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]*$")]
+    sha256: Sha256
+    size_bytes: PositiveInt
+
+    @classmethod
+    def of(cls, path: Path) -> FileRecord:
+        """The record of the file at `path`."""
+        return cls(name=path.name, sha256=_sha256(path), size_bytes=path.stat().st_size)
+
+    def verify(self, folder: Path) -> Path:
+        """The file's path in `folder`; raises `ValueError` when it is missing or not the recorded one."""
+        path = folder / self.name
+        if not path.is_file():
+            raise ValueError(f"{self.name} is missing")
+        if path.stat().st_size != self.size_bytes or _sha256(path) != self.sha256:
+            raise ValueError(f"{self.name} is not the file that was exported (its SHA-256 differs)")
+        return path
+
+
+class InputSpec(Record):
+    """What the graph takes: `image`, uint8 (N, height, width, 3), RGB; `resize_policy` brings other sizes to it."""
+
+    height: PositiveInt
+    width: PositiveInt
+    resize_policy: str = "shorter-side-crop"
+
+
+class Calibration(Record):
+    """The temperature inside the graph, and what it was fitted on (C. Guo et al., 2017)."""
+
+    temperature: Annotated[float, Field(gt=0)]
+    fitted_on: str
+
+
+class Evaluation(Record):
+    """What the exported file measured on one split, single view, last epoch."""
+
+    split: Literal["validation", "test"]
+    precision: Precision
+    images: PositiveInt
+    accuracy: Fraction
+    nll: Annotated[float, Field(ge=0)]
+    brier: Annotated[float, Field(ge=0, le=2)]
+    ece: Fraction
+    ece_uncalibrated: Fraction
+    class_accuracy: dict[str, Fraction]
+    command: str
+
+
+class Provenance(Record):
+    """Where the weights come from."""
+
+    dataset: str
+    recipe: str
+    config: dict[str, str | int | float | bool | list[str] | None]
+    epochs: PositiveInt
+    training: dict[str, str]
+    export: dict[str, str]
+    created_at: str
+
+
+def _distinct(labels: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(labels)) != len(labels):
+        raise ValueError("labels must be distinct")
+    return labels
+
+
+class ModelMetadata(Record):
+    """Everything the service and a reader need to know about one version of one model."""
+
+    schema_version: Literal[1] = 1
+    name: Name
+    version: Version
+    description: str
+    architecture: str
+    labels: Annotated[tuple[str, ...], Field(min_length=2), AfterValidator(_distinct)]
+    input: InputSpec
+    parameters: PositiveInt
+    macs: PositiveInt
+    files: dict[Precision, FileRecord]
+    golden: FileRecord
+    calibration: Calibration
+    evaluations: tuple[Evaluation, ...] = ()
+    notes: tuple[str, ...] = ()
+    provenance: Provenance
+
+    @model_validator(mode="after")
+    def _has_a_reference_file(self) -> ModelMetadata:
+        if "fp32" not in self.files:
+            raise ValueError("files must hold at least the fp32 model")
+        return self
+
+    @classmethod
+    def read(cls, folder: Path) -> ModelMetadata:
+        """The metadata in `folder`; raises `ValueError` or `OSError`."""
+        return cls.model_validate_json((folder / FILE_NAME).read_bytes())
+
+    def write(self, folder: Path) -> None:
+        """Write the metadata into `folder`, atomically."""
+        partial = folder / (FILE_NAME + ".partial")
+        partial.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        partial.replace(folder / FILE_NAME)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

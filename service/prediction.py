@@ -1,0 +1,42 @@
+"""What the core returns for one image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """Which weights answered."""
+
+    name: str
+    version: str
+    digest: str  # "sha256:…" of the ONNX file
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Calibrated probabilities float32 (classes,) in the order of the model's labels."""
+
+    model: ModelIdentity
+    probabilities: npt.NDArray[np.float32]
+
+    @property
+    def index(self) -> int:
+        """The most probable class."""
+        return int(self.probabilities.argmax())
+
+    @property
+    def label(self) -> str:
+        """The most probable class's name."""
+        return self.model.labels[self.index]
+
+    def top(self, k: int | None = None) -> list[tuple[str, np.float32]]:
+        """All classes in the model's order, or the `k` most probable in falling order."""
+        labels, p = self.model.labels, self.probabilities
+        order = range(len(labels)) if k is None else np.argsort(-p, kind="stable")[:k]
+        return [(labels[i], p[i]) for i in order]

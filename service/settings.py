@@ -1,0 +1,46 @@
+"""The environment and the command line → one frozen `Settings`. The only room that reads environment variables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MIB = 1 << 20
+
+
+class Settings(BaseSettings):
+    """Each field is `CONVOY_<NAME>` in the environment and `--<name>` on `convoy serve`."""
+
+    model_config = SettingsConfigDict(env_prefix="CONVOY_", frozen=True, extra="ignore")
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    models_dir: Path = Field(Path("models"), description="the model repository: <name>/<version>/ folders")
+    default_model: str = Field("cifar10", description="the model of requests that name none")
+    device: Literal["auto", "cuda", "cpu"] = Field(
+        "auto", description="execution provider: `auto` prefers CUDA and says what it took"
+    )
+    threads: int = Field(
+        0, ge=0, description="threads per inference on the CPU; 0 takes the cores this process may use"
+    )
+    log_format: Literal["auto", "text", "json"] = Field(
+        "auto", description="`auto` is text in a terminal and JSON lines elsewhere"
+    )
+
+    max_body_bytes: int = Field(64 * MIB, gt=0, description="largest request body")
+    max_images_per_request: int = Field(1024, gt=0, description="most images in one request")
+    max_image_bytes: int = Field(20 * MIB, gt=0, description="largest encoded image")
+    max_image_pixels: int = Field(
+        40_000_000, gt=0, description="largest image in pixels, read from its header before decoding"
+    )
+    max_batch_size: int = Field(128, gt=0, description="most images in one inference")
+    max_queue_delay_ms: float = Field(0, ge=0, description="how long a batch may wait to fill while the engine is free")
+    queue_capacity: int = Field(4096, gt=0, description="images that may wait; beyond that requests get 503")
+    request_timeout_ms: int = Field(
+        30_000, gt=0, description="deadline of requests that set none, and the longest they may set"
+    )
+    drain_timeout_ms: int = Field(30_000, ge=0, description="how long SIGTERM lets requests finish")
+    keep_alive_ms: int = Field(65_000, ge=1000, description="how long an idle connection stays open, in whole seconds")

@@ -1,0 +1,57 @@
+"""What the operator sees: one structured log line per event, each with the id of the request it belongs to."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Literal
+
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+_STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message", "taskName"}
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line: time, level, logger, message, request_id, and whatever was passed as `extra`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as one line; line breaks inside values are escaped by JSON itself."""
+        entry = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_fields(record),
+        }
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=False, default=str)
+
+
+class TextFormatter(logging.Formatter):
+    """The same for eyes: time, level, message, fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as one line, with a traceback below it if there is one."""
+        time = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
+        fields = "".join(f"  {key}={value}" for key, value in _fields(record).items())
+        line = f"{time} {record.levelname.lower():7} {record.getMessage()}{fields}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    fields = {key: value for key, value in vars(record).items() if key not in _STANDARD}
+    if (current := request_id.get()) is not None:
+        fields.setdefault("request_id", current)
+    return fields
+
+
+def configure(log_format: Literal["auto", "text", "json"], level: int = logging.INFO) -> None:
+    """Send all logs to stderr in `log_format`."""
+    as_text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
+    handler = logging.StreamHandler()
+    handler.setFormatter(TextFormatter() if as_text else JsonFormatter())
+    logging.basicConfig(level=level, handlers=[handler], force=True)

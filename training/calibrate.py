@@ -1,0 +1,53 @@
+"""Logits → the temperature that makes their softmax honest, and the measures of how honest it is."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+BINS = 15
+
+
+def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+    """The T that minimises the negative log-likelihood of softmax(logits / T): (N, classes), (N,) → T > 0.
+
+    C. Guo et al., "On Calibration of Modern Neural Networks" (2017). Fitted in log T, in which the loss is smooth.
+    """
+    logits = logits.double()
+    log_t = torch.zeros((), dtype=torch.double, requires_grad=True)
+    optimizer = torch.optim.LBFGS([log_t], max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = F.cross_entropy(logits / log_t.exp(), labels)
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    return float(log_t.detach().exp())
+
+
+def with_temperature(probabilities: Tensor, temperature: float) -> Tensor:
+    """What softmax(logits × temperature) would be, given softmax(logits): (N, classes) → (N, classes)."""
+    return F.softmax(probabilities.double().clamp_min(1e-38).log() * temperature, 1)
+
+
+def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = BINS) -> float:
+    """ECE with equal-width bins over the top probability (M. P. Naeini et al., 2015): (N, classes), (N,) → 0 … 1."""
+    top, predicted = probabilities.double().max(1)
+    correct = (predicted == labels).double()
+    bin_of = (top * bins).ceil().long().clamp(1, bins) - 1  # (low, high], as is usual
+    gaps = torch.zeros(bins, dtype=torch.double).index_add_(0, bin_of, correct - top)
+    return float(gaps.abs().sum() / len(labels))
+
+
+def negative_log_likelihood(probabilities: Tensor, labels: Tensor) -> float:
+    """Mean of -log p(true class), in nats."""
+    return float(-probabilities.double().gather(1, labels.unsqueeze(1)).clamp_min(1e-38).log().mean())
+
+
+def brier_score(probabilities: Tensor, labels: Tensor) -> float:
+    """Mean squared distance to the one-hot truth, summed over classes: 0 … 2 (G. W. Brier, 1950)."""
+    truth = F.one_hot(labels, probabilities.shape[1]).double()
+    return float((probabilities.double() - truth).square().sum(1).mean())

@@ -1,0 +1,111 @@
+"""Trained network → ONNX graph → probabilities: writing the file and running it, nothing decided here."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from training.architectures import Network
+from training.errors import ExportError
+
+OPSET = 20
+INPUT, OUTPUT = "image", "probabilities"
+
+
+class InferenceGraph(nn.Module):
+    """uint8 (N, H, W, 3) → float32 probabilities (N, classes).
+
+    Normalisation is folded into the first convolution and the temperature into the last linear layer, so that
+    nothing is left of them but weights.
+    """
+
+    def __init__(self, network: Network, temperature: float) -> None:
+        super().__init__()
+        layers = [copy.deepcopy(layer) for layer in network.cpu().eval().inference_layers()]
+        _fold_normalisation(layers[0], network.mean, network.std)
+        _fold_temperature(layers[-1], temperature)
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Probabilities (N, classes) for uint8 images (N, H, W, 3)."""
+        return torch.softmax(self.layers(image.permute(0, 3, 1, 2).float()), 1)
+
+
+def _fold_normalisation(layer: nn.Module, mean: Tensor, std: Tensor) -> None:
+    """conv((x - mean) / std) as one convolution of x; exact only without padding, whose zeros are not pixels."""
+    if not isinstance(layer, nn.Conv2d) or layer.padding != (0, 0) or layer.bias is None:
+        raise ExportError(
+            "The first layer must be an unpadded convolution with a bias; change the architecture's inference_layers."
+        )
+    weight = layer.weight.double() / std.double()
+    layer.bias.data = (layer.bias.double() - (weight * mean.double()).sum((1, 2, 3))).float().detach()
+    layer.weight.data = weight.float().detach()
+
+
+def _fold_temperature(layer: nn.Module, temperature: float) -> None:
+    if not isinstance(layer, nn.Linear):
+        raise ExportError("The last layer must be linear; change the architecture's inference_layers.")
+    layer.weight.data = layer.weight.detach() / temperature
+    layer.bias.data = layer.bias.detach() / temperature
+
+
+def write_onnx(graph: InferenceGraph, path: Path, *, height: int, width: int, properties: dict[str, str]) -> None:
+    """Export `graph` to `path`: one file, dynamic batch, opset 20; raises `ExportError` if the result is not that."""
+    example = torch.zeros((2, height, width, 3), dtype=torch.uint8)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations
+        program = torch.onnx.export(
+            graph.eval(),
+            (example,),
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            opset_version=OPSET,
+            dynamic_shapes=({0: "batch"},),
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    for value in (*model.graph.input, *model.graph.output):
+        if value.type.tensor_type.shape.dim[0].dim_param != "batch":
+            raise ExportError(f"The exporter froze the batch size of {value.name}; try another version of torch.")
+    for key, text in properties.items():
+        model.metadata_props.add(key=key, value=text)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save_model(model, str(path), save_as_external_data=False)
+
+
+def run_onnx(path: Path, images: npt.NDArray[np.uint8], batch_size: int = 256) -> npt.NDArray[np.float32]:
+    """Probabilities (N, classes) of uint8 images (N, H, W, 3) by the exported file, on the CPU."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    starts = range(0, len(images), batch_size)
+    return np.concatenate([session.run([OUTPUT], {INPUT: images[i : i + batch_size]})[0] for i in starts])
+
+
+def count_macs(graph: InferenceGraph, *, height: int, width: int) -> int:
+    """Multiply-accumulates of convolutions and linear layers for one image."""
+    total = 0
+
+    def add(layer: nn.Module, _inputs: object, output: Tensor) -> None:
+        nonlocal total
+        if isinstance(layer, nn.Conv2d):
+            total += output[0].numel() * layer.weight[0].numel()
+        elif isinstance(layer, nn.Linear):
+            total += layer.weight.numel()
+
+    hooks = [layer.register_forward_hook(add) for layer in graph.layers]
+    with torch.no_grad():
+        graph(torch.zeros((1, height, width, 3), dtype=torch.uint8))
+    for hook in hooks:
+        hook.remove()
+    return total

@@ -1,0 +1,96 @@
+"""Metadata and evaluations → text for people: the model card, the table that `evaluate` prints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from service.metadata import Evaluation, ModelMetadata
+
+CARD = "MODEL_CARD.md"
+
+
+def table(evaluation: Evaluation) -> str:
+    """What `convoy-train evaluate` prints."""
+    rows = [
+        (
+            "images",
+            f"{evaluation.images:,} ({evaluation.split} split, single view, {evaluation.precision} ONNX file)",
+        ),
+        ("accuracy", f"{evaluation.accuracy:.2%}"),
+        ("NLL", f"{evaluation.nll:.4f}"),
+        ("Brier score", f"{evaluation.brier:.4f}"),
+        ("ECE, 15 bins", f"{evaluation.ece:.2%} ({evaluation.ece_uncalibrated:.2%} without temperature)"),
+        *((f"  {label}", f"{accuracy:.1%}") for label, accuracy in evaluation.class_accuracy.items()),
+    ]
+    return "\n".join(f"{name:14} {value}" for name, value in rows)
+
+
+def write_card(metadata: ModelMetadata, folder: Path) -> None:
+    """Write the model card of `metadata` into `folder`."""
+    (folder / CARD).write_text(card(metadata), encoding="utf-8")
+
+
+def card(metadata: ModelMetadata) -> str:
+    """The model card, in Markdown."""
+    p, spec = metadata.provenance, metadata.input
+    lines = [
+        f"# {metadata.name}, version {metadata.version}",
+        "",
+        metadata.description,
+        "",
+        "| | |",
+        "|---|---|",
+        f"| architecture | `{metadata.architecture}`, {metadata.parameters:,} parameters, "
+        f"{metadata.macs / 1e6:.1f} million multiply-accumulates |",
+        f"| input | `image`, uint8 (N, {spec.height}, {spec.width}, 3), RGB; other sizes: `{spec.resize_policy}` |",
+        "| output | `probabilities`, float32 (N, classes), softmax and temperature inside the graph |",
+        f"| labels | {', '.join(metadata.labels)} |",
+        f"| temperature | {metadata.calibration.temperature:.4f}, fitted on {metadata.calibration.fitted_on} |",
+        "",
+        "## Evaluation",
+        "",
+        "Last epoch, the shipped ONNX file, one view of each image.",
+        "",
+        "| split | file | images | accuracy | NLL | Brier | ECE (15 bins) | ECE without temperature | command |",
+        "|---|---|---|---|---|---|---|---|---|",
+        *(_evaluation_row(e) for e in metadata.evaluations),
+        "",
+        "The temperature was fitted on the validation split, so the validation ECE flatters; the test ECE does not.",
+        "",
+        *_class_table(metadata),
+        *(f"- {note}" for note in metadata.notes),
+        *([""] if metadata.notes else []),
+        "## Training",
+        "",
+        f"Data: {p.dataset}. Recipe `{p.recipe}`, {p.epochs} epochs: "
+        f"`convoy-train train {p.recipe} --seed {p.config['seed']}`.",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {key} | {_plain(value)} |" for key, value in p.config.items()),
+        *(f"| trained with: {key} | {value} |" for key, value in p.training.items()),
+        *(f"| exported with: {key} | {value} |" for key, value in p.export.items()),
+        f"| created | {p.created_at} |",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _evaluation_row(e: Evaluation) -> str:
+    return (
+        f"| {e.split} | {e.precision} | {e.images:,} | {e.accuracy:.2%} | {e.nll:.4f} | {e.brier:.4f} | {e.ece:.2%} "
+        f"| {e.ece_uncalibrated:.2%} | `{e.command}` |"
+    )
+
+
+def _class_table(metadata: ModelMetadata) -> list[str]:
+    head = [f"{e.split} ({e.precision})" for e in metadata.evaluations]
+    lines = ["| class | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
+    for label in metadata.labels:
+        shares = [f"{e.class_accuracy[label]:.1%}" if label in e.class_accuracy else "–" for e in metadata.evaluations]
+        lines.append(f"| {label} | " + " | ".join(shares) + " |")
+    return [*lines, ""]
+
+
+def _plain(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
