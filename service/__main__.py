@@ -104,6 +104,8 @@ def _sentence(error: StartupError | ValidationError) -> str:
     if isinstance(error, StartupError):
         return str(error)
     first = error.errors()[0]
+    if not first["loc"]:  # between two settings
+        return first["msg"]
     name = str(first["loc"][0])
     return f"--{name.replace('_', '-')} (or CONVOY_{name.upper()}): {first['msg']}."
 

@@ -130,6 +130,10 @@ class DynamicBatcher:
         rows = batch[0].rows if len(batch) == 1 else np.concatenate([waiting.rows for waiting in batch])
         try:
             probabilities = await self._loop.run_in_executor(self._thread, self._infer, rows)
+        except asyncio.CancelledError:  # stopped in the middle: nobody else will answer these
+            for waiting in batch:
+                _fail(waiting, _stopped())
+            raise
         except Exception as exc:
             if len(batch) == 1:
                 _fail(batch[0], exc)
@@ -148,6 +152,10 @@ class DynamicBatcher:
     def _refuse_all(self, error: ServiceError) -> None:
         while self._queue:
             _fail(self._queue.popleft(), error)
+
+
+def _stopped() -> Draining:
+    return Draining("The service stopped before it had an answer; send the request again to another instance.")
 
 
 def _fail(waiting: Waiting, error: Exception) -> None:

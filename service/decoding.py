@@ -7,7 +7,6 @@ The size is read from the header and checked before any pixel is decoded. Whatev
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -37,17 +36,13 @@ def decode(data: bytes, *, max_pixels: int) -> RGBImage:
             f"The bytes are no image in a known format; send {', '.join(name.upper() for name in DECODERS)}."
         )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's remarks on odd files; what matters raises
-            with Image.open(io.BytesIO(data), formats=(decoder.pillow_format,)) as image:
-                if image.width * image.height > max_pixels:
-                    raise ImageTooLarge(
-                        f"The image has {image.width} × {image.height} pixels; send one of at most {max_pixels:,}."
-                    )
-                return _to_rgb(image)
-    except InvalidImage:
-        raise
-    except MemoryError:
+        with Image.open(io.BytesIO(data), formats=(decoder.pillow_format,)) as image:
+            if image.width * image.height > max_pixels:
+                raise ImageTooLarge(
+                    f"The image has {image.width} × {image.height} pixels; send one of at most {max_pixels:,}."
+                )
+            return _to_rgb(image)
+    except (InvalidImage, MemoryError):
         raise
     except Image.DecompressionBombError as exc:
         raise ImageTooLarge(f"The image is too large; send one of at most {max_pixels:,} pixels.") from exc

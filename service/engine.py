@@ -128,16 +128,20 @@ def _open(model_file: Path, device: str, threads: int) -> tuple[str, onnxruntime
     """The device that was taken and a session on it; `auto` tries every provider in order and says so."""
     for candidate in PROVIDERS if device == "auto" else (device,):
         provider = PROVIDERS[candidate]
-        if provider.name in onnxruntime.get_available_providers():
-            session = _session(model_file, provider, threads)
-            if session is not None and session.get_providers()[0] == provider.name:
-                return candidate, session
+        if provider.name not in onnxruntime.get_available_providers():
+            reason = "this build of ONNX Runtime does not have it"
+        elif (session := _session(model_file, provider, threads)) is None:
+            reason = "its device, driver or libraries are missing"
+        elif (used := session.get_providers()[0]) != provider.name:
+            reason = f"ONNX Runtime took {used} in its place"
+        else:
+            return candidate, session
         if device != "auto":
             raise StartupError(
-                f"--device {device}: ONNX Runtime can't use {provider.name} here (missing device, driver or library); "
-                "install the matching extra, or start with --device auto."
+                f"--device {device} can't be had: {provider.name}: {reason}; "
+                "install what is missing, or use --device auto."
             )
-        logger.warning("%s can't be used here; trying the next provider", provider.name)
+        logger.warning("not on %s: %s; trying the next provider", provider.name, reason)
     raise StartupError("No execution provider of ONNX Runtime works here; install the extra cpu or gpu.")
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1 << 20
@@ -44,3 +44,9 @@ class Settings(BaseSettings):
     )
     drain_timeout_ms: int = Field(30_000, ge=0, description="how long SIGTERM lets requests finish")
     keep_alive_ms: int = Field(65_000, ge=1000, description="how long an idle connection stays open, in whole seconds")
+
+    @model_validator(mode="after")
+    def _a_full_request_fits_the_queue(self) -> Self:
+        if self.max_images_per_request > self.queue_capacity:
+            raise ValueError("max_images_per_request must not exceed queue_capacity, or such requests could never run")
+        return self

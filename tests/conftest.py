@@ -1,1 +1,150 @@
-"""What the tests share."""
+"""What the tests share: a model whose answers can be foretold, and data sets in CIFAR-10's own format."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from service.metadata import Calibration, FileRecord, InputSpec, ModelMetadata, Provenance
+from service.settings import Settings
+
+COLOURS = ("red", "green", "blue")
+SIZE = 8
+RGB = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+REAL_DATA = Path(__file__).parents[2] / "shared" / "data" / "cifar-10-batches-py"
+
+
+def write_colour_model(folder: Path, *, version: str | None = None, scale: float = 0.02) -> Path:
+    """A model that names the strongest colour: softmax(scale × mean of each channel). Returns its folder."""
+    folder.mkdir(parents=True)
+    nodes = [
+        helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["pixels", "axes"], ["means"], keepdims=0),
+        helper.make_node("Mul", ["means", "scale"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "colours",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", SIZE, SIZE, 3])],
+        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", 3])],
+        [
+            numpy_helper.from_array(np.array([1, 2], np.int64), "axes"),
+            numpy_helper.from_array(np.array(scale, np.float32), "scale"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save_model(model, str(folder / "model.onnx"))
+    images = np.random.default_rng(0).integers(0, 256, (4, SIZE, SIZE, 3), np.uint8)
+    np.savez(folder / "golden.npz", images=images, probabilities=colour_probabilities(images, scale))
+    ModelMetadata(
+        name=folder.parent.name,
+        version=version or folder.name,
+        description="Names the strongest colour.",
+        architecture="mean",
+        labels=COLOURS,
+        input=InputSpec(height=SIZE, width=SIZE),
+        parameters=1,
+        macs=1,
+        files={"fp32": FileRecord.of(folder / "model.onnx")},
+        golden=FileRecord.of(folder / "golden.npz"),
+        calibration=Calibration(temperature=1, fitted_on="nothing"),
+        provenance=Provenance(
+            dataset="none",
+            recipe="none",
+            config={},
+            epochs=1,
+            training={},
+            export={},
+            created_at="2026-01-01T00:00:00+00:00",
+        ),
+    ).write(folder)
+    (folder / "MODEL_CARD.md").write_text("# colours\n")
+    return folder
+
+
+def colour_probabilities(images: npt.NDArray[np.uint8], scale: float = 0.02) -> npt.NDArray[np.float32]:
+    """What the colour model answers, computed without it."""
+    logits = scale * images.astype(np.float64).mean((1, 2))
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    probabilities: npt.NDArray[np.float32] = (powers / powers.sum(1, keepdims=True)).astype(np.float32)
+    return probabilities
+
+
+def picture(colour: str, size: tuple[int, int] = (SIZE, SIZE)) -> Image.Image:
+    return Image.new("RGB", size, RGB[colour])
+
+
+def encode(image: Image.Image, fmt: str = "PNG", **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, fmt, **options)
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="session")
+def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with the colour model in two versions; the second is less sure of itself."""
+    root = tmp_path_factory.mktemp("models")
+    write_colour_model(root / "colours" / "1")
+    write_colour_model(root / "colours" / "2", scale=0.01)
+    return root
+
+
+@pytest.fixture
+def settings(models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings for the colour model, deaf to the environment of whoever runs the tests."""
+    clear_environment(monkeypatch)
+    return Settings(models_dir=models_dir, default_model="colours", device="cpu", threads=1)
+
+
+def clear_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"CONVOY_{name.upper()}", raising=False)
+
+
+def generated_records(count: int, seed: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Learnable stand-ins for CIFAR-10: planar pixels (N, 3072) whose colour gradient depends on the label (N,)."""
+    random = np.random.default_rng(seed)
+    labels = (np.arange(count) % 10).astype(np.uint8)
+    slopes = np.random.default_rng(1).uniform(-100, 100, (10, 2, 3))
+    y, x = np.mgrid[0:32, 0:32] / 32 - 0.5
+    images = 128 + slopes[labels, 0][:, None, None] * y[..., None] + slopes[labels, 1][:, None, None] * x[..., None]
+    images = (images + random.normal(0, 20, images.shape)).clip(0, 255).astype(np.uint8)
+    order = random.permutation(count)
+    return images.transpose(0, 3, 1, 2).reshape(count, -1)[order], labels[order]
+
+
+@pytest.fixture
+def generated_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder in the binary version's format with generated pictures, and the checksums that make it official."""
+    import hashlib
+    from dataclasses import replace
+
+    from training import data
+
+    folder = tmp_path / data.BINARY.folder
+    folder.mkdir()
+    sums: dict[str, str] = {}
+    for seed, name in enumerate([*data.BINARY.train_files, *data.BINARY.test_files]):
+        pixels, labels = generated_records(400, seed)
+        content = np.concatenate([labels[:, None], pixels], 1).tobytes()
+        (folder / name).write_bytes(content)
+        sums[name] = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    small = replace(
+        data.BINARY,
+        train_files={name: sums[name] for name in data.BINARY.train_files},
+        test_files={name: sums[name] for name in data.BINARY.test_files},
+    )
+    monkeypatch.setattr(data, "BINARY", small)
+    monkeypatch.setattr(data, "VERSIONS", (data.PYTHON, small))
+    yield folder
+    assert "training.data" in sys.modules

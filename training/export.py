@@ -147,8 +147,9 @@ def check_against_torch(onnx_file: Path, network: Network, temperature: float, i
         changed = int((got.argmax(1) != expected.argmax(1)).sum())
         if changed or not difference <= GATE_TOLERANCE:  # `not <=`: a NaN is a difference too
             raise ExportError(
-                f"The ONNX file differs from the network at batch size {batch_size}: {changed} of {len(images):,} labels "
-                f"change, probabilities by up to {difference:.1e} (allowed: {GATE_TOLERANCE:.0e}); nothing was written."
+                f"The ONNX file differs from the network at batch size {batch_size}: {changed} of {len(images):,} "
+                f"labels change, probabilities by up to {difference:.1e} (allowed: {GATE_TOLERANCE:.0e}); "
+                "nothing was written."
             )
 
 

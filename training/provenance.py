@@ -16,7 +16,7 @@ def provenance(device: torch.device, precision: Precision) -> dict[str, str]:
     return {
         "git_revision": git_revision(),
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a plain string: checkpoints hold no code
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU",
         "precision": precision.value,
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import orjson
@@ -16,7 +15,6 @@ from service.errors import MalformedRequest, MethodNotAllowed, NotFound, Service
 
 MEDIA_TYPE = "application/problem+json"
 CLIENT_CLOSED_REQUEST = 499  # nobody reads it; it is what nginx logs for this
-logger = logging.getLogger(__name__)
 
 
 def body(error: ServiceError) -> dict[str, Any]:
@@ -54,7 +52,7 @@ def documented(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
 
 
 def install(app: FastAPI) -> None:
-    """Answer every exception of `app` with its problem."""
+    """Answer every foreseen exception of `app` with its problem; `RequestLog` answers the others."""
 
     @app.exception_handler(ServiceError)
     async def _known(_request: Request, exc: ServiceError) -> Response:
@@ -79,10 +77,3 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(ClientDisconnect)
     async def _gone(_request: Request, _exc: ClientDisconnect) -> Response:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-
-    @app.exception_handler(Exception)
-    async def _unexpected(_request: Request, _exc: Exception) -> Response:
-        # Starlette raises it again after this, and the server logs the traceback with the request's id.
-        return response(
-            ServiceError("The service failed; try again, and tell the operator the request id if it repeats.")
-        )

@@ -20,6 +20,7 @@ from service.classifier import Picture
 from service.errors import (
     BodyTooLarge,
     EmptyRequest,
+    ImageTooLarge,
     InvalidImage,
     MalformedRequest,
     TooManyImages,
@@ -106,9 +107,8 @@ def _from_base64(text: str, settings: Settings) -> Picture | InvalidImage:
 async def _npy(request: Request, settings: Settings, _parameters: dict[str, str]) -> list[Upload]:
     images = npy.read_images(await _whole_body(request, settings.max_body_bytes))
     _check_count(len(images), settings)
-    for height, width in {images.shape[1:3]}:
-        if height * width > settings.max_image_pixels:
-            raise BodyTooLarge(f"An image may have {settings.max_image_pixels:,} pixels at most; send smaller ones.")
+    if images.shape[1] * images.shape[2] > settings.max_image_pixels:
+        raise ImageTooLarge(f"An image may have {settings.max_image_pixels:,} pixels at most; send smaller ones.")
     return [Upload(image) for image in images]
 
 

@@ -1,0 +1,54 @@
+# Two commands: `make serve` and `make test`. Both make their own environment under .venv/.
+PYTHON ?= python3
+HAS_GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
+REQUIREMENTS := $(if $(HAS_GPU),requirements-gpu.txt,requirements.txt)
+PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
+
+.PHONY: serve test check lock clean
+
+serve: .venv/serve/.ready
+	exec .venv/serve/bin/convoy serve
+
+test: check
+	.venv/test/bin/python -m pytest
+
+check: .venv/test/.ready
+	.venv/test/bin/ruff check .
+	.venv/test/bin/ruff format --check .
+	.venv/test/bin/mypy
+
+.venv/serve/.ready: $(REQUIREMENTS) pyproject.toml
+	@$(call new_environment,.venv/serve)
+	.venv/serve/bin/python $(PIP_INSTALL) --require-hashes -r $(REQUIREMENTS)
+	.venv/serve/bin/python $(PIP_INSTALL) --no-deps --editable .
+	@touch $@
+
+.venv/test/.ready: requirements-test.txt requirements-torch.txt pyproject.toml
+	@$(call new_environment,.venv/test)
+	.venv/test/bin/python $(PIP_INSTALL) --require-hashes -r requirements-test.txt
+	.venv/test/bin/python $(PIP_INSTALL) -r requirements-torch.txt
+	.venv/test/bin/python $(PIP_INSTALL) --no-deps --editable .
+	@touch $@
+
+define new_environment
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one with make PYTHON=python3.12 …" >&2; exit 1; }; \
+$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "Python lacks its venv module; on Debian: apt-get install python3-venv" >&2; exit 1; }; \
+rm -rf $(1) && $(PYTHON) -m venv $(1)
+endef
+
+# Refresh the pinned lists with the newest versions that pyproject.toml allows (needs uv).
+LOCK = uv pip compile pyproject.toml --quiet --upgrade --generate-hashes --no-header --no-annotate \
+	--python-version 3.11 --python-platform x86_64-manylinux_2_28
+BROUGHT_BY_TORCH = torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cccl \
+	nvidia-cuda-cupti nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile \
+	nvidia-curand nvidia-cusolver nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink \
+	nvidia-nvshmem-cu13 nvidia-nvtx
+
+lock:
+	$(LOCK) --extra cpu -o requirements.txt
+	$(LOCK) --extra gpu -o requirements-gpu.txt
+	$(LOCK) --extra cpu --extra train --extra test --constraint requirements-torch.txt \
+		$(addprefix --no-emit-package ,$(BROUGHT_BY_TORCH)) -o requirements-test.txt
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,35 @@
+"""The Accept header."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.api.accept import negotiate
+from service.errors import NotAcceptable
+
+JSON, NPY = "application/json", "application/x-npy"
+
+
+@pytest.mark.parametrize(
+    ("accept", "answer"),
+    [
+        (None, JSON),
+        ("", JSON),
+        ("*/*", JSON),
+        ("application/*", JSON),
+        (NPY, NPY),
+        (f"{NPY}, {JSON}", JSON),
+        (f"{NPY}, {JSON};q=0.5", NPY),
+        (f"{NPY}, */*;q=0.1", NPY),
+        (f"text/html, {JSON.upper()}; q=0.9", JSON),
+        (f"{JSON};q=0, */*", NPY),
+    ],
+)
+def test_the_client_gets_what_it_likes_best(accept: str | None, answer: str) -> None:
+    assert negotiate(accept, (JSON, NPY)) == answer
+
+
+@pytest.mark.parametrize("accept", ["image/png", f"{JSON};q=0", f"{JSON};q=x", "nonsense"])
+def test_nothing_it_likes_is_not_acceptable(accept: str) -> None:
+    with pytest.raises(NotAcceptable, match=JSON):
+        negotiate(accept, (JSON, NPY))

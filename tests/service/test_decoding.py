@@ -1,0 +1,141 @@
+"""bytes → RGB array."""
+
+from __future__ import annotations
+
+import io
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from service.decoding import DECODERS, decode
+from service.errors import ImageTooLarge, InvalidImage
+from tests.conftest import encode, picture
+
+LIMIT = 1_000_000
+LOSSLESS = [("PNG", {}), ("WEBP", {"lossless": True}), ("BMP", {}), ("TIFF", {})]
+
+
+@pytest.fixture
+def noise() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
+
+
+@pytest.mark.parametrize(("fmt", "options"), LOSSLESS)
+def test_lossless_formats_come_back_exactly(fmt: str, options: dict[str, object], noise: np.ndarray) -> None:
+    assert np.array_equal(decode(encode(Image.fromarray(noise), fmt, **options), max_pixels=LIMIT), noise)
+
+
+@pytest.mark.parametrize("fmt", [name.upper() for name in DECODERS])
+def test_every_format_keeps_a_plain_colour(fmt: str) -> None:
+    image = decode(encode(picture("red", (16, 12)), fmt), max_pixels=LIMIT)
+    assert image.shape == (12, 16, 3)
+    assert image.dtype == np.uint8
+    assert np.abs(image.astype(int) - (255, 0, 0)).max() <= 3
+
+
+def test_first_frame_of_an_animation_is_taken() -> None:
+    stream = io.BytesIO()
+    picture("red").save(stream, "GIF", save_all=True, append_images=[picture("blue")])
+    assert (decode(stream.getvalue(), max_pixels=LIMIT)[0, 0] == (255, 0, 0)).all()
+
+
+def test_exif_orientation_is_honoured() -> None:
+    image = Image.new("RGB", (2, 4), "black")
+    image.putpixel((0, 0), (255, 255, 255))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned a quarter clockwise
+    upright = decode(encode(image, "PNG", exif=exif), max_pixels=LIMIT)
+    assert upright.shape == (2, 4, 3)
+    assert (upright[0, 3] == 255).all()
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        Image.new("RGBA", (4, 4), (255, 0, 0, 0)),
+        Image.new("LA", (4, 4), (0, 0)),
+        Image.new("RGBA", (4, 4), (9, 9, 9, 0)).convert("PA"),
+    ],
+    ids=["rgba", "la", "pa"],
+)
+def test_transparency_is_white(image: Image.Image) -> None:
+    fmt = "TIFF" if image.mode == "PA" else "PNG"
+    assert (decode(encode(image, fmt), max_pixels=LIMIT) == 255).all()
+
+
+def test_transparent_palette_colour_is_white() -> None:
+    image = picture("red").convert("P")
+    assert (decode(encode(image, "GIF", transparency=image.getpixel((0, 0))), max_pixels=LIMIT) == 255).all()
+
+
+def test_half_transparency_is_blended() -> None:
+    pixel = decode(encode(Image.new("RGBA", (1, 1), (0, 0, 0, 128))), max_pixels=LIMIT)[0, 0]
+    assert abs(int(pixel[0]) - 127) <= 1
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P"])
+def test_one_channel_becomes_grey_rgb(mode: str) -> None:
+    image = decode(encode(Image.new("L", (3, 3), 255).convert(mode)), max_pixels=LIMIT)
+    assert (image == 255).all()
+
+
+@pytest.mark.parametrize("fmt", ["PNG", "TIFF"])
+def test_16_bit_grey_is_scaled_not_clipped(fmt: str) -> None:
+    grey = Image.fromarray(np.array([[0, 257, 32896, 65535]], np.uint16))
+    assert decode(encode(grey, fmt), max_pixels=LIMIT)[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_cmyk_jpeg_becomes_rgb() -> None:
+    image = decode(encode(picture("blue", (16, 16)).convert("CMYK"), "JPEG"), max_pixels=LIMIT)
+    assert image[8, 8].argmax() == 2
+
+
+def test_float_pixels_are_refused_with_advice() -> None:
+    with pytest.raises(InvalidImage, match="integer pixels"):
+        decode(encode(Image.new("F", (2, 2)), "TIFF"), max_pixels=LIMIT)
+
+
+def test_too_many_pixels_are_refused_by_the_header() -> None:
+    with pytest.raises(ImageTooLarge, match="10 × 11"):
+        decode(encode(picture("red", (10, 11))), max_pixels=109)
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked() -> None:
+    small = encode(picture("red"))
+    header = b"IHDR" + (60_000).to_bytes(4, "big") * 2 + small[24:29]
+    bomb = small[:12] + header + zlib.crc32(header).to_bytes(4, "big") + small[33:]
+    with pytest.raises(ImageTooLarge):
+        decode(bomb, max_pixels=40_000_000)
+
+
+@pytest.mark.parametrize("fmt", [name.upper() for name in DECODERS])
+@pytest.mark.parametrize("keep", [0.1, 0.5, 0.9])
+def test_truncated_files_are_invalid(fmt: str, keep: float) -> None:
+    data = encode(Image.effect_noise((64, 64), 90).convert("RGB"), fmt)
+    with pytest.raises(InvalidImage):
+        decode(data[: int(len(data) * keep)], max_pixels=LIMIT)
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", b"%PDF-1.7", b"<svg></svg>", b"\x00" * 100])
+def test_other_bytes_are_no_image(data: bytes) -> None:
+    with pytest.raises(InvalidImage, match="JPEG, PNG, WEBP, BMP, GIF, TIFF"):
+        decode(data, max_pixels=LIMIT)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from([name.upper() for name in DECODERS]), st.integers(0, 400), st.binary(min_size=1, max_size=8))
+def test_damage_gives_an_image_or_invalid_image_and_nothing_else(fmt: str, place: int, damage: bytes) -> None:
+    data = bytearray(encode(picture("green", (13, 5)), fmt))
+    place %= len(data)
+    data[place : place + len(damage)] = damage
+    try:
+        image = decode(bytes(data), max_pixels=LIMIT)
+    except InvalidImage:
+        pass
+    else:
+        assert image.ndim == 3
+        assert image.shape[2] == 3

@@ -1,0 +1,40 @@
+"""The command line `convoy`."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from service.__main__ import example_request, main, parser
+from service.settings import Settings
+from tests.conftest import clear_environment
+
+
+def test_every_setting_is_a_flag() -> None:
+    flags = parser().parse_args(["serve", *(f"--{name.replace('_', '-')}=x" for name in Settings.model_fields)])
+    assert set(vars(flags)) - {"run"} == set(Settings.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["serve", "--port", "x"], "convoy: --port (or CONVOY_PORT): "),
+        (["serve", "--models-dir", "/nowhere"], "convoy: The default model cifar10 can't be served from /nowhere"),
+    ],
+)
+def test_what_keeps_it_from_starting_is_one_sentence(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clear_environment(monkeypatch)
+    monkeypatch.setattr("service.telemetry.configure", lambda _: None)
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(sentence)
+    assert error.count("\n") == 1
+
+
+def test_the_example_request_names_a_picture_that_is_there() -> None:
+    file = shlex.split(example_request("http://127.0.0.1:8000"))[2].removeprefix("images=@")
+    assert Path(file).is_file()

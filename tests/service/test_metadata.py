@@ -1,0 +1,56 @@
+"""The contract between training and service."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from service.metadata import FileRecord, ModelMetadata
+
+
+@pytest.fixture
+def metadata(models_dir: Path) -> ModelMetadata:
+    return ModelMetadata.read(models_dir / "colours" / "1")
+
+
+def test_it_survives_writing_and_reading(metadata: ModelMetadata, tmp_path: Path) -> None:
+    metadata.write(tmp_path)
+    assert ModelMetadata.read(tmp_path) == metadata
+    assert [path.name for path in tmp_path.iterdir()] == ["metadata.json"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "../up"},
+        {"version": "0"},
+        {"version": "one"},
+        {"labels": ("only",)},
+        {"labels": ("twice", "twice")},
+        {"files": {}},
+        {"unheard_of": 1},
+        {"parameters": 0},
+    ],
+    ids=str,
+)
+def test_what_does_not_hold_is_refused(metadata: ModelMetadata, change: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        ModelMetadata.model_validate({**metadata.model_dump(), **change})
+
+
+@pytest.mark.parametrize("name", ["../model.onnx", "/etc/passwd", "a/b", ".hidden", ""])
+def test_a_file_is_named_within_its_folder(name: str) -> None:
+    with pytest.raises(ValidationError):
+        FileRecord(name=name, sha256="0" * 64, size_bytes=1)
+
+
+def test_a_changed_file_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("before")
+    record = FileRecord.of(path)
+    assert record.verify(tmp_path) == path
+    path.write_text("after!")
+    with pytest.raises(ValueError, match="SHA-256 differs"):
+        record.verify(tmp_path)

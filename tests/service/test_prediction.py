@@ -1,0 +1,30 @@
+"""What the core returns for one image."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from service.prediction import ModelIdentity, Prediction
+
+MODEL = ModelIdentity("m", "1", "sha256:0", ("a", "b", "c"))
+PREDICTION = Prediction(MODEL, np.array([0.2, 0.5, 0.3], np.float32))
+
+
+def test_label_is_the_most_probable_class() -> None:
+    assert (PREDICTION.index, PREDICTION.label) == (1, "b")
+
+
+def test_all_classes_come_in_the_models_order() -> None:
+    assert [label for label, _ in PREDICTION.top()] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(("k", "labels"), [(1, ["b"]), (2, ["b", "c"]), (3, ["b", "c", "a"])])
+def test_top_k_comes_in_falling_order(k: int, labels: list[str]) -> None:
+    assert [label for label, _ in PREDICTION.top(k)] == labels
+
+
+def test_ties_keep_the_models_order() -> None:
+    even = Prediction(MODEL, np.full(3, 1 / 3, np.float32))
+    assert [label for label, _ in even.top(2)] == ["a", "b"]
+    assert even.label == "a"

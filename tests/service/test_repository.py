@@ -1,0 +1,121 @@
+"""models/<name>/<version>/ → verified and loaded, or a reason why not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.engine import Engine
+from service.errors import ModelNotFound, StartupError
+from service.metadata import FILE_NAME, FileRecord, ModelMetadata
+from service.repository import ModelRepository
+from tests.conftest import write_colour_model
+
+
+def open_engine(metadata: ModelMetadata, file: Path) -> Engine:
+    spec = metadata.input
+    return Engine(
+        file,
+        device="cpu",
+        classes=len(metadata.labels),
+        height=spec.height,
+        width=spec.width,
+        max_batch_size=4,
+        threads=1,
+    )
+
+
+def load(root: Path, default: str = "colours") -> ModelRepository:
+    repository = ModelRepository(root, open_engine)
+    repository.load_all(default)
+    return repository
+
+
+@pytest.fixture
+def root(models_dir: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(models_dir, tmp_path / "models"))
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, object]], object]) -> None:
+    document = json.loads((folder / FILE_NAME).read_text())
+    change(document)
+    (folder / FILE_NAME).write_text(json.dumps(document))
+
+
+def test_the_highest_version_is_active(root: Path) -> None:
+    write_colour_model(root / "colours" / "10")
+    repository = load(root)
+    assert repository.active_version("colours") == "10"
+    assert repository.get("colours").identity.version == "10"
+    assert repository.get("colours", "1").identity.version == "1"
+
+
+def test_the_digest_is_the_files(root: Path) -> None:
+    folder = root / "colours" / "1"
+    assert load(root).get("colours", "1").identity.digest == f"sha256:{FileRecord.of(folder / 'model.onnx').sha256}"
+
+
+@pytest.mark.parametrize(("name", "version"), [("shapes", None), ("colours", "3"), ("../colours", "1")])
+def test_what_is_not_there_is_not_found(root: Path, name: str, version: str | None) -> None:
+    with pytest.raises(ModelNotFound):
+        load(root).get(name, version)
+
+
+def damage_model(folder: Path) -> None:
+    data = bytearray((folder / "model.onnx").read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / "model.onnx").write_bytes(data)
+
+
+def change_golden(folder: Path) -> None:
+    with np.load(folder / "golden.npz") as arrays:
+        np.savez(folder / "golden.npz", images=arrays["images"], probabilities=arrays["probabilities"][::-1])
+    rewrite(folder, lambda d: d.update(golden=FileRecord.of(folder / "golden.npz").model_dump()))
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a flipped bit": (damage_model, "SHA-256 differs"),
+    "a missing file": (lambda folder: (folder / "model.onnx").unlink(), "model.onnx is missing"),
+    "missing golden samples": (lambda folder: (folder / "golden.npz").unlink(), "golden.npz is missing"),
+    "other golden samples": (change_golden, "golden samples come out differently"),
+    "no JSON": (lambda folder: (folder / FILE_NAME).write_text("{"), "Invalid JSON"),
+    "a later schema": (lambda folder: rewrite(folder, lambda d: d.update(schema_version=2)), "schema_version"),
+    "another version's metadata": (
+        lambda folder: rewrite(folder, lambda d: d.update(version="7")),
+        "says it is colours/7",
+    ),
+    "an unknown resize policy": (
+        lambda folder: rewrite(folder, lambda d: d.update(input={"height": 8, "width": 8, "resize_policy": "guess"})),
+        "resize policy guess",
+    ),
+    "a path out of the folder": (
+        lambda folder: rewrite(folder, lambda d: d["golden"].update(name="../../x")),  # type: ignore[attr-defined]
+        "golden.name",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_version_does_not_serve_and_says_why(root: Path, damage: str) -> None:
+    inflict, reason = DAMAGES[damage]
+    inflict(root / "colours" / "2")
+    repository = load(root)
+    assert repository.active_version("colours") == "1"
+    assert reason in repository.failed["colours", "2"]
+
+
+def test_without_the_default_model_there_is_no_start(root: Path) -> None:
+    with pytest.raises(StartupError, match="shapes can't be served"):
+        load(root, default="shapes")
+
+
+def test_a_damaged_default_model_stops_the_start_with_its_reason(root: Path) -> None:
+    shutil.rmtree(root / "colours" / "2")
+    damage_model(root / "colours" / "1")
+    with pytest.raises(StartupError, match=r"model\.onnx is not the file that was exported"):
+        load(root)
