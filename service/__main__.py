@@ -11,13 +11,12 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
-from fastapi import FastAPI
-from pydantic import ValidationError
 
 from service import telemetry
 from service.app import create_app
+from service.classifier import Classifier
 from service.errors import StartupError
-from service.settings import Settings
+from service.settings import Settings, load
 
 EXAMPLE = Path(__file__).parent / "web" / "example.png"
 
@@ -27,8 +26,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         status: int = options.run(options)
-    except (StartupError, ValidationError) as exc:
-        print(f"convoy: {_sentence(exc)}", file=sys.stderr)
+    except StartupError as exc:
+        print(f"convoy: {exc}", file=sys.stderr)
         return 1
     return status
 
@@ -50,7 +49,10 @@ def parser() -> argparse.ArgumentParser:
 
 def _serve(options: argparse.Namespace) -> int:
     given = {name: value for name, value in vars(options).items() if name in Settings.model_fields}
-    settings = Settings(**given)
+    try:
+        settings = load(given)
+    except ValueError as exc:
+        raise StartupError(str(exc)) from exc
     telemetry.configure(settings.log_format)
     app = create_app(settings)
     config = uvicorn.Config(
@@ -63,7 +65,7 @@ def _serve(options: argparse.Namespace) -> int:
         timeout_keep_alive=settings.keep_alive_ms // 1000,
         timeout_graceful_shutdown=max(1, settings.drain_timeout_ms // 1000),
     )
-    server = Server(config, app)
+    server = Server(config, app.state.classifier)
     server.run()
     return 0 if server.started else 1
 
@@ -71,9 +73,9 @@ def _serve(options: argparse.Namespace) -> int:
 class Server(uvicorn.Server):
     """uvicorn's server, which says where it listens and turns unready before it stops."""
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+    def __init__(self, config: uvicorn.Config, classifier: Classifier) -> None:
         super().__init__(config)
-        self._app = app
+        self._classifier = classifier
 
     async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         """Open the port, then print the address and a request to try."""
@@ -88,7 +90,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature is uvicorn's
         """SIGTERM and SIGINT: unready, no new connections, finish what runs; a second SIGINT ends at once."""
-        self._app.state.classifier.draining = True
+        self._classifier.draining = True
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
         self.should_exit = True  # uvicorn's own method would raise the signal again at the end: not a clean exit
@@ -98,16 +100,6 @@ def example_request(url: str) -> str:
     """A curl line that works from the current folder."""
     picture = EXAMPLE if not EXAMPLE.is_relative_to(Path.cwd()) else EXAMPLE.relative_to(Path.cwd())
     return f"curl -F images=@{shlex.quote(os.fspath(picture))} '{url}/v1/predict?top_k=3'"
-
-
-def _sentence(error: StartupError | ValidationError) -> str:
-    if isinstance(error, StartupError):
-        return str(error)
-    first = error.errors()[0]
-    if not first["loc"]:  # between two settings
-        return first["msg"]
-    name = str(first["loc"][0])
-    return f"--{name.replace('_', '-')} (or CONVOY_{name.upper()}): {first['msg']}."
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1 << 20
@@ -50,3 +50,15 @@ class Settings(BaseSettings):
         if self.max_images_per_request > self.queue_capacity:
             raise ValueError("max_images_per_request must not exceed queue_capacity, or such requests could never run")
         return self
+
+
+def load(given: dict[str, str]) -> Settings:
+    """The settings with what the command line gives; raises `ValueError` (one sentence) where that makes no sense."""
+    try:
+        return Settings(**given)  # type: ignore[arg-type]  # pydantic parses the text
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        if not first["loc"]:  # between two settings
+            raise ValueError(first["msg"]) from exc
+        name = str(first["loc"][0])
+        raise ValueError(f"--{name.replace('_', '-')} (or CONVOY_{name.upper()}): {first['msg']}.") from exc

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
-import sys
-from collections.abc import Iterator
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from service.metadata import Calibration, FileRecord, InputSpec, ModelMetadata, Provenance
 from service.settings import Settings
+from training import data
+from training.architectures import ARCHITECTURES
+from training.architectures.plain_cnn import PlainCNN
+
+torch.set_num_threads(1)  # the networks here are so small that more threads only wait for each other
 
 COLOURS = ("red", "green", "blue")
 SIZE = 8
@@ -111,7 +118,7 @@ def clear_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(f"CONVOY_{name.upper()}", raising=False)
 
 
-def generated_records(count: int, seed: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+def generated_records(count: int, seed: int) -> data.Records:
     """Learnable stand-ins for CIFAR-10: planar pixels (N, 3072) whose colour gradient depends on the label (N,)."""
     random = np.random.default_rng(seed)
     labels = (np.arange(count) % 10).astype(np.uint8)
@@ -123,15 +130,10 @@ def generated_records(count: int, seed: int) -> tuple[npt.NDArray[np.uint8], npt
     return images.transpose(0, 3, 1, 2).reshape(count, -1)[order], labels[order]
 
 
-@pytest.fixture
-def generated_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder in the binary version's format with generated pictures, and the checksums that make it official."""
-    import hashlib
-    from dataclasses import replace
-
-    from training import data
-
-    folder = tmp_path / data.BINARY.folder
+@pytest.fixture(scope="session")
+def generated_version(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, data.OfficialVersion]:
+    """A folder in the binary version's format with generated pictures, and the checksums to make it official."""
+    folder = tmp_path_factory.mktemp("data") / data.BINARY.folder
     folder.mkdir()
     sums: dict[str, str] = {}
     for seed, name in enumerate([*data.BINARY.train_files, *data.BINARY.test_files]):
@@ -139,12 +141,26 @@ def generated_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         content = np.concatenate([labels[:, None], pixels], 1).tobytes()
         (folder / name).write_bytes(content)
         sums[name] = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    small = replace(
+    version = replace(
         data.BINARY,
         train_files={name: sums[name] for name in data.BINARY.train_files},
         test_files={name: sums[name] for name in data.BINARY.test_files},
     )
-    monkeypatch.setattr(data, "BINARY", small)
-    monkeypatch.setattr(data, "VERSIONS", (data.PYTHON, small))
-    yield folder
-    assert "training.data" in sys.modules
+    return folder, version
+
+
+@pytest.fixture
+def generated_data(
+    generated_version: tuple[Path, data.OfficialVersion], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A copy of the generated data set, which passes for the official one as long as the test runs."""
+    folder, version = generated_version
+    monkeypatch.setattr(data, "BINARY", version)
+    monkeypatch.setattr(data, "VERSIONS", (data.PYTHON, version))
+    return Path(shutil.copytree(folder, tmp_path / folder.name))
+
+
+@pytest.fixture
+def narrow_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The served network with a quarter of its channels: tests that train it are about the training, not the net."""
+    monkeypatch.setitem(ARCHITECTURES, "plain-cnn", lambda classes: PlainCNN(classes, widths=(16, 16, 16)))

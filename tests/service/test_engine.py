@@ -68,9 +68,9 @@ def test_padding_providers_see_only_their_batch_sizes(model_file: Path) -> None:
     class Session:
         def run(self, outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
             seen.append(len(inputs["image"]))
-            return run(outputs, inputs)  # type: ignore[no-any-return]
+            return run(outputs, inputs)
 
-    engine._session = Session()  # type: ignore[assignment]
+    engine._session = Session()
     rows = np.random.default_rng(0).integers(0, 256, (5, SIZE, SIZE, 3), np.uint8)
     assert np.abs(engine.infer(rows) - colour_probabilities(rows)).max() < 1e-6
     engine.warm_up()

@@ -1,0 +1,83 @@
+"""Networks: sizes, initial states, and the folded layers that compute the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from training.architectures import ARCHITECTURES, Network
+from training.architectures.plain_cnn import PlainCNN
+from training.architectures.tutorial_cnn import TutorialCNN
+from training.onnx_graph import InferenceGraph, count_macs
+
+
+@pytest.fixture
+def pixels() -> Tensor:
+    return torch.randint(0, 256, (32, 3, 32, 32), generator=torch.Generator().manual_seed(0)).float()
+
+
+def used(network: Network, pixels: Tensor) -> Network:
+    """After some training, so that no statistic or bias is at its start."""
+    torch.manual_seed(0)
+    network.initialise((pixels - network.mean) / network.std)
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.01)
+    for _ in range(5):
+        loss = nn.functional.cross_entropy(network(pixels), torch.arange(32) % 10)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return network.eval()
+
+
+def test_the_tutorial_cnn_has_its_122570_parameters() -> None:
+    assert sum(p.numel() for p in TutorialCNN().parameters()) == 122_570
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_folding_changes_nothing(name: str, pixels: Tensor) -> None:
+    network = used(ARCHITECTURES[name](10), pixels)
+    graph = InferenceGraph(network, temperature=1.7)
+    with torch.no_grad():
+        expected = torch.softmax(network(pixels) / 1.7, 1)
+        got = graph(pixels.byte().permute(0, 2, 3, 1))
+    assert (got - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_folded_graph_has_only_plain_layers(name: str) -> None:
+    kinds = {type(layer) for layer in InferenceGraph(ARCHITECTURES[name](10), 1.0).layers}
+    assert kinds == {nn.Conv2d, nn.ReLU, nn.MaxPool2d, nn.Flatten, nn.Linear}
+
+
+def test_the_served_network_is_shaped_for_cpus() -> None:
+    graph = InferenceGraph(ARCHITECTURES["plain-cnn"](10), 1.0)
+    convolutions = [layer for layer in graph.layers if isinstance(layer, nn.Conv2d)]
+    assert all(conv.out_channels % 16 == 0 and conv.kernel_size == (3, 3) for conv in convolutions)
+    assert convolutions[0].padding == (0, 0)
+    assert count_macs(graph, height=32, width=32) <= 120_000_000
+    layers = list(graph.layers)
+    assert all(isinstance(layers[i - 1], nn.ReLU) for i, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d))
+
+
+def test_whitening_makes_patches_white() -> None:
+    generator = torch.Generator().manual_seed(0)
+    smooth = nn.functional.avg_pool2d(torch.randn((64, 3, 36, 36), generator=generator), 5, stride=1) * 3
+    network = PlainCNN()
+    network.initialise(smooth)
+    with torch.no_grad():
+        responses = network.whiten(smooth)[:, :16].transpose(0, 1).flatten(1)
+    covariance = torch.cov(responses)
+    assert (covariance - torch.diag(covariance.diag())).abs().max() < 0.05
+    assert torch.allclose(network.whiten.weight[:16], -network.whiten.weight[16:])
+
+
+def test_convolutions_start_as_the_identity() -> None:
+    stage = PlainCNN().stages[1]
+    x = torch.randn((2, 64, 6, 6))
+    assert torch.allclose(stage.conv1(x)[:, :64], x, atol=1e-6)  # type: ignore[operator]
+
+
+def test_only_whitening_filters_and_norm_scales_are_frozen() -> None:
+    frozen = {name for name, p in PlainCNN().named_parameters() if not p.requires_grad}
+    assert frozen == {"whiten.weight", *(f"stages.{i}.norm{j}.weight" for i in range(3) for j in (1, 2))}

@@ -1,0 +1,72 @@
+"""Augmentations on whole batches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from training.augment import AUGMENTATIONS, Cutout, RandomCrop, View, alternating_flip
+
+
+def view(n: int, *, epoch: int = 0, seed: int = 0) -> View:
+    return View(torch.arange(n), epoch, seed, torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.randint(0, 256, (64, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_every_augmentation_keeps_shape_and_type_and_is_repeatable(name: str, images: Tensor) -> None:
+    before = images.clone()
+    once, again = AUGMENTATIONS[name](images, view(64)), AUGMENTATIONS[name](images, view(64))
+    assert (once.shape, once.dtype) == (images.shape, torch.uint8)
+    assert torch.equal(once, again)
+    assert torch.equal(images, before)
+    assert not torch.equal(once, images)
+
+
+def test_two_epochs_show_both_mirrors_of_every_image(images: Tensor) -> None:
+    even, odd, later = (alternating_flip(images, view(64, epoch=epoch)) for epoch in (0, 1, 2))
+    for image, a, b in zip(images, even, odd, strict=True):
+        assert {a.numpy().tobytes(), b.numpy().tobytes()} == {image.numpy().tobytes(), image.flip(1).numpy().tobytes()}
+    assert torch.equal(even, later)
+
+
+def test_about_half_of_the_images_start_mirrored() -> None:
+    ramp = torch.arange(32, dtype=torch.uint8).view(1, 1, 32, 1).expand(10_000, 1, 32, 3)
+    mirrored = (alternating_flip(ramp, view(10_000))[:, 0, 0, 0] == 31).double().mean()
+    assert abs(float(mirrored) - 0.5) < 0.02
+
+
+def test_which_half_depends_on_the_image_not_on_its_place(images: Tensor) -> None:
+    order = torch.randperm(64)
+    shuffled = View(order, 0, 0, torch.Generator())
+    assert torch.equal(alternating_flip(images[order], shuffled), alternating_flip(images, view(64))[order])
+
+
+def test_a_crop_is_a_window_of_the_reflected_image(images: Tensor) -> None:
+    padded = (
+        torch.nn.functional.pad(images.permute(0, 3, 1, 2).float(), (4, 4, 4, 4), mode="reflect")
+        .byte()
+        .permute(0, 2, 3, 1)
+    )
+    crops = RandomCrop(4)(images, view(64))
+    shifts = set()
+    for whole, crop in zip(padded, crops, strict=True):
+        places = [(y, x) for y in range(9) for x in range(9) if torch.equal(whole[y : y + 32, x : x + 32], crop)]
+        assert len(places) == 1
+        shifts.update(places)
+    assert len(shifts) > 30
+
+
+def test_cutout_greys_one_square(images: Tensor) -> None:
+    white = torch.full_like(images, 255)
+    cut = (Cutout(8)(white, view(64)) != 255).all(3)
+    for mask in cut:
+        rows, columns = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
+        assert 4 <= len(rows) <= 8
+        assert 4 <= len(columns) <= 8
+        assert mask.sum() == len(rows) * len(columns)

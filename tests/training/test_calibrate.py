@@ -1,0 +1,50 @@
+"""Temperature and the measures of calibration, against values computed by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from training.calibrate import (
+    brier_score,
+    expected_calibration_error,
+    fit_temperature,
+    negative_log_likelihood,
+    with_temperature,
+)
+
+
+@pytest.mark.parametrize("true_temperature", [0.5, 1.0, 2.5])
+def test_the_temperature_of_miscalibrated_logits_is_found(true_temperature: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    honest = torch.randn((20_000, 10), generator=generator, dtype=torch.double) * 2
+    labels = torch.multinomial(torch.softmax(honest, 1), 1, generator=generator).flatten()
+    assert fit_temperature(honest * true_temperature, labels) == pytest.approx(true_temperature, rel=0.03)
+
+
+def test_temperature_can_be_taken_out_of_probabilities_again() -> None:
+    logits = torch.randn((50, 10), generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    assert torch.allclose(with_temperature(torch.softmax(logits / 1.7, 1), 1.7), torch.softmax(logits, 1))
+
+
+def test_ece_by_hand() -> None:
+    probabilities = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.4, 0.6]])
+    labels = torch.tensor([0, 1, 0, 1])
+    # the bin of 0.9 is right half the time: gap 0.4 for 2 images; that of 0.6 always: gap 0.4 for 2
+    assert expected_calibration_error(probabilities, labels) == pytest.approx(0.4)
+
+
+def test_ece_of_certain_and_right_is_zero() -> None:
+    assert expected_calibration_error(torch.eye(4), torch.arange(4)) == 0
+
+
+def test_nll_and_brier_by_hand() -> None:
+    probabilities, labels = torch.tensor([[0.5, 0.5], [0.25, 0.75]]), torch.tensor([0, 0])
+    assert negative_log_likelihood(probabilities, labels) == pytest.approx((math.log(2) + math.log(4)) / 2)
+    assert brier_score(probabilities, labels) == pytest.approx((0.5 + 2 * 0.75**2) / 2)
+
+
+def test_a_probability_of_zero_is_not_infinite() -> None:
+    assert math.isfinite(negative_log_likelihood(torch.eye(2), torch.tensor([1, 0])))

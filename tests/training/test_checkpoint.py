@@ -1,0 +1,72 @@
+"""Checkpoints are whole or absent, and hold no code."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from training import checkpoint as checkpoints
+from training.checkpoint import FILE_NAME, Checkpoint, EpochRecord
+from training.errors import CheckpointError
+from training.recipes import RECIPES
+
+
+@pytest.fixture
+def saved() -> Checkpoint:
+    return Checkpoint(
+        recipe="cifar10",
+        config=RECIPES["cifar10"],
+        labels=("a", "b"),
+        step=3,
+        total_steps=9,
+        epoch_loss=1.5,
+        model={"w": torch.ones(2)},
+        optimizer={"state": {}},
+        lookahead=[torch.zeros(2)],
+        grad_scaler={},
+        history=(EpochRecord(1, 0.5, 0.9, 100.0),),
+        provenance={"torch": "2"},
+    )
+
+
+def test_it_comes_back_as_it_was(saved: Checkpoint, tmp_path: Path) -> None:
+    checkpoints.save(saved, tmp_path / "run")
+    found = checkpoints.load(tmp_path / "run")
+    assert torch.equal(found.model["w"], saved.model["w"])
+    assert (found.config, found.history, found.step) == (saved.config, saved.history, saved.step)
+    assert not found.finished
+
+
+def test_a_failed_write_leaves_the_old_one(saved: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints.save(saved, tmp_path)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(CheckpointError, match="No space left on device"):
+        checkpoints.save(saved, tmp_path)
+    assert checkpoints.load(tmp_path).step == 3
+
+
+def test_no_checkpoint_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        checkpoints.load(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", pickle.dumps({"step": 1}, protocol=2)])
+def test_a_damaged_checkpoint_is_one_sentence(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).write_bytes(content)
+    with pytest.raises(CheckpointError, match="damaged or of another version"):
+        checkpoints.load(tmp_path)
+
+
+def test_a_cut_off_checkpoint_is_one_sentence(saved: Checkpoint, tmp_path: Path) -> None:
+    checkpoints.save(saved, tmp_path)
+    path = tmp_path / FILE_NAME
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(CheckpointError):
+        checkpoints.load(tmp_path)

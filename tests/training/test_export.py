@@ -1,0 +1,151 @@
+"""Finished runs → models that compute the same, or nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from service.metadata import ModelMetadata
+from training import checkpoint as checkpoints
+from training import export as export_module
+from training import golden, report
+from training.data import TrainingData, load_training_data
+from training.device import Precision
+from training.errors import ExportError, TrainingError
+from training.evaluate import evaluate_model, read_model, record
+from training.export import export, load_network, torch_logits
+from training.loop import Run, train
+from training.onnx_graph import run_onnx
+from training.recipes import RECIPES
+
+pytestmark = pytest.mark.usefixtures("narrow_networks")
+
+
+@pytest.fixture
+def data(generated_data: Path) -> TrainingData:
+    return load_training_data(generated_data)
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the one run and the one model that these tests look at are kept."""
+    return tmp_path_factory.mktemp("shelf")
+
+
+@pytest.fixture
+def finished(shelf: Path, data: TrainingData, tmp_path: Path) -> Path:
+    if not (shelf / "run").exists():
+        config = replace(RECIPES["cifar10"], batch_size=100, max_steps=10)
+        train(Run("cifar10", config, data, torch.device("cpu"), Precision.FP32), shelf / "run")
+    return Path(shutil.copytree(shelf / "run", tmp_path / "run"))
+
+
+@pytest.fixture
+def model(shelf: Path, finished: Path, data: TrainingData, tmp_path: Path) -> Path:
+    kept = shelf / "models" / "tiny" / "1"
+    if not kept.exists():
+        export(finished, kept, data, description="A try.", notes=("Noted.",))
+    return Path(shutil.copytree(kept, tmp_path / "models" / "tiny" / "1"))
+
+
+def test_a_model_is_complete_and_says_what_it_is(model: Path) -> None:
+    assert {path.name for path in model.iterdir()} == {"metadata.json", "model.onnx", "golden.npz", "MODEL_CARD.md"}
+    metadata = ModelMetadata.read(model)
+    assert (metadata.name, metadata.version, metadata.input.height) == ("tiny", "1", 32)
+    assert metadata.files["fp32"].verify(model)
+    assert metadata.golden.verify(model)
+    assert metadata.provenance.config["lr"] == RECIPES["cifar10"].lr
+    assert set(metadata.provenance.export) >= {"git_revision", "torch", "onnx", "opset"}
+    assert [e.split for e in metadata.evaluations] == ["validation"]
+    assert list(model.parent.iterdir()) == [model]  # no scaffolding is left
+
+
+def test_the_graph_is_the_one_promised(model: Path) -> None:
+    graph = onnx.load(model / "model.onnx")
+    (image,), (probabilities,) = graph.graph.input, graph.graph.output
+    assert (image.name, image.type.tensor_type.elem_type) == ("image", onnx.TensorProto.UINT8)
+    assert [d.dim_param or d.dim_value for d in image.type.tensor_type.shape.dim] == ["batch", 32, 32, 3]
+    assert [d.dim_param or d.dim_value for d in probabilities.type.tensor_type.shape.dim] == ["batch", 10]
+    kinds = {node.op_type for node in graph.graph.node}
+    assert kinds == {"Transpose", "Cast", "Conv", "Relu", "MaxPool", "Reshape", "Gemm", "Softmax"}
+    assert {p.key for p in graph.metadata_props} == {"name", "version", "labels", "temperature"}
+
+
+def test_probabilities_are_torchs(model: Path, finished: Path, data: TrainingData) -> None:
+    saved = checkpoints.load(finished)
+    temperature = ModelMetadata.read(model).calibration.temperature
+    expected = torch.softmax(torch_logits(load_network(saved), data.train.images) / temperature, 1).numpy()
+    got = run_onnx(model / "model.onnx", data.train.images.numpy(), 13)
+    assert np.abs(got - expected).max() <= 1e-5
+
+
+def test_golden_samples_are_generated_pictures_with_torchs_probabilities(model: Path) -> None:
+    with np.load(model / "golden.npz") as arrays:
+        assert np.array_equal(arrays["images"], golden.pictures(32, 32))
+        assert np.abs(run_onnx(model / "model.onnx", arrays["images"]) - arrays["probabilities"]).max() <= 1e-5
+        assert len(set(arrays["probabilities"].argmax(1))) > 1
+
+
+def test_an_export_that_computes_something_else_writes_nothing(
+    finished: Path, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_module, "run_onnx", lambda *arguments: np.roll(run_onnx(*arguments), 1, axis=1))
+    with pytest.raises(ExportError, match=r"labels change.*nothing was written"):
+        export(finished, tmp_path / "models" / "tiny" / "1", data)
+    assert list((tmp_path / "models" / "tiny").iterdir()) == []
+
+
+def test_an_unfinished_run_is_not_exported(finished: Path, data: TrainingData, tmp_path: Path) -> None:
+    saved = checkpoints.load(finished)
+    checkpoints.save(replace(saved, step=saved.step - 1), finished)
+    with pytest.raises(ExportError, match="9 of 10 steps; finish it with: convoy-train train --resume"):
+        export(finished, tmp_path / "models" / "tiny" / "1", data)
+
+
+def test_a_version_is_never_overwritten(model: Path, finished: Path, data: TrainingData) -> None:
+    with pytest.raises(ExportError, match="export to the next version"):
+        export(finished, model, data)
+
+
+def test_evaluation_measures_the_file_on_the_test_split_and_is_recorded_once(model: Path, generated_data: Path) -> None:
+    evaluation = evaluate_model(model, generated_data)
+    assert (evaluation.split, evaluation.images) == ("test", 400)
+    assert evaluation.accuracy > 0.5
+    assert evaluation.accuracy == pytest.approx(sum(evaluation.class_accuracy.values()) / 10)
+    record(model, evaluation)
+    record(model, evaluation)
+    assert [e.split for e in read_model(model).evaluations] == ["validation", "test"]
+    assert f"{evaluation.accuracy:.2%}" in report.table(evaluation)
+
+
+def test_the_card_shows_numbers_with_their_commands(model: Path, generated_data: Path) -> None:
+    record(model, evaluate_model(model, generated_data))
+    card = (model / "MODEL_CARD.md").read_text()
+    evaluation = read_model(model).evaluations[-1]
+    assert f"| {evaluation.accuracy:.2%} |" in card
+    assert "`convoy-train evaluate models/tiny/1`" in card
+    assert "- Noted." in card
+    assert card == report.card(read_model(model))
+
+
+def test_a_damaged_model_is_not_evaluated(model: Path, generated_data: Path) -> None:
+    (model / "model.onnx").write_bytes(b"")
+    with pytest.raises(TrainingError, match="damaged"):
+        evaluate_model(model, generated_data)
+    with pytest.raises(TrainingError, match="not an exported model"):
+        read_model(model.parent)
+
+
+def test_a_model_of_other_classes_is_not_evaluated_on_cifar10(model: Path, generated_data: Path) -> None:
+    document = json.loads((model / "metadata.json").read_text())
+    document["labels"][0] = "zeppelin"
+    (model / "metadata.json").write_text(json.dumps(document))
+    with pytest.raises(TrainingError, match="not trained on CIFAR-10's classes"):
+        evaluate_model(model, generated_data)

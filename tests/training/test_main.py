@@ -1,0 +1,60 @@
+"""The command line `convoy-train`: one sentence for what the user can mend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from training.__main__ import main
+
+
+def test_train_stop_resume_export_evaluate(
+    generated_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, run, model = ["--data", str(generated_data)], str(tmp_path / "run"), str(tmp_path / "models" / "tiny" / "1")
+    assert main(["train", "tutorial", *data, "--output", run, "--max-steps", "20", "--precision", "fp32"]) == 0
+    assert main(["train", *data, "--resume", run]) == 0  # nothing left to do
+    assert main(["export", run, model, *data]) == 0
+    assert main(["evaluate", model, *data, "--record"]) == 0
+    output = capsys.readouterr().out
+    assert "validation" in output
+    assert "ECE, 15 bins" in output
+    assert "convoy-train evaluate" in (Path(model) / "MODEL_CARD.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["train", "--data", "/nowhere"], "There is no CIFAR-10 at /nowhere"),
+        (["train", "--resume", "/nowhere"], "There is no checkpoint in /nowhere"),
+        (["train", "--precision", "fp16", "--device", "cpu"], "fp16 training needs CUDA"),
+        (["export", "/nowhere", "models/x/1", "--data", "/nowhere"], "There is no CIFAR-10 at /nowhere"),
+        (["evaluate", "/nowhere"], "/nowhere is not an exported model"),
+    ],
+)
+def test_mistakes_are_one_sentence(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONVOY_DATA", "/nowhere")
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("convoy-train: ")
+    assert sentence in error
+    assert error.count("\n") == 1
+
+
+def test_a_run_is_not_overwritten(generated_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [
+        "train",
+        "tutorial",
+        "--data",
+        str(generated_data),
+        "--output",
+        str(tmp_path / "run"),
+        "--max-steps",
+        "1",
+    ]
+    assert main(command) == 0
+    assert main(command) == 1
+    assert "holds a run already" in capsys.readouterr().err
