@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,10 +21,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from service.metadata import ModelMetadata
 from service.settings import Settings
 from tests.conftest import REAL_DATA, encode
 from training.__main__ import main as convoy_train
-from training.data import load_training_data
+from training.data import load_test_split, load_training_data
 from training.onnx_graph import run_onnx
 
 
@@ -137,6 +139,28 @@ def finish_under_way(process: subprocess.Popen[str], url: str, images: np.ndarra
     signalled.set()
     asking.join(30)
     assert answers == [200]
+
+
+@pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the real CIFAR-10 is not here")
+def test_every_test_image_as_png_gets_the_label_of_the_offline_evaluation(tmp_path: Path) -> None:
+    folder = Path(__file__).parents[1] / "models" / "cifar10" / "1"
+    images = load_test_split(REAL_DATA).images.numpy()
+    expected = run_onnx(folder / "model.onnx", images).argmax(1)
+    labels = ModelMetadata.read(folder).labels
+    with (
+        server("--device", "cpu", "--log-format", "json", folder=tmp_path) as (_, url),
+        httpx2.Client(base_url=url) as client,
+    ):
+
+        def label(image: np.ndarray) -> str:
+            headers = {"content-type": "image/png"}
+            response = client.post("/v1/predict?top_k=1", content=encode(Image.fromarray(image)), headers=headers)
+            return str(response.json()["predictions"][0]["label"])
+
+        with ThreadPoolExecutor(8) as pool:
+            served = list(pool.map(label, images))
+    assert len(served) == 10_000
+    assert served == [labels[index] for index in expected]
 
 
 def test_a_port_that_is_taken_is_an_exit_status(models_dir: Path, tmp_path: Path) -> None:
