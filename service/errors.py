@@ -33,12 +33,6 @@ class MalformedRequest(ServiceError):
     slug, title, status = "malformed-request", "Malformed request", HTTPStatus.BAD_REQUEST
 
 
-class Forbidden(ServiceError):
-    """The caller lacks the right."""
-
-    slug, title, status = "forbidden", "Forbidden", HTTPStatus.FORBIDDEN
-
-
 class NotFound(ServiceError):
     """No such path."""
 

@@ -68,7 +68,8 @@ def test_padding_providers_see_only_their_batch_sizes(model_file: Path) -> None:
     class Session:
         def run(self, outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
             seen.append(len(inputs["image"]))
-            return run(outputs, inputs)
+            results: list[np.ndarray] = run(outputs, inputs)
+            return results
 
     engine._session = Session()
     rows = np.random.default_rng(0).integers(0, 256, (5, SIZE, SIZE, 3), np.uint8)

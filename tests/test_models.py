@@ -1,0 +1,60 @@
+"""The models that are shipped: whole, honest, and as good as their cards say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.metadata import ModelMetadata
+from tests.conftest import REAL_DATA
+from training import report
+from training.evaluate import evaluate_model
+from training.golden import pictures
+from training.onnx_graph import run_onnx
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = sorted(path.parent for path in ROOT.glob("models/*/*/metadata.json"))
+BAR = {"cifar10": 0.935}
+
+
+@pytest.fixture(params=FOLDERS, ids=lambda folder: f"{folder.parent.name}/{folder.name}")
+def folder(request: pytest.FixtureRequest) -> Path:
+    return Path(request.param)
+
+
+def test_the_default_model_is_shipped() -> None:
+    assert ROOT / "models" / "cifar10" / "1" in FOLDERS
+
+
+def test_files_are_those_of_the_metadata(folder: Path) -> None:
+    metadata = ModelMetadata.read(folder)
+    assert (metadata.name, metadata.version) == (folder.parent.name, folder.name)
+    for record in (*metadata.files.values(), metadata.golden):
+        record.verify(folder)
+
+
+def test_the_card_is_the_one_its_metadata_makes(folder: Path) -> None:
+    assert (folder / report.CARD).read_text() == report.card(ModelMetadata.read(folder))
+
+
+def test_golden_samples_are_generated_and_come_out_as_recorded(folder: Path) -> None:
+    with np.load(folder / "golden.npz") as arrays:
+        assert np.array_equal(arrays["images"], pictures(32, 32))
+        assert np.abs(run_onnx(folder / "model.onnx", arrays["images"]) - arrays["probabilities"]).max() <= 1e-4
+
+
+def test_recorded_numbers_reach_the_bar(folder: Path) -> None:
+    (test,) = (e for e in ModelMetadata.read(folder).evaluations if e.split == "test")
+    assert test.images == 10_000
+    assert test.accuracy >= BAR.get(folder.parent.name, 0)
+
+
+@pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the real CIFAR-10 is not here")
+def test_recorded_numbers_are_measured_again(folder: Path) -> None:
+    (recorded,) = (e for e in ModelMetadata.read(folder).evaluations if e.split == "test")
+    again = evaluate_model(folder, REAL_DATA)
+    assert again.accuracy == pytest.approx(recorded.accuracy, abs=2e-4)  # another CPU may round one image differently
+    for measure in ("nll", "brier", "ece", "ece_uncalibrated"):
+        assert getattr(again, measure) == pytest.approx(getattr(recorded, measure), abs=1e-3)

@@ -1,0 +1,121 @@
+"""The README says what the code does: its tables, commands and examples are held against it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from service import errors
+from service.__main__ import EXAMPLE
+from service.__main__ import parser as convoy
+from service.app import create_app
+from service.errors import ServiceError
+from service.metadata import ModelMetadata
+from service.settings import Settings
+from tests.conftest import clear_environment
+from training.__main__ import parser as convoy_train
+from training.architectures import ARCHITECTURES
+from training.recipes import RECIPES
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def rows(heading: str) -> dict[str, list[str]]:
+    """The table under `heading`: first cell without its code marks → the other cells."""
+    section = README.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
+    return {first.strip("`"): rest for first, *rest in cells[2:]}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands() -> list[str]:
+    return [
+        line.removeprefix("$ ") for block in blocks("console") for line in block.splitlines() if line.startswith("$ ")
+    ]
+
+
+def test_every_setting_has_its_row() -> None:
+    table = rows("Settings")
+    assert set(table) == {f"CONVOY_{name.upper()}" for name in Settings.model_fields}
+    for name, field in Settings.model_fields.items():
+        default, meaning = table[f"CONVOY_{name.upper()}"]
+        assert default.strip("`") == str(field.default)
+        assert meaning == field.description
+
+
+def test_every_endpoint_has_its_row(settings: Settings) -> None:
+    with TestClient(create_app(settings)) as client:
+        paths = client.get("/openapi.json").json()["paths"]
+    served = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
+    assert set(rows("Endpoints")) == served | {"GET /openapi.json", "GET /docs"}
+
+
+def test_every_error_has_its_row() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ServiceError)]
+    assert {slug: cells[0] for slug, cells in rows("Errors").items()} == {
+        kind.slug: str(int(kind.status)) for kind in kinds
+    }
+
+
+def test_every_recipe_has_its_row() -> None:
+    table = rows("Recipes")
+    assert set(table) == set(RECIPES)
+    for name, (architecture, epochs, *_) in table.items():
+        assert (architecture.strip("`"), int(epochs)) == (RECIPES[name].architecture, RECIPES[name].epochs)
+        assert RECIPES[name].architecture in ARCHITECTURES
+
+
+def test_every_shipped_model_has_its_row_with_its_numbers() -> None:
+    shipped = {
+        f"{path.parent.parent.name}/{path.parent.name}": path.parent for path in ROOT.glob("models/*/*/metadata.json")
+    }
+    table = rows("Models")
+    assert set(table) == set(shipped)
+    for name, folder in shipped.items():
+        metadata = ModelMetadata.read(folder)
+        (test,) = (e for e in metadata.evaluations if e.split == "test")
+        accuracy, ece, macs, parameters = table[name][:4]
+        assert accuracy == f"{test.accuracy:.2%}"
+        assert ece == f"{test.ece:.2%} ({test.ece_uncalibrated:.2%})"
+        assert macs == f"{metadata.macs / 1e6:.1f} M"
+        assert parameters == f"{metadata.parameters:,}"
+
+
+def test_every_command_is_one_that_exists() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    parsers = {"convoy": convoy(), "convoy-train": convoy_train()}
+    seen = set()
+    for command in commands():
+        words = [word for word in shlex.split(command) if "=" not in word or word.startswith("-")]
+        if words[0] == "make":
+            assert set(words[1:]) <= targets, command
+        elif words[0] in parsers:
+            parsers[words[0]].parse_args(words[1:])  # exits on a mistake
+        else:
+            assert words[0] in {"curl", "pip", "docker"}, command
+        seen.add(words[0])
+    assert seen >= {"make", "curl", "convoy-train"}
+
+
+def test_the_first_prediction_is_the_one_it_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    clear_environment(monkeypatch)
+    shown = json.loads(blocks("json")[0])
+    with TestClient(create_app(Settings(models_dir=ROOT / "models", device="cpu"))) as client:
+        files = {"images": (EXAMPLE.name, EXAMPLE.read_bytes())}
+        answered = client.post("/v1/predict?top_k=3", files=files).json()
+    assert answered["model"] == shown["model"]
+    (got,), (expected,) = answered["predictions"], shown["predictions"]
+    assert (got["label"], got["filename"], list(got["probabilities"])) == (
+        expected["label"], expected["filename"], list(expected["probabilities"])
+    )  # fmt: skip
+    for label, probability in expected["probabilities"].items():
+        assert got["probabilities"][label] == pytest.approx(probability, abs=1e-3)
