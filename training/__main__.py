@@ -34,7 +34,6 @@ def parser() -> argparse.ArgumentParser:
     _add_data(command)
     command.add_argument("--output", type=Path, help="the run's folder (default: runs/RECIPE-SEED)")
     command.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder")
-    command.add_argument("--start-from", type=Path, metavar="RUN", help="begin with the weights of this run")
     command.add_argument("--epochs", type=_positive, help="instead of the recipe's")
     command.add_argument("--seed", type=int, help="instead of the recipe's")
     command.add_argument("--max-steps", type=_positive, help="end after so many optimiser steps")
@@ -79,8 +78,6 @@ def _train(options: argparse.Namespace) -> None:
     run = loop.Run(recipe, config, data.load_training_data(data.find_data(options.data)), chosen_device, precision)
     if options.resume:
         run.restore(saved)
-    elif options.start_from:
-        run.start_from(checkpoint.load(options.start_from))
     print(
         f"{recipe}: {run.total_steps:,} steps on {chosen_device.type} in {precision.value}, into {folder}",
         flush=True,

@@ -52,18 +52,6 @@ class Run:
         self.lookahead = Lookahead(self.model) if config.lookahead else None
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision is Precision.FP16)
 
-    def start_from(self, trained: Checkpoint) -> None:
-        """Begin at the weights of another run; raises `CheckpointError` when they don't fit the network."""
-        if (trained.config.architecture, trained.labels) != (self.config.architecture, self.data.labels):
-            raise CheckpointError("That run trained another architecture or other labels; start from one that fits.")
-        self.model.load_state_dict(trained.model)
-        self.lookahead = Lookahead(self.model) if self.config.lookahead else None
-        history = f"recipe {trained.recipe}, seed {trained.config.seed}, {len(trained.history)} epochs"
-        self.provenance = {
-            **self.provenance,
-            "started_from": f"{history}, revision {trained.provenance['git_revision']}",
-        }
-
     def checkpoint(self) -> Checkpoint:
         """The run as it stands."""
         return Checkpoint(

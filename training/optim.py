@@ -53,15 +53,9 @@ def _warm_up_linear(progress: float) -> float:
     return 0.2 + 0.8 * progress / 0.1 if progress < 0.1 else (1 - progress) / 0.9
 
 
-def _linear(progress: float) -> float:
-    """1 → 0: to go on from trained weights."""
-    return 1 - progress
-
-
 # progress 0 … 1 through the run → factor on the learning rate
 LR_SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": _constant,
-    "linear": _linear,
     "triangle": _triangle,
     "warm-up-linear": _warm_up_linear,
 }

@@ -39,20 +39,6 @@ RECIPES: dict[str, TrainConfig] = {
         weight_decay=0.0153,
         lookahead=True,
     ),
-    # For the weights of a finished `cifar10` run (--start-from): a second, cooler annealing.
-    "cifar10-tune": TrainConfig(
-        architecture="plain-cnn",
-        epochs=10,
-        batch_size=512,
-        optimizer="sgd",
-        lr=4.0,
-        lr_schedule="linear",
-        augmentations=("alternating-flip", "crop-4", "cutout-8"),
-        label_smoothing=0.05,
-        weight_decay=0.0153,
-        lookahead=True,
-        whiten_bias_epochs=0,
-    ),
     "tutorial-adam": TrainConfig(
         architecture="tutorial-cnn",
         epochs=3,
