@@ -179,9 +179,11 @@ while queue:
     name = re.sub(r"[-_.]+", "-", queue.pop()).lower()
     if name not in wanted:
         wanted.add(name)
-        for requirement in md.requires(name) or []:
-            if "extra ==" not in requirement:
-                queue.append(re.match(r"[A-Za-z0-9._-]+", requirement)[0])
+        try:
+            requirements = md.requires(name) or []
+        except md.PackageNotFoundError:  # for another platform or Python
+            continue
+        queue += [re.match(r"[A-Za-z0-9._-]+", r)[0] for r in requirements if "extra ==" not in r]
 allowed = {re.sub(r"[-_.]+", "-", dist).lower() for dist in wanted}
 foreign = {top for top, dists in md.packages_distributions().items()
            if not any(re.sub(r"[-_.]+", "-", d).lower() in allowed for d in dists)}

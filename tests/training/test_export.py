@@ -42,7 +42,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def finished(shelf: Path, data: TrainingData, tmp_path: Path) -> Path:
     if not (shelf / "run").exists():
-        config = replace(RECIPES["cifar10"], batch_size=100, max_steps=10)
+        config = replace(RECIPES["cifar10"], batch_size=100, max_steps=50)
         train(Run("cifar10", config, data, torch.device("cpu"), Precision.FP32), shelf / "run")
     return Path(shutil.copytree(shelf / "run", tmp_path / "run"))
 
@@ -105,7 +105,7 @@ def test_an_export_that_computes_something_else_writes_nothing(
 def test_an_unfinished_run_is_not_exported(finished: Path, data: TrainingData, tmp_path: Path) -> None:
     saved = checkpoints.load(finished)
     checkpoints.save(replace(saved, step=saved.step - 1), finished)
-    with pytest.raises(ExportError, match="9 of 10 steps; finish it with: convoy-train train --resume"):
+    with pytest.raises(ExportError, match="49 of 50 steps; finish it with: convoy-train train --resume"):
         export(finished, tmp_path / "models" / "tiny" / "1", data)
 
 

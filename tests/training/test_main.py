@@ -26,7 +26,7 @@ def test_train_stop_resume_export_evaluate(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["train", "--data", "/nowhere"], "There is no CIFAR-10 at /nowhere"),
+        (["train", "--data", "/nowhere", "--output", "/nowhere/run"], "There is no CIFAR-10 at /nowhere"),
         (["train", "--resume", "/nowhere"], "There is no checkpoint in /nowhere"),
         (["train", "--precision", "fp16", "--device", "cpu"], "fp16 training needs CUDA"),
         (["export", "/nowhere", "models/x/1", "--data", "/nowhere"], "There is no CIFAR-10 at /nowhere"),
