@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -12,7 +12,58 @@ from torch.optim import SGD, Adam, Optimizer
 from training.recipes import TrainConfig
 
 
-def _sgd(model: nn.Module, config: TrainConfig) -> Optimizer:
+class Muon(Optimizer):
+    """Nesterov SGD whose convolution filters move by the orthogonal matrix nearest to their update.
+
+    K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024), as in their CIFAR-10 speed
+    recipe: before each step a filter bank is set back to the Frobenius norm √outputs, so that the learning rate
+    alone decides how far it turns (batch normalisation behind it makes its length meaningless). Groups without
+    `orthogonal` take the plain step, that of `torch.optim.SGD(nesterov=True)`.
+    """
+
+    def __init__(self, groups: Iterable[dict[str, Any]], lr: float) -> None:
+        super().__init__(groups, {"lr": lr, "momentum": 0.0, "weight_decay": 0.0, "orthogonal": False})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Move every parameter that has a gradient."""
+        assert closure is None
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    self._move(weight, weight.grad, group)
+
+    def _move(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        if group["weight_decay"]:
+            gradient = gradient.add(weight, alpha=group["weight_decay"])
+        state = self.state[weight]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(weight)
+        velocity: Tensor = state["momentum"]
+        velocity.mul_(group["momentum"]).add_(gradient)
+        update = gradient.add(velocity, alpha=group["momentum"])
+        if group["orthogonal"]:
+            weight.mul_(len(weight) ** 0.5 / weight.norm())
+            update = orthogonal(update.flatten(1)).view_as(weight)
+        weight.add_(update, alpha=-group["lr"])
+
+
+def orthogonal(matrix: Tensor, steps: int = 3) -> Tensor:
+    """Roughly the nearest matrix of the same shape (m, n) with orthonormal rows or columns.
+
+    A quintic Newton-Schulz iteration, with the coefficients of K. Jordan that reach a singular value near 1 in the
+    fewest steps and leave it anywhere in about 0.7 … 1.2.
+    """
+    x = matrix / (matrix.norm() + 1e-7)
+    if tall := x.shape[0] > x.shape[1]:
+        x = x.T
+    for _ in range(steps):
+        square = x @ x.T
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    return x.T if tall else x
+
+
+def _sgd_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
     """Nesterov SGD in the units of K. Jordan's speed recipes, in which lr, decay and momentum don't interact.
 
     `lr` is the decay-free step for 1,024 images with their losses summed; dividing by 1 + 1/(1 - momentum) takes
@@ -28,7 +79,20 @@ def _sgd(model: nn.Module, config: TrainConfig) -> Optimizer:
     groups: list[dict[str, Any]] = [{"params": others, "lr": lr, "weight_decay": decay / lr}]
     if biases:
         groups.append({"params": biases, "lr": bias_lr, "weight_decay": decay / bias_lr})
-    return SGD(groups, lr=lr, momentum=config.momentum, nesterov=True)
+    return [{**group, "momentum": config.momentum} for group in groups]
+
+
+def _sgd(model: nn.Module, config: TrainConfig) -> Optimizer:
+    return SGD(_sgd_groups(model, config), lr=config.lr, nesterov=True, momentum=config.momentum)
+
+
+def _muon(model: nn.Module, config: TrainConfig) -> Optimizer:
+    """`muon_lr` for the 3×3 filters; the head and the biases learn as in `_sgd`."""
+    groups = _sgd_groups(model, config)
+    filters = [p for p in groups[0]["params"] if p.ndim == 4]
+    groups[0]["params"] = [p for p in groups[0]["params"] if p.ndim != 4]
+    groups.append({"params": filters, "lr": config.muon_lr, "momentum": config.muon_momentum, "orthogonal": True})
+    return Muon(groups, lr=config.lr)
 
 
 def _adam(model: nn.Module, config: TrainConfig) -> Optimizer:
@@ -36,7 +100,7 @@ def _adam(model: nn.Module, config: TrainConfig) -> Optimizer:
     return Adam([p for p in model.parameters() if p.requires_grad], lr=config.lr, weight_decay=config.weight_decay)
 
 
-OPTIMIZERS: dict[str, Callable[[nn.Module, TrainConfig], Optimizer]] = {"sgd": _sgd, "adam": _adam}
+OPTIMIZERS: dict[str, Callable[[nn.Module, TrainConfig], Optimizer]] = {"sgd": _sgd, "muon": _muon, "adam": _adam}
 
 
 def _constant(_progress: float) -> float:
@@ -53,11 +117,17 @@ def _warm_up_linear(progress: float) -> float:
     return 0.2 + 0.8 * progress / 0.1 if progress < 0.1 else (1 - progress) / 0.9
 
 
+def _linear(progress: float) -> float:
+    """1 → 0: for Muon, whose first steps need no care."""
+    return 1 - progress
+
+
 # progress 0 … 1 through the run → factor on the learning rate
 LR_SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": _constant,
     "triangle": _triangle,
     "warm-up-linear": _warm_up_linear,
+    "linear": _linear,
 }
 
 

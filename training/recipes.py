@@ -20,6 +20,8 @@ class TrainConfig:
     weight_decay: float = 0.0
     momentum: float = 0.85
     norm_bias_lr_factor: float = 64.0
+    muon_lr: float = 0.2  # how far the 3×3 filters turn in one step
+    muon_momentum: float = 0.7
     lookahead: bool = False
     whiten_bias_epochs: int = 3
     seed: int = 0
@@ -29,15 +31,14 @@ class TrainConfig:
 RECIPES: dict[str, TrainConfig] = {
     "cifar10": TrainConfig(
         architecture="plain-cnn",
-        epochs=26,
-        batch_size=512,
-        optimizer="sgd",
-        lr=10.0,
-        lr_schedule="warm-up-linear",
-        augmentations=("alternating-flip", "crop-4", "cutout-8"),
-        label_smoothing=0.05,
+        epochs=24,
+        batch_size=1024,
+        optimizer="muon",
+        lr=11.5,
+        lr_schedule="linear",
+        augmentations=("alternating-flip", "crop-4"),
+        label_smoothing=0.1,
         weight_decay=0.0153,
-        lookahead=True,
     ),
     "tutorial-adam": TrainConfig(
         architecture="tutorial-cnn",

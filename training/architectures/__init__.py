@@ -7,7 +7,7 @@ from training.architectures.plain_cnn import PlainCNN
 from training.architectures.tutorial_cnn import TutorialCNN
 
 ARCHITECTURES: dict[str, Callable[[int], Network]] = {
-    "plain-cnn": lambda classes: PlainCNN(classes, widths=(64, 128, 256)),
+    "plain-cnn": lambda classes: PlainCNN(classes, widths=(64, 240, 256)),
     "tutorial-cnn": TutorialCNN,
 }
 

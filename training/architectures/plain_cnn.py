@@ -28,7 +28,7 @@ class PlainCNN(Network):
     `widths` are the channels of the stages; 32 × 32 pixels become 30 → 15 → 7 → 3 → 1.
     """
 
-    def __init__(self, classes: int = 10, widths: tuple[int, ...] = (64, 128, 256)) -> None:
+    def __init__(self, classes: int = 10, widths: tuple[int, ...] = (64, 240, 256)) -> None:
         super().__init__(CIFAR10_MEAN, CIFAR10_STD)
         self.whiten = nn.Conv2d(3, 2 * WHITENED_DIRECTIONS, 3)
         self.whiten.weight.requires_grad = False
