@@ -6,6 +6,7 @@ import argparse
 import os
 import shlex
 import signal
+import socket
 import sys
 from pathlib import Path
 from types import FrameType
@@ -54,20 +55,35 @@ def _serve(options: argparse.Namespace) -> int:
     except ValueError as exc:
         raise StartupError(str(exc)) from exc
     telemetry.configure(settings.log_format)
-    app = create_app(settings)
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,  # RequestLog writes it, with the request's id
-        server_header=False,
-        timeout_keep_alive=settings.keep_alive_ms // 1000,
-        timeout_graceful_shutdown=max(1, settings.drain_timeout_ms // 1000),
-    )
-    server = Server(config, app.state.classifier)
-    server.run()
+    with listen(settings.host, settings.port) as listener:  # before the models: a taken port is known at once
+        app = create_app(settings)
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,  # RequestLog writes it, with the request's id
+            server_header=False,
+            timeout_keep_alive=settings.keep_alive_ms // 1000,
+            timeout_graceful_shutdown=max(1, settings.drain_timeout_ms // 1000),
+        )
+        server = Server(config, app.state.classifier)
+        server.run(sockets=[listener])
     return 0 if server.started else 1
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; who connects early waits until the models are loaded.
+
+    Raises `StartupError` when the address can't be had.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=2048)
+    except OSError as exc:
+        reason = str(exc.strerror).partition(" (")[0]  # the rest repeats the address
+        raise StartupError(
+            f"Can't listen on {host} port {port}: {reason}. "
+            "Choose others with --host and --port (or CONVOY_HOST and CONVOY_PORT)."
+        ) from exc
 
 
 class Server(uvicorn.Server):

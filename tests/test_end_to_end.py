@@ -174,7 +174,10 @@ def test_a_port_that_is_taken_is_an_exit_status(models_dir: Path, tmp_path: Path
             check=False,
         )
     assert again.returncode == 1
-    assert "address already in use" in again.stderr
+    assert again.stderr == (
+        f"convoy: Can't listen on 127.0.0.1 port {port}: Address already in use. "
+        "Choose others with --host and --port (or CONVOY_HOST and CONVOY_PORT).\n"
+    )
 
 
 def test_cuda_without_a_device_is_one_sentence_and_an_exit_status(models_dir: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -15,6 +16,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's last flush complains
+        return 1
     except Interrupted as exc:
         print(exc, file=sys.stderr)
         return 130
@@ -87,7 +92,7 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from training import data
+    from training import data, report
     from training.export import export
 
     training_data = data.load_training_data(data.find_data(options.data))
@@ -98,6 +103,7 @@ def _export(options: argparse.Namespace) -> None:
         description=options.description,
         notes=tuple(options.note),
     )
+    print(report.table(metadata.evaluations[0]))
     print(
         f"Exported {options.model}: {metadata.macs / 1e6:.1f} million multiply-accumulates, temperature "
         f"{metadata.calibration.temperature:.3f}. Next: convoy-train evaluate {options.model} --record"

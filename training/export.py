@@ -113,7 +113,7 @@ def _fill(
         labels=saved.labels,
         temperature=temperature,
         split="validation",
-        command=f"convoy-train export RUN {target.parent.parent.name}/{name}/{number}",
+        command=f"convoy-train export runs/{saved.recipe}-{saved.config.seed} models/{name}/{number}",
     )
     metadata = ModelMetadata(
         name=name,

@@ -60,7 +60,8 @@ def orthogonal(matrix: Tensor, steps: int = 3) -> Tensor:
     for _ in range(steps):
         square = x @ x.T
         x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
-    return x.T if tall else x
+    result: Tensor = x.T if tall else x
+    return result
 
 
 def _sgd_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:

@@ -20,8 +20,12 @@ def test_every_setting_is_a_flag() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        (["serve", "--host", "nowhere.invalid"], "convoy: Can't listen on nowhere.invalid port 8000: "),
         (["serve", "--port", "x"], "convoy: --port (or CONVOY_PORT): "),
-        (["serve", "--models-dir", "/nowhere"], "convoy: The default model cifar10 can't be served from /nowhere"),
+        (
+            ["serve", "--port", "0", "--models-dir", "/nowhere"],
+            "convoy: The default model cifar10 can't be served from ",
+        ),
     ],
 )
 def test_what_keeps_it_from_starting_is_one_sentence(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +21,7 @@ def test_train_stop_resume_export_evaluate(
     assert main(["export", run, model, *data]) == 0
     assert main(["evaluate", model, *data, "--record"]) == 0
     output = capsys.readouterr().out
-    assert "validation" in output
+    assert "(validation split, single view, fp32 ONNX file)" in output
     assert "ECE, 15 bins" in output
     assert "convoy-train evaluate" in (Path(model) / "MODEL_CARD.md").read_text()
 
@@ -58,3 +61,20 @@ def test_a_run_is_not_overwritten(generated_data: Path, tmp_path: Path, capsys: 
     assert main(command) == 0
     assert main(command) == 1
     assert "holds a run already" in capsys.readouterr().err
+
+
+def test_a_reader_that_stops_early_is_no_traceback(tmp_path: Path) -> None:
+    model = Path(__file__).parents[2] / "models" / "tutorial-cnn" / "1"
+    script = (
+        "import sys, training.evaluate as e; from service.metadata import ModelMetadata as M; "
+        "e.evaluate_model = lambda folder, data: M.read(folder).evaluations[0]; "
+        "from training.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", script, "evaluate", str(model), "--data", str(tmp_path)]
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
-from training.architectures.plain_cnn import PlainCNN
-from training.optim import LR_SCHEDULES, OPTIMIZERS, Lookahead
+from training.architectures.plain_cnn import PlainCNN, Stage
+from training.optim import LR_SCHEDULES, OPTIMIZERS, Lookahead, Muon, orthogonal
 from training.recipes import RECIPES
 
 
 @pytest.mark.parametrize(
     ("name", "start", "peak_at", "end"),
-    [("constant", 1.0, 0.0, 1.0), ("triangle", 0.2, 0.23, 0.07), ("warm-up-linear", 0.2, 0.1, 0.0)],
+    [
+        ("constant", 1.0, 0.0, 1.0),
+        ("triangle", 0.2, 0.23, 0.07),
+        ("warm-up-linear", 0.2, 0.1, 0.0),
+        ("linear", 1.0, 0.0, 0.0),
+    ],
 )
 def test_schedules(name: str, start: float, peak_at: float, end: float) -> None:
     schedule = LR_SCHEDULES[name]
@@ -47,6 +54,46 @@ def test_every_optimizer_learns(name: str) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("shape", [(16, 144), (144, 16), (64, 576)])
+def test_orthogonal_keeps_the_singular_vectors_and_levels_the_values(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    levelled = left.T @ orthogonal(matrix, steps=5) @ right.T
+    assert ((levelled.diag() > 0.6) & (levelled.diag() < 1.3)).all()
+    assert torch.allclose(levelled, levelled.diag().diag(), atol=1e-3)
+
+
+def test_muon_without_orthogonal_is_nesterov_sgd() -> None:
+    torch.manual_seed(0)
+    mine, torchs = (nn.Parameter(torch.full((3, 2), 0.5)) for _ in range(2))
+    settings = {"lr": 0.1, "momentum": 0.8, "weight_decay": 0.01}
+    muon = Muon([{"params": [mine], **settings}], lr=0.1)
+    sgd = torch.optim.SGD([torchs], lr=0.1, momentum=0.8, weight_decay=0.01, nesterov=True)
+    for _ in range(5):
+        mine.grad = torchs.grad = torch.randn(3, 2)
+        muon.step()
+        sgd.step()
+    assert torch.allclose(mine, torchs)
+
+
+def test_muon_turns_filters_by_the_learning_rate_alone() -> None:
+    config = replace(RECIPES["cifar10"], optimizer="muon")
+    model = PlainCNN(10, widths=(16, 16, 16))
+    optimizer = OPTIMIZERS["muon"](model, config)
+    stage = model.stages[0]
+    assert isinstance(stage, Stage)
+    filters = stage.conv2.weight
+    steps = []
+    for size in (1e-3, 1e3):
+        filters.grad = size * torch.randn(filters.shape, generator=torch.Generator().manual_seed(0))
+        optimizer.state.clear()
+        before = filters.detach() * 4 / filters.detach().norm()  # √16 outputs
+        optimizer.step()
+        steps.append(float((filters.detach() - before).norm()) / config.muon_lr)
+    assert steps[0] == pytest.approx(steps[1], rel=1e-3)
+    assert 2.8 < steps[0] < 4.8  # √16, levelled roughly
 
 
 def test_lookahead_sets_the_fast_weights_back_to_the_average() -> None:
