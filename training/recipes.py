@@ -31,14 +31,15 @@ class TrainConfig:
 RECIPES: dict[str, TrainConfig] = {
     "cifar10": TrainConfig(
         architecture="plain-cnn",
-        epochs=24,
+        epochs=44,
         batch_size=1024,
         optimizer="muon",
-        lr=11.5,
+        lr=9.0,
+        muon_lr=0.1,
         lr_schedule="linear",
-        augmentations=("alternating-flip", "crop-4"),
+        augmentations=("alternating-flip", "crop-4", "cutout-12"),
         label_smoothing=0.1,
-        weight_decay=0.0153,
+        weight_decay=0.012,
     ),
     "tutorial-adam": TrainConfig(
         architecture="tutorial-cnn",
