@@ -34,6 +34,12 @@ def test_files_are_those_of_the_metadata(folder: Path) -> None:
         record.verify(folder)
 
 
+def test_files_tell_nothing_of_the_machine_that_made_them(folder: Path) -> None:
+    content = (folder / "model.onnx").read_bytes()
+    assert b'File "' not in content  # the exporter's stack traces
+    assert b"site-packages" not in content
+
+
 def test_the_card_is_the_one_its_metadata_makes(folder: Path) -> None:
     assert (folder / report.CARD).read_text() == report.card(ModelMetadata.read(folder))
 

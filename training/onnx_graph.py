@@ -79,10 +79,18 @@ def write_onnx(graph: InferenceGraph, path: Path, *, height: int, width: int, pr
     for value in (*model.graph.input, *model.graph.output):
         if value.type.tensor_type.shape.dim[0].dim_param != "batch":
             raise ExportError(f"The exporter froze the batch size of {value.name}; try another version of torch.")
+    _forget_source(model.graph)
     for key, text in properties.items():
         model.metadata_props.add(key=key, value=text)
     onnx.checker.check_model(model, full_check=True)
     onnx.save_model(model, str(path), save_as_external_data=False)
+
+
+def _forget_source(graph: onnx.GraphProto) -> None:
+    """Remove the stack traces, with this machine's paths, that the exporter leaves at every node and tensor."""
+    for item in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        del item.metadata_props[:]
+        item.doc_string = ""
 
 
 def run_onnx(path: Path, images: npt.NDArray[np.uint8], batch_size: int = 256) -> npt.NDArray[np.float32]:

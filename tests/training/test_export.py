@@ -78,6 +78,12 @@ def test_the_graph_is_the_one_promised(model: Path) -> None:
     assert {p.key for p in graph.metadata_props} == {"name", "version", "labels", "temperature"}
 
 
+def test_the_file_tells_nothing_of_the_machine_that_made_it(model: Path) -> None:
+    content = (model / "model.onnx").read_bytes()
+    for path in (Path(__file__).parents[2], Path(torch.__file__).parents[1]):
+        assert str(path).encode() not in content
+
+
 def test_probabilities_are_torchs(model: Path, finished: Path, data: TrainingData) -> None:
     saved = checkpoints.load(finished)
     temperature = ModelMetadata.read(model).calibration.temperature
