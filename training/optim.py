@@ -51,8 +51,8 @@ class Muon(Optimizer):
 def orthogonal(matrix: Tensor, steps: int = 3) -> Tensor:
     """Roughly the nearest matrix of the same shape (m, n) with orthonormal rows or columns.
 
-    A quintic Newton-Schulz iteration, with the coefficients of K. Jordan that reach a singular value near 1 in the
-    fewest steps and leave it anywhere in about 0.7 … 1.2.
+    A quintic Newton-Schulz iteration with K. Jordan's coefficients, which lift small singular values fast and let
+    large ones end loosely around 1. Three steps, as in that recipe, leave the smallest short of it.
     """
     x = matrix / (matrix.norm() + 1e-7)
     if tall := x.shape[0] > x.shape[1]:
