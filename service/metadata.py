@@ -87,14 +87,26 @@ class Evaluation(Record):
     command: str
 
 
+TrainingConfig = dict[str, str | int | float | bool | list[str] | None]
+
+
+class TeacherRecord(Record):
+    """A network whose answers were the targets."""
+
+    recipe: str
+    config: TrainingConfig
+    training: dict[str, str]
+
+
 class Provenance(Record):
     """Where the weights come from."""
 
     dataset: str
     recipe: str
-    config: dict[str, str | int | float | bool | list[str] | None]
+    config: TrainingConfig
     epochs: PositiveInt
     training: dict[str, str]
+    teachers: tuple[TeacherRecord, ...] = ()
     export: dict[str, str]
     created_at: str
 

@@ -6,9 +6,13 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from training.errors import Interrupted, TrainingError
 from training.recipes import RECIPES
+
+if TYPE_CHECKING:
+    from training.checkpoint import Teacher
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,6 +43,13 @@ def parser() -> argparse.ArgumentParser:
     _add_data(command)
     command.add_argument("--output", type=Path, help="the run's folder (default: runs/RECIPE-SEED)")
     command.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder")
+    command.add_argument(
+        "--teachers",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="finished runs to learn from (default: runs/RECIPE-0 each)",
+    )
     command.add_argument("--epochs", type=_positive, help="instead of the recipe's")
     command.add_argument("--seed", type=int, help="instead of the recipe's")
     command.add_argument("--max-steps", type=_positive, help="end after so many optimiser steps")
@@ -69,7 +80,7 @@ def _train(options: argparse.Namespace) -> None:
     precision = device.choose_precision(options.precision, chosen_device)
     if options.resume:
         saved = checkpoint.load(options.resume)
-        recipe, config, folder = saved.recipe, saved.config, options.resume
+        recipe, config, folder, teachers = saved.recipe, saved.config, options.resume, saved.teachers
     else:
         recipe = options.recipe
         config = loop.with_overrides(
@@ -80,7 +91,9 @@ def _train(options: argparse.Namespace) -> None:
             raise TrainingError(
                 f"{folder} holds a run already; go on with --resume {folder}, or choose another --output."
             )
-    run = loop.Run(recipe, config, data.load_training_data(data.find_data(options.data)), chosen_device, precision)
+        teachers = _load_teachers(recipe, options.teachers)
+    training_data = data.load_training_data(data.find_data(options.data))
+    run = loop.Run(recipe, config, training_data, chosen_device, precision, teachers)
     if options.resume:
         run.restore(saved)
     print(
@@ -89,6 +102,20 @@ def _train(options: argparse.Namespace) -> None:
     )
     loop.train(run, folder)
     print(f"Trained: {folder}. Next: convoy-train export {folder} models/NAME/VERSION")
+
+
+def _load_teachers(recipe: str, folders: list[Path] | None) -> tuple[Teacher, ...]:
+    from training import checkpoint
+
+    if folders is None:
+        folders = [Path("runs") / f"{teacher}-0" for teacher in RECIPES[recipe].teachers]
+        for folder, teacher in zip(folders, RECIPES[recipe].teachers, strict=True):
+            if not (folder / checkpoint.FILE_NAME).exists():
+                raise TrainingError(
+                    f"Recipe {recipe} learns from a finished run of {teacher}, and there is none in {folder}; make it "
+                    f"with: convoy-train train {teacher}, or name others with --teachers."
+                )
+    return tuple(checkpoint.load_teacher(folder) for folder in folders)
 
 
 def _export(options: argparse.Namespace) -> None:

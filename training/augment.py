@@ -73,6 +73,20 @@ class Cutout:
         return (position >= start) & (position < start + self.size)
 
 
+@dataclass(frozen=True)
+class Mixup:
+    """Blend each image with its neighbour in the batch, whose part is uniform up to `share` (H. Zhang et al., 2017).
+
+    The label no longer tells what is to be seen: for recipes with teachers, which do.
+    """
+
+    share: float
+
+    def __call__(self, images: Tensor, view: View) -> Tensor:
+        shares = self.share * torch.rand((len(images), 1, 1, 1), generator=view.generator).to(images.device)
+        return torch.lerp(images.float(), images.roll(1, 0).float(), shares).round().byte()
+
+
 def _reflect(index: Tensor, length: int) -> Tensor:
     """Fold positions beyond the border back inside, without repeating the border pixel."""
     index = index.abs()
@@ -85,4 +99,5 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "crop-4": RandomCrop(4),
     "cutout-8": Cutout(8),
     "cutout-12": Cutout(12),
+    "mixup": Mixup(0.5),
 }

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from training.architectures import ARCHITECTURES, Network
 from training.errors import CheckpointError
 from training.recipes import TrainConfig
 
@@ -26,6 +27,17 @@ class EpochRecord:
     loss: float
     validation_accuracy: float
     images_per_second: float
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What a finished run leaves to those that learn from it."""
+
+    recipe: str
+    config: TrainConfig
+    labels: tuple[str, ...]
+    model: dict[str, Tensor]
+    provenance: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,7 @@ class Checkpoint:
     grad_scaler: dict[str, Any]
     history: tuple[EpochRecord, ...]
     provenance: dict[str, str]
+    teachers: tuple[Teacher, ...] = ()  # whole, so that resuming needs nothing but this file
 
     @property
     def finished(self) -> bool:
@@ -56,6 +69,7 @@ def save(checkpoint: Checkpoint, run: Path) -> None:
     state = {field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)}
     state["config"] = dataclasses.asdict(checkpoint.config)
     state["history"] = [dataclasses.asdict(record) for record in checkpoint.history]
+    state["teachers"] = [dataclasses.asdict(teacher) for teacher in checkpoint.teachers]
     partial = run / (FILE_NAME + ".partial")
     try:
         run.mkdir(parents=True, exist_ok=True)
@@ -77,6 +91,27 @@ def load(run: Path) -> Checkpoint:
         state = torch.load(path, weights_only=True)  # never runs code from the file
         state["config"] = TrainConfig(**state["config"])
         state["history"] = tuple(EpochRecord(**record) for record in state["history"])
+        state["teachers"] = tuple(
+            Teacher(**{**teacher, "config": TrainConfig(**teacher["config"])}) for teacher in state.get("teachers", ())
+        )
         return Checkpoint(**state)
     except (OSError, RuntimeError, TypeError, KeyError, EOFError, pickle.UnpicklingError) as exc:
         raise CheckpointError(f"{path} is damaged or of another version; remove it and train again.") from exc
+
+
+def load_teacher(run: Path) -> Teacher:
+    """The finished run in the folder `run` as a teacher; raises `CheckpointError` when it is none."""
+    saved = load(run)
+    if not saved.finished:
+        raise CheckpointError(
+            f"{run} has done {saved.step:,} of {saved.total_steps:,} steps; finish it with: "
+            f"convoy-train train --resume {run}"
+        )
+    return Teacher(saved.recipe, saved.config, saved.labels, saved.model, saved.provenance)
+
+
+def network_of(saved: Checkpoint | Teacher) -> Network:
+    """The trained network, in eval mode on the CPU."""
+    network = ARCHITECTURES[saved.config.architecture](len(saved.labels))
+    network.load_state_dict(saved.model)
+    return network.eval()

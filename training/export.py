@@ -16,10 +16,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from service.metadata import Calibration, FileRecord, InputSpec, ModelMetadata, Provenance
+from service.metadata import (
+    Calibration,
+    FileRecord,
+    InputSpec,
+    ModelMetadata,
+    Provenance,
+    TeacherRecord,
+    TrainingConfig,
+)
 from training import checkpoint as checkpoints
 from training import golden, report
-from training.architectures import ARCHITECTURES, Network
+from training.architectures import Network
 from training.calibrate import fit_temperature
 from training.checkpoint import Checkpoint
 from training.data import TrainingData
@@ -29,6 +37,7 @@ from training.evaluate import evaluate_probabilities
 from training.loop import logits_of
 from training.onnx_graph import OPSET, InferenceGraph, count_macs, run_onnx, write_onnx
 from training.provenance import git_revision
+from training.recipes import TrainConfig
 
 GATE_IMAGES = 1_000
 GATE_BATCH_SIZES = (1, 2, 7, 256)
@@ -50,7 +59,7 @@ def export(
         )
     if target.exists():
         raise ExportError(f"{target} exists, and versions never change; export to the next version.")
-    network = load_network(saved)
+    network = checkpoints.network_of(saved)
     validation = data.validation
     temperature = fit_temperature(torch_logits(network, validation.images), validation.labels)
     graph = InferenceGraph(network, temperature)
@@ -64,13 +73,6 @@ def export(
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return metadata
-
-
-def load_network(saved: Checkpoint) -> Network:
-    """The trained network of a checkpoint, in eval mode on the CPU."""
-    network = ARCHITECTURES[saved.config.architecture](len(saved.labels))
-    network.load_state_dict(saved.model)
-    return network.eval()
 
 
 def torch_logits(network: Network, images: Tensor) -> Tensor:
@@ -154,13 +156,16 @@ def check_against_torch(onnx_file: Path, network: Network, temperature: float, i
 
 
 def _provenance(saved: Checkpoint) -> Provenance:
-    config = {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(saved.config).items()}
     return Provenance(
         dataset="CIFAR-10, 45,000 training images (5,000 more for validation)",
         recipe=saved.recipe,
-        config=config,
+        config=_plain(saved.config),
         epochs=len(saved.history),
         training=saved.provenance,
+        teachers=tuple(
+            TeacherRecord(recipe=teacher.recipe, config=_plain(teacher.config), training=teacher.provenance)
+            for teacher in saved.teachers
+        ),
         export={
             "git_revision": git_revision(),
             "opset": str(OPSET),
@@ -168,3 +173,7 @@ def _provenance(saved: Checkpoint) -> Provenance:
         },
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _plain(config: TrainConfig) -> TrainingConfig:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(config).items()}

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from training import checkpoint as checkpoints
 from training.architectures import ARCHITECTURES, Network
 from training.augment import AUGMENTATIONS, View
-from training.checkpoint import Checkpoint, EpochRecord
+from training.checkpoint import Checkpoint, EpochRecord, Teacher, network_of
 from training.data import Split, TrainingData
 from training.device import Precision
+from training.distill import Teachers
 from training.errors import CheckpointError, Interrupted
 from training.optim import LR_SCHEDULES, OPTIMIZERS, Lookahead
 from training.process import keep_freed_memory, stop_requests
@@ -31,8 +32,16 @@ class Run:
     """One training run: network, optimiser and the step they have reached."""
 
     def __init__(
-        self, recipe: str, config: TrainConfig, data: TrainingData, device: torch.device, precision: Precision
+        self,
+        recipe: str,
+        config: TrainConfig,
+        data: TrainingData,
+        device: torch.device,
+        precision: Precision,
+        teachers: tuple[Teacher, ...] = (),
     ) -> None:
+        """Raises `CheckpointError` when `teachers` are not those that `config` asks for, or know other classes."""
+        check_teachers(recipe, config, data, teachers)
         self.recipe, self.config, self.data, self.device, self.precision = (
             recipe,
             config,
@@ -47,6 +56,10 @@ class Run:
         self.history: list[EpochRecord] = []
         self.provenance = provenance(device, precision)  # of the start: the source may change while this runs
         self.model = build_network(config, data, device)
+        if config.start_from_teacher:
+            self.model.load_state_dict(teachers[0].model)
+        self.teachers = teachers
+        self.ensemble = Teachers([_on(device, network_of(teacher)) for teacher in teachers]) if teachers else None
         self.optimizer = OPTIMIZERS[config.optimizer](self.model, config)
         self.full_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.lookahead = Lookahead(self.model) if config.lookahead else None
@@ -67,6 +80,7 @@ class Run:
             grad_scaler=self.scaler.state_dict(),
             history=tuple(self.history),
             provenance=self.provenance,
+            teachers=self.teachers,
         )
 
     def restore(self, saved: Checkpoint) -> None:
@@ -135,15 +149,18 @@ def train_one_step(run: Run, indices: Tensor, epoch: int) -> float:
         run.data.train.images[indices].to(run.device),
         run.data.train.labels[indices].to(run.device),
     )
-    view = View(indices, epoch, config.seed, _generator(config.seed, run.step, stream=1))
+    generator = _generator(config.seed, run.step, stream=1)
+    view = View(indices, epoch, config.seed, generator)
     for name in config.augmentations:
         images = AUGMENTATIONS[name](images, view)
+    inputs = pixels(images)
     factor = LR_SCHEDULES[config.lr_schedule](through)
     for group, lr in zip(run.optimizer.param_groups, run.full_lrs, strict=True):
         group["lr"] = lr * factor
     with run.precision.autocast(run.device):
-        logits = run.model(pixels(images))
-    loss = nn.functional.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
+        targets = run.ensemble.targets(inputs, generator) if run.ensemble else labels
+        logits = run.model(inputs)
+    loss = nn.functional.cross_entropy(logits.float(), targets, label_smoothing=config.label_smoothing)
     run.optimizer.zero_grad(set_to_none=True)
     run.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     if epoch >= config.whiten_bias_epochs and (whiten := getattr(run.model, "whiten", None)) is not None:
@@ -179,7 +196,24 @@ def build_network(config: TrainConfig, data: TrainingData, device: torch.device)
     model = ARCHITECTURES[config.architecture](len(data.labels))
     with torch.no_grad():
         model.initialise((pixels(data.train.images[:WHITENING_IMAGES]) - model.mean) / model.std)
-    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return _on(device, model)
+
+
+def check_teachers(recipe: str, config: TrainConfig, data: TrainingData, teachers: tuple[Teacher, ...]) -> None:
+    """Raise `CheckpointError` unless a run of `config` on `data` can learn from `teachers`."""
+    if len(teachers) != len(config.teachers):
+        expected = " and ".join(config.teachers) or "none"
+        raise CheckpointError(
+            f"Recipe {recipe} learns from {len(config.teachers)} finished runs ({expected}); "
+            f"--teachers names {len(teachers)}."
+        )
+    if any(teacher.labels != data.labels for teacher in teachers):
+        raise CheckpointError("The teachers were trained on other classes; train them on this data first.")
+    if config.start_from_teacher and teachers[0].config.architecture != config.architecture:
+        raise CheckpointError(
+            f"Recipe {recipe} starts from its first teacher's weights, and that is a "
+            f"{teachers[0].config.architecture}, not a {config.architecture}."
+        )
 
 
 def pixels(images: Tensor) -> Tensor:
@@ -195,6 +229,10 @@ def with_overrides(config: TrainConfig, *, epochs: int | None, seed: int | None,
         seed=config.seed if seed is None else seed,
         max_steps=max_steps,
     )
+
+
+def _on(device: torch.device, model: Network) -> Network:
+    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def _generator(seed: int, counter: int, stream: int) -> torch.Generator:

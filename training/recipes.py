@@ -24,12 +24,28 @@ class TrainConfig:
     muon_momentum: float = 0.7
     lookahead: bool = False
     whiten_bias_epochs: int = 3
+    teachers: tuple[str, ...] = ()  # recipes whose finished runs give the targets, see `training.distill`
+    start_from_teacher: bool = False  # with the first teacher's weights, not with fresh ones
     seed: int = 0
     max_steps: int | None = None  # ends the run early; the lr schedule ends with it
 
 
 RECIPES: dict[str, TrainConfig] = {
     "cifar10": TrainConfig(
+        architecture="plain-cnn",
+        epochs=18,
+        batch_size=512,
+        optimizer="muon",
+        lr=4.0,
+        muon_lr=0.03,
+        lr_schedule="linear",
+        augmentations=("alternating-flip", "crop-4", "mixup"),
+        weight_decay=0.012,
+        whiten_bias_epochs=0,
+        teachers=("cifar10-teacher-44", "cifar10-teacher-24"),
+        start_from_teacher=True,
+    ),
+    "cifar10-teacher-44": TrainConfig(
         architecture="plain-cnn",
         epochs=44,
         batch_size=1024,
@@ -40,6 +56,18 @@ RECIPES: dict[str, TrainConfig] = {
         augmentations=("alternating-flip", "crop-4", "cutout-12"),
         label_smoothing=0.1,
         weight_decay=0.012,
+    ),
+    "cifar10-teacher-24": TrainConfig(
+        architecture="plain-cnn",
+        epochs=24,
+        batch_size=1024,
+        optimizer="muon",
+        lr=11.5,
+        muon_lr=0.2,
+        lr_schedule="linear",
+        augmentations=("alternating-flip", "crop-4"),
+        label_smoothing=0.1,
+        weight_decay=0.0153,
     ),
     "tutorial-adam": TrainConfig(
         architecture="tutorial-cnn",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from service.metadata import Evaluation, ModelMetadata
+from service.metadata import Evaluation, ModelMetadata, TeacherRecord
 
 CARD = "MODEL_CARD.md"
 
@@ -72,8 +72,26 @@ def card(metadata: ModelMetadata) -> str:
         *(f"| exported with: {key} | {value} |" for key, value in p.export.items()),
         f"| created | {p.created_at} |",
         "",
+        *_teachers(p.teachers),
     ]
     return "\n".join(lines)
+
+
+def _teachers(teachers: tuple[TeacherRecord, ...]) -> list[str]:
+    if not teachers:
+        return []
+    fields = [(f"`{t.recipe}`", t.config | {f"trained with: {k}": v for k, v in t.training.items()}) for t in teachers]
+    names = list(dict.fromkeys(name for _, values in fields for name in values))
+    return [
+        "## Teachers",
+        "",
+        "Not labels were the targets but what these networks say of the same pixels, seen both ways round.",
+        "",
+        "| | " + " | ".join(recipe for recipe, _ in fields) + " |",
+        "|---" * (len(fields) + 1) + "|",
+        *(f"| {name} | " + " | ".join(_plain(values.get(name, "–")) for _, values in fields) + " |" for name in names),
+        "",
+    ]
 
 
 def _evaluation_row(e: Evaluation) -> str:

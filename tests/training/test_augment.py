@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.augment import AUGMENTATIONS, Cutout, RandomCrop, View, alternating_flip
+from training.augment import AUGMENTATIONS, Cutout, Mixup, RandomCrop, View, alternating_flip
 
 
 def view(n: int, *, epoch: int = 0, seed: int = 0) -> View:
@@ -70,3 +70,14 @@ def test_cutout_greys_one_square(images: Tensor) -> None:
         assert 4 <= len(rows) <= 8
         assert 4 <= len(columns) <= 8
         assert mask.sum() == len(rows) * len(columns)
+
+
+def test_mixup_keeps_the_larger_part_of_each_image_and_adds_its_neighbour() -> None:
+    levels = torch.tensor([0, 200, 100, 50], dtype=torch.uint8)
+    images = levels.view(4, 1, 1, 1).expand(4, 8, 8, 3)
+    mixed = Mixup(0.5)(images, view(4))
+    shares = (mixed[:, 0, 0, 0].float() - levels) / (levels.roll(1).float() - levels)
+    assert torch.equal(mixed, mixed[:, :1, :1, :1].expand_as(mixed))  # one share for the whole image
+    assert bool((shares > 0).all())
+    assert bool((shares <= 0.51).all())
+    assert len(set(shares.tolist())) == 4

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from training import checkpoint as checkpoints
-from training.checkpoint import FILE_NAME, Checkpoint, EpochRecord
+from training.checkpoint import FILE_NAME, Checkpoint, EpochRecord, Teacher, load_teacher
 from training.errors import CheckpointError
 from training.recipes import RECIPES
 
@@ -29,6 +30,7 @@ def saved() -> Checkpoint:
         grad_scaler={},
         history=(EpochRecord(1, 0.5, 0.9, 100.0),),
         provenance={"torch": "2"},
+        teachers=(Teacher("a", RECIPES["cifar10-teacher-24"], ("a", "b"), {"w": torch.zeros(2)}, {"torch": "2"}),),
     )
 
 
@@ -38,6 +40,9 @@ def test_it_comes_back_as_it_was(saved: Checkpoint, tmp_path: Path) -> None:
     assert torch.equal(found.model["w"], saved.model["w"])
     assert (found.config, found.history, found.step) == (saved.config, saved.history, saved.step)
     assert not found.finished
+    (teacher,) = found.teachers
+    assert torch.equal(teacher.model["w"], torch.zeros(2))
+    assert replace(teacher, model={}) == replace(saved.teachers[0], model={})
 
 
 def test_a_failed_write_leaves_the_old_one(saved: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,3 +75,11 @@ def test_a_cut_off_checkpoint_is_one_sentence(saved: Checkpoint, tmp_path: Path)
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(CheckpointError):
         checkpoints.load(tmp_path)
+
+
+def test_only_a_finished_run_teaches(saved: Checkpoint, tmp_path: Path) -> None:
+    checkpoints.save(saved, tmp_path)
+    with pytest.raises(CheckpointError, match="3 of 9 steps; finish it with: convoy-train train --resume"):
+        load_teacher(tmp_path)
+    checkpoints.save(replace(saved, step=9), tmp_path)
+    assert load_teacher(tmp_path).recipe == "cifar10"

@@ -16,11 +16,12 @@ from service.metadata import ModelMetadata
 from training import checkpoint as checkpoints
 from training import export as export_module
 from training import golden, report
+from training.checkpoint import load_teacher
 from training.data import TrainingData, load_training_data
 from training.device import Precision
 from training.errors import ExportError, TrainingError
 from training.evaluate import evaluate_model, read_model, record
-from training.export import export, load_network, torch_logits
+from training.export import export, torch_logits
 from training.loop import Run, train
 from training.onnx_graph import run_onnx
 from training.recipes import RECIPES
@@ -42,8 +43,8 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def finished(shelf: Path, data: TrainingData, tmp_path: Path) -> Path:
     if not (shelf / "run").exists():
-        config = replace(RECIPES["cifar10"], batch_size=100, max_steps=50)
-        train(Run("cifar10", config, data, torch.device("cpu"), Precision.FP32), shelf / "run")
+        config = replace(RECIPES["cifar10-teacher-44"], batch_size=100, max_steps=50)
+        train(Run("cifar10-teacher-44", config, data, torch.device("cpu"), Precision.FP32), shelf / "run")
     return Path(shutil.copytree(shelf / "run", tmp_path / "run"))
 
 
@@ -61,7 +62,7 @@ def test_a_model_is_complete_and_says_what_it_is(model: Path) -> None:
     assert (metadata.name, metadata.version, metadata.input.height) == ("tiny", "1", 32)
     assert metadata.files["fp32"].verify(model)
     assert metadata.golden.verify(model)
-    assert metadata.provenance.config["lr"] == RECIPES["cifar10"].lr
+    assert metadata.provenance.config["lr"] == RECIPES["cifar10-teacher-44"].lr
     assert set(metadata.provenance.export) >= {"git_revision", "torch", "onnx", "opset"}
     assert [e.split for e in metadata.evaluations] == ["validation"]
     assert list(model.parent.iterdir()) == [model]  # no scaffolding is left
@@ -87,7 +88,7 @@ def test_the_file_tells_nothing_of_the_machine_that_made_it(model: Path) -> None
 def test_probabilities_are_torchs(model: Path, finished: Path, data: TrainingData) -> None:
     saved = checkpoints.load(finished)
     temperature = ModelMetadata.read(model).calibration.temperature
-    expected = torch.softmax(torch_logits(load_network(saved), data.train.images) / temperature, 1).numpy()
+    expected = torch.softmax(torch_logits(checkpoints.network_of(saved), data.train.images) / temperature, 1).numpy()
     got = run_onnx(model / "model.onnx", data.train.images.numpy(), 13)
     assert np.abs(got - expected).max() <= 1e-5
 
@@ -155,3 +156,16 @@ def test_a_model_of_other_classes_is_not_evaluated_on_cifar10(model: Path, gener
     (model / "metadata.json").write_text(json.dumps(document))
     with pytest.raises(TrainingError, match="not trained on CIFAR-10's classes"):
         evaluate_model(model, generated_data)
+
+
+def test_the_card_of_a_student_names_its_teachers(finished: Path, data: TrainingData, tmp_path: Path) -> None:
+    teacher = load_teacher(finished)
+    config = replace(RECIPES["cifar10"], batch_size=100, max_steps=2)
+    student = Run("cifar10", config, data, torch.device("cpu"), Precision.FP32, (teacher, teacher))
+    train(student, tmp_path / "student")
+    metadata = export(tmp_path / "student", tmp_path / "models" / "student" / "1", data)
+    assert [record.recipe for record in metadata.provenance.teachers] == ["cifar10-teacher-44"] * 2
+    assert metadata.provenance.teachers[0].config["max_steps"] == 50
+    card = (tmp_path / "models" / "student" / "1" / "MODEL_CARD.md").read_text()
+    assert "| | `cifar10-teacher-44` | `cifar10-teacher-44` |" in card
+    assert "| max_steps | 50 | 50 |" in card

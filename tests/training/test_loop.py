@@ -12,15 +12,17 @@ import torch
 
 from training import checkpoint as checkpoints
 from training import loop
+from training.checkpoint import Teacher, load_teacher
 from training.data import TrainingData, load_training_data
 from training.device import Precision
 from training.errors import CheckpointError, Interrupted
-from training.loop import Run, train
+from training.loop import Run, build_network, train
 from training.recipes import RECIPES, TrainConfig
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("narrow_networks")
 SMALL = {
+    "cifar10-teacher-44": replace(RECIPES["cifar10-teacher-44"], epochs=2, batch_size=100, max_steps=22),
     "cifar10": replace(RECIPES["cifar10"], epochs=2, batch_size=100, max_steps=22),
     "tutorial": replace(RECIPES["tutorial"], epochs=3, batch_size=300),
 }
@@ -34,7 +36,14 @@ def data(generated_data: Path) -> TrainingData:
 def run(
     recipe: str, data: TrainingData, config: TrainConfig | None = None, precision: Precision = Precision.FP32
 ) -> Run:
-    return Run(recipe, config or SMALL[recipe], data, CPU, precision)
+    config = config or SMALL[recipe]
+    teachers = tuple(untrained_teacher(seed, data) for seed in range(len(config.teachers)))
+    return Run(recipe, config, data, CPU, precision, teachers)
+
+
+def untrained_teacher(seed: int, data: TrainingData) -> Teacher:
+    config = replace(SMALL["cifar10-teacher-44"], seed=seed)
+    return Teacher("untrained", config, data.labels, build_network(config, data, CPU).state_dict(), {})
 
 
 def same_weights(one: Run, other: Run) -> bool:
@@ -43,7 +52,7 @@ def same_weights(one: Run, other: Run) -> bool:
 
 
 def test_a_run_learns(data: TrainingData, tmp_path: Path) -> None:
-    trained = run("cifar10", data)
+    trained = run("cifar10-teacher-44", data)
     train(trained, tmp_path)
     assert trained.history[-1].validation_accuracy > 0.3  # three times chance, after 22 steps
     assert [record.epoch for record in trained.history] == [1, 2]
@@ -80,8 +89,9 @@ def test_a_stopped_run_resumes_to_the_same_bits(
         with pytest.raises(Interrupted, match=f"after {stop_after} of"):
             train(run(recipe, data), tmp_path / "stopped")
 
-    resumed = run(recipe, data)
-    resumed.restore(checkpoints.load(tmp_path / "stopped"))
+    saved = checkpoints.load(tmp_path / "stopped")
+    resumed = Run(saved.recipe, saved.config, data, CPU, Precision.FP32, saved.teachers)
+    resumed.restore(saved)
     assert resumed.step == stop_after
     train(resumed, tmp_path / "stopped")
     assert same_weights(whole, resumed)
@@ -132,10 +142,41 @@ def test_other_data_is_refused_on_resuming(data: TrainingData, tmp_path: Path) -
 
 
 def test_the_whitening_bias_stops_learning_after_its_epochs(data: TrainingData, tmp_path: Path) -> None:
-    config = replace(SMALL["cifar10"], epochs=2, max_steps=None, whiten_bias_epochs=1, lookahead=False)
-    first = run("cifar10", data, replace(config, max_steps=18, lr_schedule="constant"))
+    config = replace(SMALL["cifar10-teacher-44"], epochs=2, max_steps=None, whiten_bias_epochs=1, lookahead=False)
+    first = run("cifar10-teacher-44", data, replace(config, max_steps=18, lr_schedule="constant"))
     train(first, tmp_path / "first")
-    second = run("cifar10", data, replace(config, lr_schedule="constant"))
+    second = run("cifar10-teacher-44", data, replace(config, lr_schedule="constant"))
     train(second, tmp_path / "second")
     assert torch.equal(first.model.state_dict()["whiten.bias"], second.model.state_dict()["whiten.bias"])
     assert not torch.equal(first.model.state_dict()["head.weight"], second.model.state_dict()["head.weight"])
+
+
+def test_a_student_starts_from_its_first_teacher_and_learns_what_the_teachers_know(
+    data: TrainingData, tmp_path: Path
+) -> None:
+    teacher = run("cifar10-teacher-44", data)
+    train(teacher, tmp_path / "teacher")
+    finished = load_teacher(tmp_path / "teacher")
+    config = replace(SMALL["cifar10"], teachers=("cifar10-teacher-44",))
+    warm = Run("cifar10", config, data, CPU, Precision.FP32, (finished,))
+    assert same_weights(warm, teacher)
+
+    wrong = replace(data, train=replace(data.train, labels=torch.zeros_like(data.train.labels)))
+    cold = Run("cifar10", replace(config, start_from_teacher=False), wrong, CPU, Precision.FP32, (finished,))
+    assert not same_weights(cold, teacher)
+    train(cold, tmp_path / "student")
+    assert cold.history[-1].validation_accuracy > 0.3  # as good as its teacher, and it has seen no label
+
+
+def test_teachers_must_be_those_of_the_recipe(data: TrainingData) -> None:
+    teacher = untrained_teacher(0, data)
+    with pytest.raises(CheckpointError, match=r"learns from 2 finished runs .*--teachers names 1"):
+        Run("cifar10", SMALL["cifar10"], data, CPU, Precision.FP32, (teacher,))
+    with pytest.raises(CheckpointError, match=r"learns from 0 finished runs .none"):
+        Run("tutorial", SMALL["tutorial"], data, CPU, Precision.FP32, (teacher,))
+    stranger = replace(teacher, labels=("cat", "dog"))
+    with pytest.raises(CheckpointError, match="other classes"):
+        Run("cifar10", SMALL["cifar10"], data, CPU, Precision.FP32, (teacher, stranger))
+    small = replace(teacher, config=replace(teacher.config, architecture="tutorial-cnn"))
+    with pytest.raises(CheckpointError, match="a tutorial-cnn, not a plain-cnn"):
+        Run("cifar10", SMALL["cifar10"], data, CPU, Precision.FP32, (small, teacher))

@@ -32,6 +32,7 @@ def test_train_stop_resume_export_evaluate(
         (["train", "--data", "/nowhere", "--output", "/nowhere/run"], "There is no CIFAR-10 at /nowhere"),
         (["train", "--resume", "/nowhere"], "There is no checkpoint in /nowhere"),
         (["train", "--precision", "fp16", "--device", "cpu"], "fp16 training needs CUDA"),
+        (["train", "cifar10", "--teachers", "/nowhere"], "There is no checkpoint in /nowhere"),
         (["export", "/nowhere", "models/x/1", "--data", "/nowhere"], "There is no CIFAR-10 at /nowhere"),
         (["evaluate", "/nowhere"], "/nowhere is not an exported model"),
     ],
@@ -61,6 +62,14 @@ def test_a_run_is_not_overwritten(generated_data: Path, tmp_path: Path, capsys: 
     assert main(command) == 0
     assert main(command) == 1
     assert "holds a run already" in capsys.readouterr().err
+
+
+def test_a_recipe_with_teachers_says_how_to_make_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "cifar10"]) == 1
+    assert "make it with: convoy-train train cifar10-teacher-44" in capsys.readouterr().err
 
 
 def test_a_reader_that_stops_early_is_no_traceback(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def test_schedules(name: str, start: float, peak_at: float, end: float) -> None:
 
 
 def test_norm_biases_learn_64_times_faster_and_decay_no_more() -> None:
-    config = RECIPES["cifar10"]
+    config = RECIPES["cifar10-teacher-44"]
     others, biases = OPTIMIZERS["sgd"](PlainCNN(), config).param_groups
     assert biases["lr"] == pytest.approx(64 * others["lr"])
     assert biases["lr"] * biases["weight_decay"] == pytest.approx(others["lr"] * others["weight_decay"])
@@ -45,7 +45,7 @@ def test_every_optimizer_learns(name: str) -> None:
     model = nn.Linear(4, 3)
     x = torch.randn(64, 4)
     y = x[:, :3].argmax(1)
-    optimizer = OPTIMIZERS[name](model, RECIPES["tutorial-adam" if name == "adam" else "cifar10"])
+    optimizer = OPTIMIZERS[name](model, RECIPES["tutorial-adam" if name == "adam" else "cifar10-teacher-44"])
     losses = []
     for _ in range(50):
         loss = nn.functional.cross_entropy(model(x), y)
@@ -79,7 +79,7 @@ def test_muon_without_orthogonal_is_nesterov_sgd() -> None:
 
 
 def test_muon_turns_filters_by_the_learning_rate_alone() -> None:
-    config = replace(RECIPES["cifar10"], optimizer="muon")
+    config = replace(RECIPES["cifar10-teacher-44"], optimizer="muon")
     model = PlainCNN(10, widths=(16, 16, 16))
     optimizer = OPTIMIZERS["muon"](model, config)
     stage = model.stages[0]

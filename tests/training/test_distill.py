@@ -1,0 +1,43 @@
+"""What teachers say, and that it is their mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from training.architectures import Network
+from training.distill import Teachers
+
+
+class Says(Network):
+    """Logits that depend on the left half of the image alone."""
+
+    def __init__(self, offset: float) -> None:
+        super().__init__((0, 0, 0), (1, 1, 1))
+        self.offset = offset
+
+    def classify(self, x: Tensor) -> Tensor:
+        left = x[:, :, :, : x.shape[3] // 2].mean((2, 3))
+        return 2 * left + self.offset * torch.arange(3)
+
+    def inference_layers(self) -> Iterator[nn.Module]:
+        return iter(())
+
+
+def test_targets_are_probabilities_of_one_teacher_and_one_mirror_image() -> None:
+    teachers, pixels = [Says(0), Says(1)], 255 * torch.rand(5, 3, 4, 4)
+    said = [teacher(view).softmax(1) for teacher in teachers for view in (pixels, pixels.flip(3))]
+    ensemble = Teachers(teachers)
+    drawn = [ensemble.targets(pixels, torch.Generator().manual_seed(seed)) for seed in range(400)]
+    counts = [sum(torch.equal(target, each) for target in drawn) for each in said]
+    assert sum(counts) == 400
+    assert all(60 < count < 140 for count in counts)  # a quarter each
+
+
+def test_teachers_no_longer_learn() -> None:
+    network = Says(0).train()
+    target = Teachers([network]).targets(torch.rand(1, 3, 4, 4, requires_grad=True), torch.Generator())
+    assert not network.training
+    assert not target.requires_grad
