@@ -15,6 +15,7 @@ from training.golden import pictures
 from training.onnx_graph import run_onnx
 
 ROOT = Path(__file__).parents[1]
+ACCURACY_BAR = {"cifar10/1": 0.935, "tutorial-cnn/1": 0.74}  # of 10,000 test images, one view
 FOLDERS = sorted(path.parent for path in ROOT.glob("models/*/*/metadata.json"))
 
 
@@ -50,9 +51,10 @@ def test_golden_samples_are_generated_and_come_out_as_recorded(folder: Path) -> 
         assert np.abs(run_onnx(folder / "model.onnx", arrays["images"]) - arrays["probabilities"]).max() <= 1e-4
 
 
-def test_the_test_split_was_measured_whole(folder: Path) -> None:
+def test_the_test_split_was_measured_whole_and_reaches_the_bar(folder: Path) -> None:
     (test,) = (e for e in ModelMetadata.read(folder).evaluations if e.split == "test")
     assert (test.images, test.precision) == (10_000, "fp32")
+    assert test.accuracy >= ACCURACY_BAR[f"{folder.parent.name}/{folder.name}"]
 
 
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the real CIFAR-10 is not here")

@@ -29,5 +29,5 @@ class Teachers:
         over steps it is that of the whole ensemble, at the price of one forward pass.
         """
         place = int(torch.randint(2 * len(self._networks), (), generator=generator))
-        logits = self._networks[place // 2](pixels.flip(3) if place % 2 else pixels)
+        logits: Tensor = self._networks[place // 2](pixels.flip(3) if place % 2 else pixels)
         return logits.float().softmax(1)

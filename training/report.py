@@ -85,7 +85,7 @@ def _teachers(teachers: tuple[TeacherRecord, ...]) -> list[str]:
     return [
         "## Teachers",
         "",
-        "Not labels were the targets but what these networks say of the same pixels, seen both ways round.",
+        "The student learned from what these networks say of the same pixels, seen both ways round, not from labels.",
         "",
         "| | " + " | ".join(recipe for recipe, _ in fields) + " |",
         "|---" * (len(fields) + 1) + "|",
