@@ -29,7 +29,7 @@ def test_train_stop_resume_export_evaluate(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["train", "--data", "/nowhere", "--output", "/nowhere/run"], "There is no CIFAR-10 at /nowhere"),
+        (["train", "tutorial", "--data", "/nowhere", "--output", "/nowhere/run"], "There is no CIFAR-10 at /nowhere"),
         (["train", "--resume", "/nowhere"], "There is no checkpoint in /nowhere"),
         (["train", "--precision", "fp16", "--device", "cpu"], "fp16 training needs CUDA"),
         (["train", "cifar10", "--teachers", "/nowhere"], "There is no checkpoint in /nowhere"),
