@@ -32,7 +32,10 @@ def test_train_stop_resume_export_evaluate(
         (["train", "tutorial", "--data", "/nowhere", "--output", "/nowhere/run"], "There is no CIFAR-10 at /nowhere"),
         (["train", "--resume", "/nowhere"], "There is no checkpoint in /nowhere"),
         (["train", "--precision", "fp16", "--device", "cpu"], "fp16 training needs CUDA"),
-        (["train", "cifar10", "--teachers", "/nowhere"], "There is no checkpoint in /nowhere"),
+        (
+            ["train", "cifar10", "--teachers", "/nowhere", "--output", "/nowhere/run"],
+            "There is no checkpoint in /nowhere",
+        ),
         (["export", "/nowhere", "models/x/1", "--data", "/nowhere"], "There is no CIFAR-10 at /nowhere"),
         (["evaluate", "/nowhere"], "/nowhere is not an exported model"),
     ],
