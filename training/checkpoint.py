@@ -99,14 +99,20 @@ def load(run: Path) -> Checkpoint:
         raise CheckpointError(f"{path} is damaged or of another version; remove it and train again.") from exc
 
 
-def load_teacher(run: Path) -> Teacher:
-    """The finished run in the folder `run` as a teacher; raises `CheckpointError` when it is none."""
+def load_finished(run: Path) -> Checkpoint:
+    """Read the checkpoint of a run that has done all its steps; raises `CheckpointError` when it has not."""
     saved = load(run)
     if not saved.finished:
         raise CheckpointError(
             f"{run} has done {saved.step:,} of {saved.total_steps:,} steps; finish it with: "
             f"convoy-train train --resume {run}"
         )
+    return saved
+
+
+def load_teacher(run: Path) -> Teacher:
+    """The finished run in the folder `run` as a teacher; raises `CheckpointError` when it is none."""
+    saved = load_finished(run)
     return Teacher(saved.recipe, saved.config, saved.labels, saved.model, saved.provenance)
 
 

@@ -49,14 +49,9 @@ def export(
 ) -> ModelMetadata:
     """Export the finished run in `run` to `target` = models/<name>/<version>.
 
-    Raises `ExportError` when the run is unfinished, the version exists, or ONNX and torch disagree.
+    Raises `CheckpointError` for an unfinished run, `ExportError` when the version exists or ONNX and torch disagree.
     """
-    saved = checkpoints.load(run)
-    if not saved.finished:
-        raise ExportError(
-            f"{run} has done {saved.step:,} of {saved.total_steps:,} steps; finish it with: "
-            f"convoy-train train --resume {run}"
-        )
+    saved = checkpoints.load_finished(run)
     if target.exists():
         raise ExportError(f"{target} exists, and versions never change; export to the next version.")
     network = checkpoints.network_of(saved)

@@ -19,7 +19,7 @@ from training import golden, report
 from training.checkpoint import load_teacher
 from training.data import TrainingData, load_training_data
 from training.device import Precision
-from training.errors import ExportError, TrainingError
+from training.errors import CheckpointError, ExportError, TrainingError
 from training.evaluate import evaluate_model, read_model, record
 from training.export import export, torch_logits
 from training.loop import Run, train
@@ -112,7 +112,7 @@ def test_an_export_that_computes_something_else_writes_nothing(
 def test_an_unfinished_run_is_not_exported(finished: Path, data: TrainingData, tmp_path: Path) -> None:
     saved = checkpoints.load(finished)
     checkpoints.save(replace(saved, step=saved.step - 1), finished)
-    with pytest.raises(ExportError, match="49 of 50 steps; finish it with: convoy-train train --resume"):
+    with pytest.raises(CheckpointError, match="49 of 50 steps; finish it with: convoy-train train --resume"):
         export(finished, tmp_path / "models" / "tiny" / "1", data)
 
 
