@@ -14,6 +14,8 @@ from training.recipes import RECIPES
 if TYPE_CHECKING:
     from training.checkpoint import Teacher
 
+STARTING = ("output", "teachers", "epochs", "seed", "max_steps")  # options that decide what a new run is
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; errors that the user can mend are one sentence on stderr and exit status 1."""
@@ -79,6 +81,11 @@ def _train(options: argparse.Namespace) -> None:
     chosen_device = device.choose_device(options.device)
     precision = device.choose_precision(options.precision, chosen_device)
     if options.resume:
+        given = [name for name in STARTING if getattr(options, name) is not None]
+        if given:
+            raise TrainingError(
+                f"--resume goes on with a run as it was started; leave out --{given[0].replace('_', '-')}."
+            )
         saved = checkpoint.load(options.resume)
         recipe, config, folder, teachers = saved.recipe, saved.config, options.resume, saved.teachers
     else:

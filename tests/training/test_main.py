@@ -31,6 +31,8 @@ def test_train_stop_resume_export_evaluate(
     [
         (["train", "tutorial", "--data", "/nowhere", "--output", "/nowhere/run"], "There is no CIFAR-10 at /nowhere"),
         (["train", "--resume", "/nowhere"], "There is no checkpoint in /nowhere"),
+        (["train", "--resume", "/nowhere", "--max-steps", "9"], "as it was started; leave out --max-steps"),
+        (["train", "--resume", "/nowhere", "--teachers", "/x"], "as it was started; leave out --teachers"),
         (["train", "--precision", "fp16", "--device", "cpu"], "fp16 training needs CUDA"),
         (
             ["train", "cifar10", "--teachers", "/nowhere", "--output", "/nowhere/run"],
