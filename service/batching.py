@@ -1,166 +1,233 @@
-"""Requests' rows → batches for the engine → each request's own probabilities, in order.
+"""Requests' rows → batches for the engine → each request's own answer, row by row, in order.
 
-The queue is bounded in rows; a batch closes as soon as the engine is free (delay 0) or after `max_queue_delay_ms`,
-counted from when the oldest row came. A request leaves the queue when its caller gives up. A batch that fails is
-halved until only the guilty requests fail. Raises `Overloaded`, `Draining`, or what the engine raised.
+A batch closes when the engine is free, when it is full, or when its oldest row has waited `max_queue_delay_ms` since it
+was enqueued; what comes while the engine is busy joins the next one. A request that is cancelled or late leaves the
+queue at once. A batch that fails is halved until only the guilty rows fail. Raises `Overloaded`, `Draining`,
+`DeadlineExceeded` and `InferenceFailed`. Nothing here polls: arrivals, answers and timers are all that moves it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import math
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 
-from service.errors import Draining, InferenceFailed, Overloaded, ServiceError
+from service.errors import DeadlineExceeded, Draining, InferenceFailed, Overloaded, ServiceError
+from service.pace import Pace
+from service.queueing import Answer, Priority, Queue, Request, Slice, halves
 from service.types import Probabilities, Rows
 
-Infer = Callable[[Rows], Probabilities]
+Run = Callable[[Rows], Awaitable[Probabilities]]
 logger = logging.getLogger(__name__)
 
 
-@dataclass(eq=False, slots=True)
-class Waiting:
-    """Rows of one request, at most one batch of them."""
-
-    rows: Rows
-    enqueued: float  # of the event loop's monotonic clock
-    answer: asyncio.Future[Probabilities]
-
-
 class DynamicBatcher:
-    """One queue and one thread for one engine. Create it inside the event loop that it serves."""
+    """One queue for one engine, which runs one batch at a time. Create it inside the event loop that it serves."""
 
     def __init__(
-        self, infer: Infer, *, max_batch_size: int, max_queue_delay_ms: float = 0, queue_capacity: int = 4096
+        self,
+        run: Run,
+        *,
+        max_batch_size: int,
+        batch_sizes: Sequence[int] = (),  # ascending; the engine pads to the next of them; none: it takes any
+        max_queue_delay_ms: float = 0,
+        queue_capacity: int = 4096,  # rows
+        queue_bytes: int = 256 << 20,
     ) -> None:
-        self._infer, self._max_batch_size, self._capacity = infer, max_batch_size, queue_capacity
-        self._delay_s = max_queue_delay_ms / 1000
-        self._queue: deque[Waiting] = deque()
+        self._run, self._max_batch_size, self._batch_sizes = run, max_batch_size, batch_sizes
+        self._delay_s, self._capacity, self._capacity_bytes = max_queue_delay_ms / 1000, queue_capacity, queue_bytes
         self._loop = asyncio.get_running_loop()
-        self._changed = asyncio.Event()
-        self._accepting = True
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
-        self._task = self._loop.create_task(self._run())
+        self._queue = Queue()
+        self._pace = Pace()
+        self._running: asyncio.Task[None] | None = None
+        self._run_began, self._run_rows, self._run_failed = 0.0, 0, False
+        self._woken = False
+        self._delay_timer: asyncio.TimerHandle | None = None
+        self._stopping: asyncio.Event | None = None  # set once nothing waits
+        self._broken = False
+        self.closed: Counter[str] = Counter()  # why batches closed: full, idle, delay, drain
 
     @property
     def queued_rows(self) -> int:
         """Rows that wait for the engine."""
-        return sum(len(waiting.rows) for waiting in self._queue)
+        return self._queue.rows
+
+    @property
+    def queued_bytes(self) -> int:
+        """Their pixels."""
+        return self._queue.bytes
 
     @property
     def alive(self) -> bool:
-        """Whether the loop that forms batches still runs."""
-        return not self._task.done()
+        """False once forming batches itself has failed; nothing is answered from then on."""
+        return not self._broken
 
-    async def submit(self, rows: Rows) -> Probabilities:
-        """Probabilities (N, classes) of uint8 rows (N, H, W, 3), N ≥ 1; a caller that is cancelled leaves the queue."""
-        if not self._accepting or not self.alive:
-            raise Draining("The service is stopping; send the request to another instance, or again in a moment.")
-        if self.queued_rows + len(rows) > self._capacity:
-            raise Overloaded("Too many images are waiting; try again in a moment, or send fewer at a time.")
-        parts = [
-            Waiting(rows[start : start + self._max_batch_size], self._loop.time(), self._loop.create_future())
-            for start in range(0, len(rows), self._max_batch_size)
-        ]
-        self._queue.extend(parts)
-        self._changed.set()
+    def seconds_until(self, rows: int, priority: Priority = Priority.INTERACTIVE) -> float:
+        """When `rows` more rows would be answered, by the measured pace."""
+        running = 0.0
+        if self._running is not None:
+            elapsed = self._loop.time() - self._run_began
+            running = max(0.0, self._pace.seconds(self._run_rows, self._max_batch_size) - elapsed)
+        return running + self._pace.seconds(self._queue.rows_before(priority) + rows, self._max_batch_size)
+
+    async def submit(
+        self, rows: Rows, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None
+    ) -> Answer:
+        """The answer for uint8 rows (N, H, W, 3), N ≥ 1; a caller that is cancelled leaves the queue.
+
+        `deadline` is on the event loop's clock. Raises `DeadlineExceeded` when it is over, and at once when it can't
+        be met; `InferenceFailed` only when every row failed.
+        """
+        self._admit(rows, priority, deadline)
+        request = Request(rows, priority, self._loop.time(), self._loop.create_future(), unanswered=len(rows))
+        if deadline is not None:
+            request.timer = self._loop.call_at(deadline, self._expire, request)
+        self._queue.add(request)
+        self._wake()
         try:
-            return np.concatenate(await asyncio.gather(*(part.answer for part in parts)))
+            return await request.answer
         finally:
-            for part in parts:
-                part.answer.cancel()
-                if part in self._queue:
-                    self._queue.remove(part)
+            self._leave(request)
+
+    def _admit(self, rows: Rows, priority: Priority, deadline: float | None) -> None:
+        if self._broken:
+            raise InferenceFailed("The service failed; send the request to another instance.")
+        if self._stopping:
+            raise Draining("The service is stopping; send the request to another instance, or again in a moment.")
+        queued_bytes = self.queued_bytes  # none: a request of any size may come, or a large one could never run
+        if self.queued_rows + len(rows) > self._capacity or (
+            queued_bytes and queued_bytes + rows.nbytes > self._capacity_bytes
+        ):
+            raise Overloaded(
+                "Too many images are waiting; try again in a moment, or send fewer at a time.",
+                retry_after_s=math.ceil(self.seconds_until(len(rows), priority)),
+            )
+        if deadline is not None and self._loop.time() + self.seconds_until(len(rows), priority) > deadline:
+            raise DeadlineExceeded(
+                "The request can't be answered in its time with what waits before it; "
+                "allow more time, send fewer images, or try again later."
+            )
+
+    def _expire(self, request: Request) -> None:
+        self._leave(request)
+        request.fail(
+            DeadlineExceeded("The request's time was up before its prediction; allow more time or send fewer images.")
+        )
+
+    def _leave(self, request: Request) -> None:
+        self._queue.remove(request)
+        if request.timer:
+            request.timer.cancel()
 
     async def stop(self, timeout_s: float) -> None:
         """Take nothing more, finish what waits, and after `timeout_s` refuse the rest."""
-        self._accepting = False
-        self._changed.set()
-        await asyncio.wait([self._task], timeout=timeout_s)
-        self._task.cancel()
-        self._refuse_all(
-            Draining("The service stopped before the image's turn came; send it again to another instance.")
-        )
-        self._thread.shutdown(wait=False)
-
-    async def _run(self) -> None:
+        self._stopping = asyncio.Event()
+        self._wake()
         try:
-            while self._accepting or self._queue:
-                if not self._queue:
-                    self._changed.clear()
-                    await self._changed.wait()
-                    continue
-                await self._let_it_fill()
-                await self._answer(self._take())
-        except Exception:  # must never happen; readiness shows it when it does
-            logger.exception("the batching loop died")
-            self._refuse_all(InferenceFailed("The service failed; send the request to another instance."))
-            raise
+            async with asyncio.timeout(timeout_s):
+                await self._stopping.wait()
+        except TimeoutError:
+            if self._running:
+                self._running.cancel()
+            self._queue.refuse_all(
+                Draining("The service stopped before the image's turn came; send it again to another instance.")
+            )
 
-    async def _let_it_fill(self) -> None:
-        """With a queue delay, wait for more rows until the batch is full or its oldest row has waited long enough."""
-        while self._queue and self._accepting and self.queued_rows < self._max_batch_size:
-            left = self._queue[0].enqueued + self._delay_s - self._loop.time()
-            if left <= 0:
-                return
-            self._changed.clear()
-            try:
-                async with asyncio.timeout(left):
-                    await self._changed.wait()
-            except TimeoutError:
-                return
+    def _wake(self) -> None:
+        """Look for a batch once everything that arrives in this turn of the event loop has arrived."""
+        if not self._woken:
+            self._woken = True
+            self._loop.call_soon(self._start_batch)
 
-    def _take(self) -> list[Waiting]:
-        batch: list[Waiting] = []
-        room = self._max_batch_size
-        while self._queue and len(self._queue[0].rows) <= room:
-            room -= len(self._queue[0].rows)
-            batch.append(self._queue.popleft())
-        return batch
-
-    async def _answer(self, batch: list[Waiting]) -> None:
-        batch = [waiting for waiting in batch if not waiting.answer.done()]
-        if not batch:
+    def _start_batch(self) -> None:
+        self._woken = False
+        if self._running is not None:
             return
-        rows = batch[0].rows if len(batch) == 1 else np.concatenate([waiting.rows for waiting in batch])
+        if (reason := self._reason_to_close()) is not None:
+            batch = self._queue.take(self._size_for(self.queued_rows))
+            self.closed[reason] += 1
+            self._run_began, self._run_rows, self._run_failed = self._loop.time(), sum(map(len, batch)), False
+            self._running = self._loop.create_task(self._answer(batch))
+            self._running.add_done_callback(lambda task: self._finished(task, batch))
+        elif self._stopping and not self.queued_rows:
+            self._stopping.set()
+
+    def _reason_to_close(self) -> str | None:
+        """Why a batch should run now; where only time is missing, a timer looks again."""
+        queued = self.queued_rows
+        if not queued:
+            return None
+        if queued >= self._max_batch_size:
+            return "full"
+        if self._stopping:
+            return "drain"
+        if not self._delay_s:
+            return "idle"
+        due = self._delay_s + (self._queue.oldest or 0.0)
+        if due <= self._loop.time():
+            return "delay"
+        if self._delay_timer:
+            self._delay_timer.cancel()
+        self._delay_timer = self._loop.call_at(due, self._start_batch)
+        return None
+
+    def _size_for(self, queued: int) -> int:
+        """How many of the queued rows to run: all that fit, unless most of the batch would be padding."""
+        size = min(queued, self._max_batch_size)
+        above = next((allowed for allowed in self._batch_sizes if allowed >= size), size)
+        below = max((allowed for allowed in self._batch_sizes if allowed <= size), default=size)
+        return below if size * 2 < above else size
+
+    async def _answer(self, batch: list[Slice]) -> None:
+        """Run the batch and settle each of its slices; a failing one is halved."""
+        rows = batch[0].rows if len(batch) == 1 else np.concatenate([piece.rows for piece in batch])
+        outcome: Probabilities | ServiceError
         try:
-            probabilities = await self._loop.run_in_executor(self._thread, self._infer, rows)
-        except asyncio.CancelledError:  # stopped in the middle: nobody else will answer these
-            for waiting in batch:
-                _fail(waiting, _stopped())
-            raise
+            outcome = await self._run(rows)
+            if len(outcome) != len(rows):
+                raise InferenceFailed("The model did not give one answer per image.")
         except Exception as exc:
-            if len(batch) == 1:
-                _fail(batch[0], exc)
-            else:
-                middle = len(batch) // 2
-                await self._answer(batch[:middle])
-                await self._answer(batch[middle:])
-            return
+            self._run_failed = True
+            if len(rows) > 1:
+                for half in halves(batch, len(rows) // 2):
+                    if half := [piece for piece in half if not piece.request.answer.done()]:
+                        await self._answer(half)
+                return
+            if not isinstance(exc, ServiceError):
+                logger.exception("the engine failed on a row")
+                exc = InferenceFailed("The model failed on this image; tell the operator the request id if it repeats.")
+            outcome = exc
         start = 0
-        for waiting in batch:
-            end = start + len(waiting.rows)
-            if not waiting.answer.done():
-                waiting.answer.set_result(probabilities[start:end])
-            start = end
+        for piece in batch:
+            stop = start + len(piece)
+            piece.request.settle(
+                piece.start, outcome if isinstance(outcome, ServiceError) else outcome[start:stop], len(piece)
+            )
+            start = stop
 
-    def _refuse_all(self, error: ServiceError) -> None:
-        while self._queue:
-            _fail(self._queue.popleft(), error)
+    def _finished(self, task: asyncio.Task[None], batch: list[Slice]) -> None:
+        """The engine is free again. Anything but a clean end of the batch ends its requests too."""
+        self._running = None
+        if task.cancelled():
+            _fail(batch, Draining("The service stopped before it had an answer; send the request to another instance."))
+        elif (exc := task.exception()) is not None:
+            logger.critical("batching failed; nothing is answered from now on", exc_info=exc)
+            self._broken = True
+            error = InferenceFailed("The service failed; send the request to another instance.")
+            _fail(batch, error)
+            self._queue.refuse_all(error)
+        elif not self._run_failed:
+            self._pace.observe(self._run_rows, self._loop.time() - self._run_began)
+        self._start_batch()
 
 
-def _stopped() -> Draining:
-    return Draining("The service stopped before it had an answer; send the request again to another instance.")
-
-
-def _fail(waiting: Waiting, error: Exception) -> None:
-    if not waiting.answer.done():
-        waiting.answer.set_exception(error)
+def _fail(batch: list[Slice], error: ServiceError) -> None:
+    for piece in batch:
+        piece.request.fail(error)
 
 
 BATCHERS: dict[str, type[DynamicBatcher]] = {"dynamic": DynamicBatcher}

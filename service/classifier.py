@@ -13,6 +13,7 @@ from service.errors import DeadlineExceeded, InvalidImage, NotReady, Overloaded,
 from service.metadata import InputSpec
 from service.prediction import Prediction
 from service.preprocessing import fit
+from service.queueing import Priority
 from service.repository import LoadedModel, ModelRepository
 from service.settings import Settings
 from service.types import RGBImage
@@ -39,8 +40,9 @@ class Classifier:
         model: str | None = None,
         version: str | None = None,
         deadline: float | None = None,
+        priority: Priority = Priority.INTERACTIVE,
     ) -> list[Prediction | ServiceError]:
-        """One prediction or `InvalidImage` per picture, in order.
+        """One prediction, `InvalidImage` or `InferenceFailed` per picture, in order.
 
         `deadline` is on the running event loop's clock. Raises `ModelNotFound`, `Overloaded`, `DeadlineExceeded`,
         `Draining` or `InferenceFailed` for the request as a whole.
@@ -49,17 +51,21 @@ class Classifier:
         try:
             async with asyncio.timeout_at(deadline):
                 rows = await self._prepare(pictures, chosen.metadata.input)
-                good = [row for row in rows if not isinstance(row, InvalidImage)]
-                probabilities = iter(
-                    await self._batchers[chosen.identity.digest].submit(np.stack(good)) if good else ()
-                )
         except TimeoutError as exc:
             raise DeadlineExceeded(
-                "The request's time was up before its prediction; allow more time or send fewer images."
+                "The request's time was up before its images were decoded; allow more time or send fewer images."
             ) from exc
-        return [
-            row if isinstance(row, InvalidImage) else Prediction(chosen.identity, next(probabilities)) for row in rows
-        ]
+        good = [row for row in rows if not isinstance(row, InvalidImage)]
+        if not good:
+            return [row for row in rows if isinstance(row, InvalidImage)]
+        answer = await self._batchers[chosen.identity.digest].submit(
+            np.stack(good), priority=priority, deadline=deadline
+        )
+        outcomes = iter(
+            answer.failures.get(i) or Prediction(chosen.identity, probabilities)
+            for i, probabilities in enumerate(answer.probabilities)
+        )
+        return [row if isinstance(row, InvalidImage) else next(outcomes) for row in rows]
 
     def choose(self, model: str | None, version: str | None) -> LoadedModel:
         """The model that answers a request; raises `ModelNotFound`."""
@@ -86,10 +92,12 @@ class Classifier:
         for versions in self.repository.models.values():
             for loaded in versions.values():
                 self._batchers[loaded.identity.digest] = BATCHERS["dynamic"](
-                    loaded.engine.infer,
+                    loaded.engine.run,
                     max_batch_size=loaded.engine.max_batch_size,
+                    batch_sizes=loaded.engine.padded_sizes,
                     max_queue_delay_ms=self._settings.max_queue_delay_ms,
                     queue_capacity=self._settings.queue_capacity,
+                    queue_bytes=self._settings.queue_bytes,
                 )
         await self._check_all()
         self._heartbeat = asyncio.create_task(self._watch())
@@ -102,6 +110,9 @@ class Classifier:
         await asyncio.gather(
             *(batcher.stop(self._settings.drain_timeout_ms / 1000) for batcher in self._batchers.values())
         )
+        for versions in self.repository.models.values():
+            for loaded in versions.values():
+                loaded.engine.close()
 
     def check_ready(self) -> None:
         """Raise `NotReady` unless the default model's last inference, at most two heartbeats ago, was good."""

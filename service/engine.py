@@ -6,10 +6,12 @@ can't be had raises `StartupError` where it was demanded; a batch that fails rai
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,7 +58,7 @@ PROVIDERS: dict[str, Provider] = {
 
 
 class Engine:
-    """One model on one device. `infer` is for one thread at a time."""
+    """One model on one device, with a thread of its own: ONNX Runtime lets go of the GIL, so the event loop goes on."""
 
     def __init__(
         self,
@@ -74,7 +76,13 @@ class Engine:
         self._row_shape, self._classes = (height, width, 3), classes
         self.max_batch_size = max_batch_size
         self._batch_sizes = self._provider.batch_sizes(max_batch_size)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._check_signature()
+
+    @property
+    def padded_sizes(self) -> tuple[int, ...]:
+        """The only batch sizes that run as they are, ascending; others are padded. Empty where every size does."""
+        return self._batch_sizes if self._provider.pads else ()
 
     @property
     def provider(self) -> str:
@@ -85,6 +93,14 @@ class Engine:
         """Run every batch size that requests will meet, so that none of them pays for the first time."""
         for size in self._batch_sizes:
             self.infer(np.zeros((size, *self._row_shape), np.uint8))
+
+    async def run(self, rows: Rows) -> Probabilities:
+        """`infer`, on the engine's thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self.infer, rows)
+
+    def close(self) -> None:
+        """Let the thread end; a batch that runs is finished first, but not waited for."""
+        self._thread.shutdown(wait=False)
 
     def infer(self, rows: Rows) -> Probabilities:
         """uint8 (N, H, W, 3) → float32 (N, classes), N ≤ max_batch_size; raises `InferenceFailed`."""

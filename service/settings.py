@@ -39,6 +39,7 @@ class Settings(BaseSettings):
     max_batch_size: int = Field(128, gt=0, description="most images in one inference")
     max_queue_delay_ms: float = Field(0, ge=0, description="how long a batch may wait to fill while the engine is free")
     queue_capacity: int = Field(4096, gt=0, description="images that may wait; beyond that requests get 503")
+    queue_bytes: int = Field(256 * MIB, gt=0, description="and how many bytes of pixels they may have together")
     request_timeout_ms: int = Field(
         30_000, gt=0, description="deadline of requests that set none, and the longest they may set"
     )

@@ -1,10 +1,9 @@
-"""Rows → batches → each request's own answer, whatever its neighbours do."""
+"""Rows → batches → each request's own answer, whatever its neighbours do. All of it in virtual time."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Iterator
+from collections.abc import Coroutine
 
 import numpy as np
 import pytest
@@ -12,8 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.batching import BATCHERS, DynamicBatcher
-from service.errors import Draining, InferenceFailed, Overloaded
+from service.errors import DeadlineExceeded, Draining, InferenceFailed, Overloaded
+from service.queueing import Answer, Priority
 from service.types import Probabilities, Rows
+from tests.virtual_time import run
+
+POISON = 255
 
 
 def rows(*values: int) -> Rows:
@@ -21,33 +24,23 @@ def rows(*values: int) -> Rows:
     return np.array(values, np.uint8).reshape(-1, 1, 1, 1) * np.ones((1, 2, 2, 3), np.uint8)
 
 
-def answer(batch: Rows) -> Probabilities:
-    """Each row's own value, so that an answer shows whose it is."""
-    return batch[:, 0, 0, :1].astype(np.float32)
+def values(answer: Answer) -> list[int]:
+    """The values that came back: each row's answer is its own value, so it shows whose it is."""
+    return [int(value) for value in answer.probabilities[:, 0]]
 
 
-class Gate:
-    """An engine that waits until it is let go, and remembers its batches."""
+class Engine:
+    """Takes `per_batch + per_row · rows` virtual seconds, fails when a row is poison, and remembers its batches."""
 
-    def __init__(self) -> None:
-        self.open, self.entered, self.sizes = threading.Event(), threading.Semaphore(0), list[int]()
+    def __init__(self, per_batch: float = 0.0, per_row: float = 0.0) -> None:
+        self.per_batch, self.per_row, self.sizes = per_batch, per_row, list[int]()
 
-    def __call__(self, batch: Rows) -> Probabilities:
+    async def __call__(self, batch: Rows) -> Probabilities:
         self.sizes.append(len(batch))
-        self.entered.release()
-        assert self.open.wait(10)
-        return answer(batch)
-
-    async def busy(self) -> None:
-        """Until the engine has taken one more batch."""
-        await asyncio.to_thread(self.entered.acquire)
-
-
-@pytest.fixture
-def gate() -> Iterator[Gate]:
-    gate = Gate()
-    yield gate
-    gate.open.set()
+        await asyncio.sleep(self.per_batch + self.per_row * len(batch))
+        if (batch == POISON).any():
+            raise InferenceFailed("poison")
+        return batch[:, 0, 0, :1].astype(np.float32)
 
 
 @pytest.fixture(params=list(BATCHERS.values()), ids=list(BATCHERS))
@@ -55,190 +48,396 @@ def batcher_cls(request: pytest.FixtureRequest) -> type[DynamicBatcher]:
     return request.param  # type: ignore[no-any-return]
 
 
-def test_a_single_request_is_answered(batcher_cls: type[DynamicBatcher]) -> None:
+def start(submit: Coroutine[None, None, Answer]) -> asyncio.Task[Answer]:
+    return asyncio.get_running_loop().create_task(submit)
+
+
+async def pause(seconds: float = 0.0) -> None:
+    """Let virtual time pass: waiting, not polling."""
+    await asyncio.sleep(seconds)
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+# forming batches
+
+
+def test_a_single_request_runs_at_once(batcher_cls: type[DynamicBatcher]) -> None:
     async def scenario() -> None:
-        batcher = batcher_cls(answer, max_batch_size=4)
-        assert (await batcher.submit(rows(7))).tolist() == [[7]]
-        await batcher.stop(1)
+        batcher = batcher_cls(Engine(per_batch=0.01), max_batch_size=4)
+        assert values(await batcher.submit(rows(7))) == [7]
+        assert now() == pytest.approx(0.01)
+        assert batcher.closed == {"idle": 1}
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
-def test_what_waits_while_the_engine_is_busy_becomes_one_batch(batcher_cls: type[DynamicBatcher], gate: Gate) -> None:
+def test_what_comes_together_runs_together(batcher_cls: type[DynamicBatcher]) -> None:
     async def scenario() -> None:
-        batcher = batcher_cls(gate, max_batch_size=8)
-        first = asyncio.create_task(batcher.submit(rows(1)))
-        await gate.busy()
-        rest = [asyncio.create_task(batcher.submit(rows(i, i))) for i in (2, 3, 4)]
-        await asyncio.sleep(0)
-        gate.open.set()
-        assert [(await task).ravel().tolist() for task in [first, *rest]] == [[1], [2, 2], [3, 3], [4, 4]]
-        assert gate.sizes == [1, 6]
-        await batcher.stop(1)
+        engine = Engine()
+        batcher = batcher_cls(engine, max_batch_size=8)
+        await asyncio.gather(*(batcher.submit(rows(i)) for i in range(5)))
+        assert engine.sizes == [5]
 
-    asyncio.run(scenario())
+    run(scenario())
+
+
+def test_a_batch_grows_while_the_engine_is_busy(batcher_cls: type[DynamicBatcher]) -> None:
+    async def scenario() -> None:
+        engine = Engine(per_batch=0.01)
+        batcher = batcher_cls(engine, max_batch_size=8)
+        tasks = [start(batcher.submit(rows(1)))]
+        for i in (2, 3, 4):
+            await pause(0.002)
+            tasks.append(start(batcher.submit(rows(i, i))))
+        assert [values(answer) for answer in await asyncio.gather(*tasks)] == [[1], [2, 2], [3, 3], [4, 4]]
+        assert engine.sizes == [1, 6]
+        assert now() == pytest.approx(0.02)
+
+    run(scenario())
+
+
+def test_rows_are_counted_not_requests(batcher_cls: type[DynamicBatcher]) -> None:
+    async def scenario() -> None:
+        engine = Engine()
+        batcher = batcher_cls(engine, max_batch_size=4)
+        answers = await asyncio.gather(*(batcher.submit(rows(i, i, i)) for i in range(4)))
+        assert [values(answer) for answer in answers] == [[i] * 3 for i in range(4)]
+        assert engine.sizes == [4, 4, 4]  # requests are cut so that every batch is full
+        assert batcher.closed == {"full": 3}
+
+    run(scenario())
 
 
 def test_a_large_request_is_split_and_joined_in_order(batcher_cls: type[DynamicBatcher]) -> None:
-    sizes: list[int] = []
+    async def scenario() -> None:
+        engine = Engine()
+        batcher = batcher_cls(engine, max_batch_size=4)
+        assert values(await batcher.submit(rows(*range(10)))) == list(range(10))
+        assert engine.sizes == [4, 4, 2]
 
-    def infer(batch: Rows) -> Probabilities:
-        sizes.append(len(batch))
-        return answer(batch)
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("queued", "expected"),
+    [(1, [1]), (7, [7]), (9, [8, 1]), (15, [8, 7]), (16, [16]), (17, [17]), (32, [32]), (33, [32, 1])],
+)
+def test_a_batch_is_not_mostly_padding(batcher_cls: type[DynamicBatcher], queued: int, expected: list[int]) -> None:
+    """With sizes 1, 8 and 32 nine rows run as 8 + 1: padded to 32 they would cost more than twice."""
 
     async def scenario() -> None:
-        batcher = batcher_cls(infer, max_batch_size=4)
-        assert (await batcher.submit(rows(*range(10)))).ravel().tolist() == list(range(10))
-        assert sizes == [4, 4, 2]
-        await batcher.stop(1)
+        engine = Engine()
+        batcher = batcher_cls(engine, max_batch_size=32, batch_sizes=(1, 8, 32))
+        await batcher.submit(rows(*range(queued)))
+        assert engine.sizes == expected
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=20), st.integers(1, 7), st.sets(st.integers(0, 19)))
-def test_every_request_gets_its_own_answer_whoever_gives_up(
-    sizes: list[int], max_batch: int, leavers: set[int]
-) -> None:
+# queue delay
+
+
+def test_a_queue_delay_lets_a_batch_fill(batcher_cls: type[DynamicBatcher]) -> None:
     async def scenario() -> None:
-        batcher = DynamicBatcher(answer, max_batch_size=max_batch)
-        tasks = [asyncio.create_task(batcher.submit(rows(*[i] * size))) for i, size in enumerate(sizes)]
-        await asyncio.sleep(0)
-        for leaver in leavers & set(range(len(tasks))):
-            tasks[leaver].cancel()
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-        for i, (size, result) in enumerate(zip(sizes, results, strict=True)):
-            if isinstance(result, BaseException):
-                assert i in leavers
-                assert isinstance(result, asyncio.CancelledError)
-            else:
-                assert result.ravel().tolist() == [i] * size
-        assert batcher.queued_rows == 0
-        assert batcher.alive
-        await batcher.stop(1)
+        engine = Engine()
+        batcher = batcher_cls(engine, max_batch_size=3, max_queue_delay_ms=1000)
+        tasks = []
+        for i in range(3):
+            tasks.append(start(batcher.submit(rows(i))))
+            await pause(0.1)
+        await asyncio.gather(*tasks)
+        assert engine.sizes == [3]
+        assert now() == pytest.approx(0.3)  # full closes it, long before the delay
+        assert batcher.closed == {"full": 1}
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
-def test_only_the_guilty_request_fails(batcher_cls: type[DynamicBatcher], gate: Gate) -> None:
-    def infer(batch: Rows) -> Probabilities:
-        result = gate(batch)
-        if (batch == 13).any():
-            raise InferenceFailed("bad luck")
-        return result
-
+def test_a_queue_delay_counts_from_the_oldest_rows_arrival(batcher_cls: type[DynamicBatcher]) -> None:
     async def scenario() -> None:
-        batcher = batcher_cls(infer, max_batch_size=16)
-        first = asyncio.create_task(batcher.submit(rows(0)))
-        await gate.busy()
-        tasks = [asyncio.create_task(batcher.submit(rows(i))) for i in range(10, 18)]
-        await asyncio.sleep(0)
-        gate.open.set()
+        engine = Engine(per_batch=0.030)
+        batcher = batcher_cls(engine, max_batch_size=8, max_queue_delay_ms=20)
+        first = start(batcher.submit(rows(1)))
+        await pause(0.025)  # the first runs, from 20 to 50 ms
+        second = start(batcher.submit(rows(2)))
         await first
-        results = await asyncio.gather(*tasks, return_exceptions=True)
-        assert [r.item() for r in results if isinstance(r, np.ndarray)] == [10, 11, 12, 14, 15, 16, 17]
-        assert isinstance(results[3], InferenceFailed)
-        await batcher.stop(1)
+        assert now() == pytest.approx(0.050)
+        await second  # it had waited 25 ms when the engine came free: it starts then, not 20 ms later
+        assert now() == pytest.approx(0.080)
+        assert batcher.closed == {"delay": 2}
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
-def test_a_foreign_exception_fails_its_request_and_not_the_loop(batcher_cls: type[DynamicBatcher]) -> None:
-    def infer(batch: Rows) -> Probabilities:
+# failures
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.sampled_from([1, 2, 3, POISON]), min_size=1, max_size=6), min_size=1, max_size=8))
+def test_only_the_guilty_rows_fail(requests: list[list[int]]) -> None:
+    async def scenario() -> None:
+        batcher = DynamicBatcher(Engine(), max_batch_size=7)
+        outcomes = await asyncio.gather(*(batcher.submit(rows(*r)) for r in requests), return_exceptions=True)
+        for request, outcome in zip(requests, outcomes, strict=True):
+            guilty = {i for i, value in enumerate(request) if value == POISON}
+            if len(guilty) == len(request):
+                assert isinstance(outcome, InferenceFailed)
+            else:
+                assert isinstance(outcome, Answer)
+                assert set(outcome.failures) == guilty
+                assert all(np.isnan(outcome.probabilities[i]).all() for i in guilty)
+                innocent = [i for i in range(len(request)) if i not in guilty]
+                assert outcome.probabilities[innocent, 0].tolist() == [request[i] for i in innocent]
+        assert batcher.alive
+
+    run(scenario())
+
+
+def test_a_foreign_exception_is_a_failed_inference(batcher_cls: type[DynamicBatcher]) -> None:
+    async def explode(batch: Rows) -> Probabilities:
         if (batch == 13).any():
             raise ZeroDivisionError
-        return answer(batch)
+        return batch[:, 0, 0, :1].astype(np.float32)
 
     async def scenario() -> None:
-        batcher = batcher_cls(infer, max_batch_size=4)
-        with pytest.raises(ZeroDivisionError):
+        batcher = batcher_cls(explode, max_batch_size=4)
+        with pytest.raises(InferenceFailed):
             await batcher.submit(rows(13))
-        assert (await batcher.submit(rows(5))).item() == 5
-        await batcher.stop(1)
+        assert values(await batcher.submit(rows(5))) == [5]
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
-def test_a_full_queue_refuses(batcher_cls: type[DynamicBatcher], gate: Gate) -> None:
+def test_an_engine_that_loses_rows_fails_the_batch_not_the_order(batcher_cls: type[DynamicBatcher]) -> None:
+    async def forgetful(batch: Rows) -> Probabilities:
+        return batch[1:, 0, 0, :1].astype(np.float32)
+
     async def scenario() -> None:
-        batcher = batcher_cls(gate, max_batch_size=4, queue_capacity=5)
-        first = asyncio.create_task(batcher.submit(rows(1)))
-        await gate.busy()
-        waiting = asyncio.create_task(batcher.submit(rows(*range(5))))
-        await asyncio.sleep(0)
-        with pytest.raises(Overloaded):
+        with pytest.raises(InferenceFailed):
+            await batcher_cls(forgetful, max_batch_size=4).submit(rows(1, 2, 3))
+
+    run(scenario())
+
+
+def test_a_batcher_that_breaks_refuses_instead_of_hanging(
+    batcher_cls: type[DynamicBatcher], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        batcher = batcher_cls(Engine(per_batch=1), max_batch_size=2)
+
+        async def broken(_batch: object) -> None:
+            raise RuntimeError("a bug in the batcher itself")
+
+        monkeypatch.setattr(batcher, "_answer", broken)
+        tasks = [start(batcher.submit(rows(i))) for i in range(5)]
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(isinstance(outcome, InferenceFailed) for outcome in outcomes)
+        assert not batcher.alive
+        with pytest.raises(InferenceFailed):
             await batcher.submit(rows(1))
-        gate.open.set()
-        assert len(await waiting) == 5
-        await first
-        await batcher.stop(1)
+        await batcher.stop(60)
+        assert now() < 1
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
-def test_a_caller_that_gives_up_frees_its_place(batcher_cls: type[DynamicBatcher], gate: Gate) -> None:
+# callers that leave
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.sampled_from(Priority), st.floats(0, 0.05)), min_size=1, max_size=20),
+    st.integers(1, 7),
+    st.dictionaries(st.integers(0, 19), st.floats(0, 0.1)),
+)
+def test_every_request_gets_its_own_answer_whoever_gives_up(
+    requests: list[tuple[int, Priority, float]], max_batch: int, leavers: dict[int, float]
+) -> None:
     async def scenario() -> None:
-        batcher = batcher_cls(gate, max_batch_size=4, queue_capacity=5)
-        first = asyncio.create_task(batcher.submit(rows(1)))
-        await gate.busy()
-        waiting = asyncio.create_task(batcher.submit(rows(*range(5))))
-        await asyncio.sleep(0)
+        batcher = DynamicBatcher(Engine(per_batch=0.003, per_row=0.001), max_batch_size=max_batch)
+
+        async def ask(i: int, size: int, priority: Priority, arrival: float) -> Answer:
+            await pause(arrival)
+            return await batcher.submit(rows(*[i] * size), priority=priority)
+
+        tasks = [start(ask(i, *request)) for i, request in enumerate(requests)]
+        for leaver, when in leavers.items():
+            if leaver < len(tasks):
+                asyncio.get_running_loop().call_later(when, tasks[leaver].cancel)
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        for i, ((size, _, _), outcome) in enumerate(zip(requests, outcomes, strict=True)):
+            if isinstance(outcome, BaseException):
+                assert i in leavers
+                assert isinstance(outcome, asyncio.CancelledError)
+            else:
+                assert values(outcome) == [i] * size
+        assert batcher.queued_rows == batcher.queued_bytes == 0
+        assert batcher.alive
+
+    run(scenario())
+
+
+def test_a_caller_that_gives_up_frees_its_place_at_once(batcher_cls: type[DynamicBatcher]) -> None:
+    async def scenario() -> None:
+        batcher = batcher_cls(Engine(per_batch=1), max_batch_size=4, queue_capacity=5)
+        first = start(batcher.submit(rows(1)))
+        await pause(0.1)
+        waiting = start(batcher.submit(rows(*range(5))))
+        await pause(0.1)
+        assert batcher.queued_rows == 5
         waiting.cancel()
-        await asyncio.gather(waiting, return_exceptions=True)
+        await pause()
         assert batcher.queued_rows == 0
-        gate.open.set()
+        assert values(await first) == [1]
+
+    run(scenario())
+
+
+# deadlines and limits
+
+
+def test_a_deadline_is_kept_by_a_timer_while_the_engine_is_busy(batcher_cls: type[DynamicBatcher]) -> None:
+    async def scenario() -> None:
+        engine = Engine(per_batch=1.0)
+        batcher = batcher_cls(engine, max_batch_size=4)
+        first = start(batcher.submit(rows(1)))
+        await pause(0.1)
+        with pytest.raises(DeadlineExceeded):
+            await batcher.submit(rows(2), deadline=0.3)
+        assert now() == pytest.approx(0.3)
+        assert batcher.queued_rows == 0
         await first
-        await batcher.stop(1)
+        assert engine.sizes == [1]
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
-def test_a_queue_delay_lets_a_batch_fill(batcher_cls: type[DynamicBatcher], gate: Gate) -> None:
-    gate.open.set()
+def test_a_deadline_is_kept_for_rows_that_are_with_the_engine(batcher_cls: type[DynamicBatcher]) -> None:
+    async def scenario() -> None:
+        with pytest.raises(DeadlineExceeded):
+            await batcher_cls(Engine(per_batch=1.0), max_batch_size=4).submit(rows(2), deadline=0.3)
+        assert now() == pytest.approx(0.3)
+
+    run(scenario())
+
+
+def test_a_deadline_that_cannot_be_met_is_refused_at_once(batcher_cls: type[DynamicBatcher]) -> None:
+    async def scenario() -> None:
+        batcher = batcher_cls(Engine(per_batch=0.01, per_row=0.01), max_batch_size=10, queue_capacity=1000)
+        await batcher.submit(rows(1))
+        await batcher.submit(rows(1, 2, 3))
+        backlog = start(batcher.submit(rows(*[1] * 100)))  # 1.1 s of work
+        await pause(0.001)
+        asked = now()
+        with pytest.raises(DeadlineExceeded):
+            await batcher.submit(rows(1), deadline=asked + 0.9)
+        assert now() == asked
+        assert values(await batcher.submit(rows(9), deadline=asked + 1.3)) == [9]
+        await backlog
+
+    run(scenario())
+
+
+def test_an_idle_engine_refuses_no_deadline_that_it_can_meet(batcher_cls: type[DynamicBatcher]) -> None:
+    """After single rows nothing is known of large batches; the guess must not be the sum of single ones."""
 
     async def scenario() -> None:
-        batcher = batcher_cls(gate, max_batch_size=3, max_queue_delay_ms=60_000)
-        tasks = [asyncio.create_task(batcher.submit(rows(i))) for i in range(3)]  # full: closes long before the delay
-        assert [(await task).item() for task in tasks] == [0, 1, 2]
-        assert gate.sizes == [3]
-        await batcher.stop(1)
+        batcher = batcher_cls(Engine(per_batch=0.01), max_batch_size=128)
+        for _ in range(5):
+            await batcher.submit(rows(1))
+        await batcher.submit(rows(*[1] * 100), deadline=now() + 0.02)
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
-def test_a_queue_delay_ends(batcher_cls: type[DynamicBatcher]) -> None:
+@pytest.mark.parametrize("limit", [{"queue_capacity": 5}, {"queue_bytes": 5 * 12}], ids=["rows", "bytes"])
+def test_a_full_queue_refuses_and_says_when_to_come_back(
+    batcher_cls: type[DynamicBatcher], limit: dict[str, int]
+) -> None:
     async def scenario() -> None:
-        batcher = batcher_cls(answer, max_batch_size=3, max_queue_delay_ms=5)
-        assert (await batcher.submit(rows(1))).item() == 1
-        await batcher.stop(1)
+        batcher = batcher_cls(Engine(per_batch=2.0), max_batch_size=4, **limit)  # type: ignore[arg-type]
+        await batcher.submit(rows(1))
+        first = start(batcher.submit(rows(1)))
+        await pause(0.5)
+        waiting = start(batcher.submit(rows(*range(5))))
+        await pause()
+        with pytest.raises(Overloaded) as refused:
+            await batcher.submit(rows(1))
+        assert refused.value.retry_after_s == 6  # 1.5 s of the running batch, two more batches: 5.5 s
+        assert len((await waiting).probabilities) == 5
+        await first
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
-def test_stop_answers_what_waits_and_refuses_what_comes(batcher_cls: type[DynamicBatcher], gate: Gate) -> None:
+# priorities
+
+
+def test_interactive_requests_overtake_bulk_work_that_still_moves(batcher_cls: type[DynamicBatcher]) -> None:
     async def scenario() -> None:
-        batcher = batcher_cls(gate, max_batch_size=1)
-        tasks = [asyncio.create_task(batcher.submit(rows(i))) for i in range(3)]
-        await gate.busy()
-        stopping = asyncio.create_task(batcher.stop(10))
-        await asyncio.sleep(0)
+        batcher = batcher_cls(Engine(per_batch=0.01), max_batch_size=8)
+        bulk = start(batcher.submit(rows(*[1] * 40), priority=Priority.BULK))
+        await pause(0.005)  # eight of the bulk rows run, 32 wait
+        flood = [start(batcher.submit(rows(*[i] * 8))) for i in range(100)]
+        await bulk
+        assert now() == pytest.approx(0.33)  # one bulk row in each of 32 batches
+        assert sum(task.done() for task in flood) == 28  # seven interactive ones beside it
+        await asyncio.gather(*flood)
+
+    run(scenario())
+
+
+# stopping
+
+
+def test_stop_answers_what_waits_and_refuses_what_comes(batcher_cls: type[DynamicBatcher]) -> None:
+    async def scenario() -> None:
+        batcher = batcher_cls(Engine(per_batch=1), max_batch_size=1)
+        tasks = [start(batcher.submit(rows(i))) for i in range(3)]
+        await pause(0.1)
+        stopping = asyncio.get_running_loop().create_task(batcher.stop(10))
+        await pause()
         with pytest.raises(Draining):
             await batcher.submit(rows(9))
-        gate.open.set()
         await stopping
-        assert [(await task).item() for task in tasks] == [0, 1, 2]
+        assert now() == pytest.approx(3)
+        assert [values(await task) for task in tasks] == [[0], [1], [2]]
 
-    asyncio.run(scenario())
+    run(scenario())
 
 
-def test_stop_gives_up_after_its_timeout(batcher_cls: type[DynamicBatcher], gate: Gate) -> None:
+def test_stop_does_not_wait_for_a_queue_delay(batcher_cls: type[DynamicBatcher]) -> None:
     async def scenario() -> None:
-        batcher = batcher_cls(gate, max_batch_size=1)
-        tasks = [asyncio.create_task(batcher.submit(rows(i))) for i in range(2)]
-        await gate.busy()
-        await batcher.stop(0.01)
-        results = await asyncio.gather(*tasks, return_exceptions=True)  # the running one too: nobody hangs
-        assert [type(result) for result in results] == [Draining, Draining]
-        gate.open.set()
+        batcher = batcher_cls(Engine(), max_batch_size=4, max_queue_delay_ms=60_000)
+        task = start(batcher.submit(rows(3)))
+        await pause(0.1)
+        await batcher.stop(10)
+        assert values(await task) == [3]
+        assert now() == pytest.approx(0.1)
+        assert batcher.closed == {"drain": 1}
 
-    asyncio.run(scenario())
+    run(scenario())
+
+
+def test_stop_gives_up_after_its_timeout(batcher_cls: type[DynamicBatcher]) -> None:
+    async def scenario() -> None:
+        batcher = batcher_cls(Engine(per_batch=1000), max_batch_size=1)
+        tasks = [start(batcher.submit(rows(i))) for i in range(2)]
+        await pause(0.1)
+        await batcher.stop(5)
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)  # the running one too: nobody hangs
+        assert [type(outcome) for outcome in outcomes] == [Draining, Draining]
+        assert now() == pytest.approx(5.1)
+
+    run(scenario())
+
+
+def test_an_idle_batcher_stops_at_once(batcher_cls: type[DynamicBatcher]) -> None:
+    async def scenario() -> None:
+        await batcher_cls(Engine(), max_batch_size=1).stop(5)
+        assert now() == 0
+
+    run(scenario())

@@ -101,14 +101,14 @@ def test_readiness_follows_the_last_inference(settings: Settings, monkeypatch: p
             engine = classifier.repository.get("colours").engine
             batcher = classifier._batchers[classifier.repository.get("colours").identity.digest]
 
-            def fail(_rows: object) -> None:
+            async def fail(_rows: object) -> None:
                 raise InferenceFailed("the device is gone")
 
-            monkeypatch.setattr(batcher, "_infer", fail)
+            monkeypatch.setattr(batcher, "_run", fail)
             await classifier._check_all()
             with pytest.raises(NotReady, match="the device is gone"):
                 classifier.check_ready()
-            monkeypatch.setattr(batcher, "_infer", engine.infer)
+            monkeypatch.setattr(batcher, "_run", engine.run)
             await classifier._check_all()
             classifier.check_ready()
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -14,7 +16,9 @@ from starlette.testclient import TestClient
 
 from service.api.uploads import RAW_IMAGE
 from service.app import create_app
+from service.batching import Run
 from service.settings import Settings
+from service.types import Probabilities, Rows
 from tests.conftest import COLOURS, SIZE, colour_probabilities, encode, picture
 
 PNG = {colour: encode(picture(colour)) for colour in COLOURS}
@@ -303,13 +307,16 @@ def test_a_full_queue_is_503_with_retry_after(settings: Settings) -> None:
 
 
 def test_a_deadline_that_passes_is_504(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    import threading
-
     release = threading.Event()
     classifier = client.app.state.classifier  # type: ignore[attr-defined]
     batcher = classifier._batchers[classifier.choose(None, None).identity.digest]
-    infer = batcher._infer
-    monkeypatch.setattr(batcher, "_infer", lambda rows: (release.wait(10), infer(rows))[1])
+    run: Run = batcher._run
+
+    async def held(rows: Rows) -> Probabilities:
+        await asyncio.to_thread(release.wait, 10)
+        return await run(rows)
+
+    monkeypatch.setattr(batcher, "_run", held)
     problem(post(client, PNG["red"], "image/png", headers={"x-request-timeout-ms": "20"}), 504, "deadline-exceeded")
     release.set()
     assert post(client, PNG["red"], "image/png").status_code == 200

@@ -1,0 +1,43 @@
+"""How long batches took lately → how long rows that wait will take."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+DECAY = 0.95  # of a batch's weight with each later one: about the last twenty count
+
+
+@dataclass(slots=True)
+class Pace:
+    """seconds ≈ per batch + per row · rows: least squares over the last batches, the latest weighing most.
+
+    While only one size of batch has been seen the cost counts as the batch's, not the rows': the guess for larger ones
+    is then too low, which their own time corrects, where one too high would refuse them and never learn better.
+    """
+
+    _weight: float = 0.0
+    _rows: float = 0.0
+    _seconds: float = 0.0
+    _rows_rows: float = 0.0
+    _rows_seconds: float = 0.0
+
+    def observe(self, rows: int, seconds: float) -> None:
+        """A batch of so many rows took so long."""
+        self._weight = self._weight * DECAY + 1
+        self._rows = self._rows * DECAY + rows
+        self._seconds = self._seconds * DECAY + seconds
+        self._rows_rows = self._rows_rows * DECAY + rows * rows
+        self._rows_seconds = self._rows_seconds * DECAY + rows * seconds
+
+    def seconds(self, rows: int, max_batch_size: int) -> float:
+        """What `rows` rows will take in batches of at most `max_batch_size`; 0 before the first batch."""
+        if not self._weight or not rows:
+            return 0.0
+        mean_rows, mean_seconds = self._rows / self._weight, self._seconds / self._weight
+        variance = self._rows_rows / self._weight - mean_rows**2
+        covariance = self._rows_seconds / self._weight - mean_rows * mean_seconds
+        per_row = covariance / variance if variance > 1e-6 * mean_rows**2 else 0.0
+        per_row = min(max(per_row, 0.0), mean_seconds / mean_rows)  # neither cost can be negative
+        per_batch = mean_seconds - per_row * mean_rows
+        return per_batch * math.ceil(rows / max_batch_size) + per_row * rows

@@ -1,0 +1,54 @@
+"""Measured batches → predicted seconds."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.pace import Pace
+
+
+def test_nothing_is_known_before_the_first_batch() -> None:
+    assert Pace().seconds(100, 10) == 0
+
+
+def test_no_rows_take_no_time() -> None:
+    pace = Pace()
+    pace.observe(8, 1.0)
+    assert pace.seconds(0, 10) == 0
+
+
+def test_both_costs_are_found_from_batches_of_different_sizes() -> None:
+    pace = Pace()
+    for rows in (1, 16, 4, 32, 8):
+        pace.observe(rows, 0.002 + 0.0001 * rows)
+    assert pace.seconds(1, 32) == pytest.approx(0.0021)
+    assert pace.seconds(64, 32) == pytest.approx(2 * 0.002 + 64 * 0.0001)
+
+
+def test_equal_batches_are_taken_for_fixed_costs() -> None:
+    """Too low a guess corrects itself, too high a one refuses work and stays."""
+    pace = Pace()
+    pace.observe(1, 0.001)
+    pace.observe(1, 0.001)
+    assert pace.seconds(100, 128) == pytest.approx(0.001)
+    assert pace.seconds(256, 128) == pytest.approx(0.002)
+
+
+def test_no_cost_is_negative_however_noisy_the_batches() -> None:
+    falling = Pace()
+    for rows, seconds in ((1, 0.010), (10, 0.001)):
+        falling.observe(rows, seconds)
+    assert falling.seconds(1, 10) == pytest.approx(falling.seconds(10, 10))
+    steep = Pace()
+    for rows, seconds in ((1, 0.0), (10, 0.1)):
+        steep.observe(rows, seconds)
+    assert 0 <= steep.seconds(1, 10) <= steep.seconds(10, 10) / 9
+
+
+def test_the_latest_batches_weigh_most() -> None:
+    pace = Pace()
+    for _ in range(100):
+        pace.observe(10, 0.001)
+    for _ in range(100):
+        pace.observe(10, 0.009)
+    assert pace.seconds(10, 10) == pytest.approx(0.009, rel=0.01)
