@@ -19,6 +19,7 @@ from service.settings import Settings
 from service.types import RGBImage
 
 INLINE_BYTES = 16 << 10  # decoding less than this takes less than handing it to a thread
+REDUCED_TO = 4  # times the model's input: how far a photo may be reduced while it is decoded
 HEARTBEAT_S = 5.0
 Picture = bytes | RGBImage  # encoded, or decoded by the client
 
@@ -81,7 +82,13 @@ class Classifier:
     def _row(self, picture: Picture, spec: InputSpec) -> RGBImage | InvalidImage:
         try:
             image = (
-                decode(picture, max_pixels=self._settings.max_image_pixels) if isinstance(picture, bytes) else picture
+                decode(
+                    picture,
+                    max_pixels=self._settings.max_image_pixels,
+                    at_least=REDUCED_TO * max(spec.height, spec.width),
+                )
+                if isinstance(picture, bytes)
+                else picture
             )
             return fit(image, height=spec.height, width=spec.width, resize_policy=spec.resize_policy)
         except InvalidImage as exc:

@@ -29,6 +29,7 @@ HOMES = {
     "uvicorn": {"__main__"},
     "onnxruntime": {"engine"},
     "PIL": {"decoding", "preprocessing"},
+    "simplejpeg": {"decoding"},
     "pydantic": {"api.bodies", "settings", "metadata"},
     "pydantic_settings": {"settings"},
     "python_multipart": {"api.multipart"},

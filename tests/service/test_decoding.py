@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from service.decoding import DECODERS, decode
 from service.errors import ImageTooLarge, InvalidImage
@@ -139,3 +139,31 @@ def test_damage_gives_an_image_or_invalid_image_and_nothing_else(fmt: str, place
     else:
         assert image.ndim == 3
         assert image.shape[2] == 3
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_jpeg_pixels_are_those_of_pillow(mode: str, subsampling: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (37, 53, 3), np.uint8)
+    data = encode(Image.fromarray(noise).convert(mode), "JPEG", quality=80, subsampling=subsampling)
+    with Image.open(io.BytesIO(data)) as reference:
+        assert np.array_equal(decode(data, max_pixels=LIMIT), np.asarray(reference.convert("RGB")))
+
+
+@pytest.mark.parametrize("orientation", range(9))
+def test_every_orientation_of_a_jpeg_is_that_of_pillow(orientation: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(Image.fromarray(noise), "JPEG", exif=exif)
+    with Image.open(io.BytesIO(data)) as reference:
+        expected = np.asarray(ImageOps.exif_transpose(reference))
+    assert np.array_equal(decode(data, max_pixels=LIMIT), expected)
+
+
+def test_a_large_jpeg_comes_back_reduced_but_not_below_what_is_needed() -> None:
+    data = encode(picture("green", (1600, 800)), "JPEG")
+    assert decode(data, max_pixels=2_000_000).shape == (800, 1600, 3)
+    assert decode(data, max_pixels=2_000_000, at_least=128).shape == (200, 400, 3)
+    with pytest.raises(ImageTooLarge, match="1600 × 800"):  # its own size counts, not the reduced one
+        decode(data, max_pixels=1_000_000, at_least=128)
