@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 TIERS = [
     {"errors", "types", "settings", "metadata", "prediction", "telemetry"},
     {"decoding", "preprocessing", "engine", "repository"},
-    {"pace", "queueing"},
+    {"pace", "queueing", "counters", "metrics"},
     {"batching"},
     {"classifier"},
     {"api"},

@@ -1,0 +1,83 @@
+"""Counts that all worker processes share and none can lose: each writes its own strip of one piece of shared memory.
+
+A strip is a number of entries, each a key of at most KEY_BYTES and a float64. Only its owner writes it, aligned 8-byte
+stores need no lock, and it outlives the process: whoever takes a dead worker's place goes on counting where it stopped.
+Sums over all strips are exact, whichever process makes them.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
+
+KEY_BYTES = 248
+ENTRY_BYTES = KEY_BYTES + 8
+ENTRIES = 4096
+STRIP_BYTES = 8 + ENTRIES * ENTRY_BYTES  # the first eight bytes are the number of entries in use
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One number of this process."""
+
+    _values: memoryview
+    _index: int
+
+    def add(self, amount: float = 1.0) -> None:
+        """Count."""
+        self._values[self._index] += amount
+
+    def set(self, value: float) -> None:
+        """Replace: for gauges."""
+        self._values[self._index] = value
+
+
+class Counters:
+    """The strip of one process and sight of all of them."""
+
+    def __init__(self, memory: mmap.mmap, strip: int) -> None:
+        self._memory, self._strip = memory, strip
+        self._numbers = memoryview(memory).cast("d")
+        self._lengths = memoryview(memory).cast("Q")
+        self._cells = {key: self._cell(strip, entry) for entry, key in enumerate(self._keys(strip))}
+
+    @classmethod
+    def alone(cls) -> Self:
+        """For a process without siblings."""
+        return cls(mmap.mmap(-1, STRIP_BYTES), 0)
+
+    def cell(self, key: str) -> Cell:
+        """This process's number under `key`, made at the first call; raises `ValueError` when there is no room."""
+        if key not in self._cells:
+            entry, name = len(self._cells), key.encode()
+            if entry == ENTRIES or len(name) > KEY_BYTES:
+                raise ValueError(f"no room for another count, or its name is too long: {key}")
+            start = self._start(self._strip) + entry * ENTRY_BYTES
+            self._memory[start : start + KEY_BYTES] = name.ljust(KEY_BYTES, b"\0")
+            self._lengths[self._start(self._strip) // 8 - 1] = entry + 1  # last, so that no reader sees half a key
+            self._cells[key] = self._cell(self._strip, entry)
+        return self._cells[key]
+
+    def totals(self) -> dict[str, float]:
+        """Every key's sum over all processes."""
+        sums: dict[str, float] = {}
+        for strip in range(len(self._memory) // STRIP_BYTES):
+            first = (self._start(strip) + KEY_BYTES) // 8
+            for entry, key in enumerate(self._keys(strip)):
+                sums[key] = sums.get(key, 0.0) + self._numbers[first + entry * ENTRY_BYTES // 8]
+        return sums
+
+    def _keys(self, strip: int) -> Iterator[str]:
+        for entry in range(self._lengths[self._start(strip) // 8 - 1]):
+            start = self._start(strip) + entry * ENTRY_BYTES
+            yield self._memory[start : start + KEY_BYTES].rstrip(b"\0").decode()
+
+    def _cell(self, strip: int, entry: int) -> Cell:
+        return Cell(self._numbers, (self._start(strip) + entry * ENTRY_BYTES + KEY_BYTES) // 8)
+
+    @staticmethod
+    def _start(strip: int) -> int:
+        """Where the strip's entries begin."""
+        return strip * STRIP_BYTES + 8

@@ -1,0 +1,76 @@
+"""Numbers → Prometheus' text format, read back with Prometheus' own parser."""
+
+from __future__ import annotations
+
+import mmap
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.counters import STRIP_BYTES, Counters
+from service.metrics import METRICS, Metrics
+
+
+def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """What a Prometheus server would store: name and labels → value."""
+    families = text_string_to_metric_families(metrics.render().decode())
+    return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in families for s in family.samples}
+
+
+def test_every_family_is_announced_before_anything_happened() -> None:
+    families = {f.name: f for f in text_string_to_metric_families(Metrics(Counters.alone()).render().decode())}
+    assert set(families) == {name.removesuffix("_total") for name in METRICS}
+    assert all(family.documentation for family in families.values())
+
+
+def test_a_counter_is_exact_over_processes() -> None:
+    memory = mmap.mmap(-1, 2 * STRIP_BYTES)
+    first, second = Metrics(Counters(memory, 0)), Metrics(Counters(memory, 1))
+    for metrics in (first, second, second):
+        metrics.cell("convoy_batch_closed_total", "full").add()
+    assert samples(first)["convoy_batch_closed_total", (("reason", "full"),)] == 3
+
+
+def test_a_histogram_is_cumulative_with_sum_and_count() -> None:
+    metrics = Metrics(Counters.alone())
+    for size in (1, 3, 4, 5000):
+        metrics.histogram("convoy_batch_size", "m").observe(size)
+    found = samples(metrics)
+
+    def bucket(le: str) -> float:
+        return found["convoy_batch_size_bucket", (("le", le), ("model", "m"))]
+
+    assert [bucket(le) for le in ("1", "2", "4", "1024", "+Inf")] == [1, 1, 3, 3, 4]
+    assert found["convoy_batch_size_sum", (("model", "m"),)] == 5008
+    assert found["convoy_batch_size_count", (("model", "m"),)] == 4
+
+
+def test_histograms_whose_labels_begin_alike_are_kept_apart() -> None:
+    metrics = Metrics(Counters.alone())
+    metrics.histogram("convoy_stage_seconds", "queue").observe(1)
+    metrics.histogram("convoy_stage_seconds", "queued").observe(2)
+    assert samples(metrics)["convoy_stage_seconds_count", (("stage", "queue"),)] == 1
+
+
+def test_an_info_is_one_however_many_processes_say_so_and_gone_when_none_does() -> None:
+    memory = mmap.mmap(-1, 2 * STRIP_BYTES)
+    both = [Metrics(Counters(memory, strip)) for strip in (0, 1)]
+    labels = ("m", "1", "sha256:0", "CPUExecutionProvider", "fp32")
+    for metrics in both:
+        metrics.cell("convoy_model_info", *labels).set(1)
+    assert [v for (name, _), v in samples(both[0]).items() if name == "convoy_model_info"] == [1]
+    for metrics in both:
+        metrics.cell("convoy_model_info", *labels).set(0)
+    assert not [v for (name, _), v in samples(both[0]).items() if name == "convoy_model_info"]
+
+
+@pytest.mark.parametrize("label", ['say "cat"', "back\\slash", "two\nlines", "Käse"])
+def test_any_label_comes_back_as_it_was(label: str) -> None:
+    metrics = Metrics(Counters.alone())
+    metrics.cell("convoy_predictions_total", "m", label).add()
+    assert samples(metrics)["convoy_predictions_total", (("label", label), ("model", "m"))] == 1
+
+
+def test_the_number_of_labels_is_checked() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        Metrics(Counters.alone()).cell("convoy_requests_total", "/v1/predict")
