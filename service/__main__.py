@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import shlex
-import signal
 import socket
 import sys
 from pathlib import Path
-from types import FrameType
-
-import uvicorn
 
 from service import telemetry
-from service.app import create_app
-from service.classifier import Classifier
+from service.cores import default_workers
 from service.errors import StartupError
 from service.settings import Settings, load
+from service.supervisor import Supervisor
 
 EXAMPLE = Path(__file__).parent / "web" / "example.png"
 
@@ -56,17 +53,28 @@ def _serve(options: argparse.Namespace) -> int:
         raise StartupError(str(exc)) from exc
     telemetry.configure(settings.log_format)
     with listen(settings.host, settings.port) as listener:  # before the models: a taken port is known at once
-        app = create_app(settings)
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,  # RequestLog writes it, with the request's id
-            server_header=False,
-            timeout_keep_alive=settings.keep_alive_ms // 1000,
-            timeout_graceful_shutdown=max(1, settings.drain_timeout_ms // 1000),
+        count = settings.workers or default_workers(settings.device)
+        if count == 1:
+            return _serve_here(settings, listener)
+        return asyncio.run(
+            Supervisor(
+                listener,
+                settings.model_dump_json().encode(),
+                count=count,
+                lame_duck_s=settings.lame_duck_ms / 1000,
+                drain_timeout_s=settings.drain_timeout_ms / 1000,
+                announce=lambda: announce(listener),
+            ).run()
         )
-        server = Server(config, app.state.classifier)
-        server.run(sockets=[listener])
+
+
+def _serve_here(settings: Settings, listener: socket.socket) -> int:
+    from service.app import create_app  # with many workers the parent needs none of it
+    from service.server import Server
+
+    app = create_app(settings)
+    server = Server(app, app.state.classifier, settings, announce=lambda: announce(listener))
+    server.run(sockets=[listener])
     return 0 if server.started else 1
 
 
@@ -86,30 +94,11 @@ def listen(host: str, port: int) -> socket.socket:
         ) from exc
 
 
-class Server(uvicorn.Server):
-    """uvicorn's server, which says where it listens and turns unready before it stops."""
-
-    def __init__(self, config: uvicorn.Config, classifier: Classifier) -> None:
-        super().__init__(config)
-        self._classifier = classifier
-
-    async def startup(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
-        """Open the port, then print the address and a request to try."""
-        await super().startup(sockets)  # type: ignore[arg-type]
-        if self.started:
-            host, port = self.servers[0].sockets[0].getsockname()[:2]
-            url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-            print(
-                f"Convoy serves at {url} (documentation: {url}/docs). Try:\n  {example_request(url)}",
-                flush=True,
-            )
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature is uvicorn's
-        """SIGTERM and SIGINT: unready, no new connections, finish what runs; a second SIGINT ends at once."""
-        self._classifier.draining = True
-        if self.should_exit and sig == signal.SIGINT:
-            self.force_exit = True
-        self.should_exit = True  # uvicorn's own method would raise the signal again at the end: not a clean exit
+def announce(listener: socket.socket) -> None:
+    """Print the address and a request to try."""
+    host, port = listener.getsockname()[:2]
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    print(f"Convoy serves at {url} (documentation: {url}/docs). Try:\n  {example_request(url)}", flush=True)
 
 
 def example_request(url: str) -> str:

@@ -15,13 +15,16 @@ from service.api import health, models, predict, problems
 from service.api.bodies import Problem
 from service.api.request_log import RequestLog
 from service.classifier import Classifier
+from service.cores import default_workers, threads_per_worker
+from service.counters import Counters
 from service.engine import Engine
 from service.metadata import ModelMetadata
+from service.metrics import Metrics
 from service.repository import ModelRepository
 from service.settings import Settings
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, counters: Counters | None = None) -> FastAPI:
     """The application with its models loaded; raises `StartupError` when it could not serve."""
 
     def open_engine(metadata: ModelMetadata, model_file: Path) -> Engine:
@@ -32,7 +35,7 @@ def create_app(settings: Settings) -> FastAPI:
             height=metadata.input.height,
             width=metadata.input.width,
             max_batch_size=settings.max_batch_size,
-            threads=settings.threads,
+            threads=settings.threads or threads_per_worker(settings.workers or default_workers(settings.device)),
         )
 
     repository = ModelRepository(settings.models_dir, open_engine)
@@ -52,6 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.classifier = classifier
+    app.state.metrics = Metrics(counters or Counters.alone())
     app.include_router(predict.router(classifier, settings))
     app.include_router(models.router(repository, settings))
     app.include_router(health.router(classifier))

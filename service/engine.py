@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from service.cores import usable_cores
 from service.errors import InferenceFailed, StartupError
 from service.types import Probabilities, Rows
 
@@ -176,13 +176,3 @@ def _session(model_file: Path, provider: Provider, threads: int) -> onnxruntime.
             raise StartupError(f"ONNX Runtime can't open {model_file.name}; export the model again.") from exc
         logger.warning("%s: %s", provider.name, exc)
         return None
-
-
-def usable_cores() -> int:
-    """Cores this process may use: the scheduler's affinity, cut by a cgroup v2 quota; ONNX Runtime sees neither."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return affinity if quota == "max" else max(1, min(affinity, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):
-        return affinity

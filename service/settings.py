@@ -23,8 +23,9 @@ class Settings(BaseSettings):
     device: Literal["auto", "cuda", "cpu"] = Field(
         "auto", description="execution provider: `auto` prefers CUDA and says what it took"
     )
+    workers: int = Field(0, ge=0, description="worker processes; 0 takes one per core on the CPU, one in all on a GPU")
     threads: int = Field(
-        0, ge=0, description="threads per inference on the CPU; 0 takes the cores this process may use"
+        0, ge=0, description="threads per inference on the CPU; 0 shares the cores out among the workers"
     )
     log_format: Literal["auto", "text", "json"] = Field(
         "auto", description="`auto` is text in a terminal and JSON lines elsewhere"
@@ -42,6 +43,9 @@ class Settings(BaseSettings):
     queue_bytes: int = Field(256 * MIB, gt=0, description="and how many bytes of pixels they may have together")
     request_timeout_ms: int = Field(
         30_000, gt=0, description="deadline of requests that set none, and the longest they may set"
+    )
+    lame_duck_ms: int = Field(
+        0, ge=0, description="how long SIGTERM leaves the service unready but answering, for balancers to notice"
     )
     drain_timeout_ms: int = Field(30_000, ge=0, description="how long SIGTERM lets requests finish")
     keep_alive_ms: int = Field(65_000, ge=1000, description="how long an idle connection stays open, in whole seconds")

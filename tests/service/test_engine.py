@@ -12,7 +12,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from service import engine as engine_module
-from service.engine import PROVIDERS, Engine, usable_cores
+from service.cores import usable_cores
+from service.engine import PROVIDERS, Engine
 from service.errors import InferenceFailed, StartupError
 from tests.conftest import SIZE, colour_probabilities
 

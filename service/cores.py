@@ -1,0 +1,29 @@
+"""How much machine there is: cores this process may use, and workers that make good use of them."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+NVIDIA_DEVICE = Path("/dev/nvidiactl")
+
+
+def default_workers(device: str) -> int:
+    """One worker per core on the CPU; one in all where a GPU does the work: it runs one batch at a time."""
+    return 1 if device == "cuda" or (device == "auto" and NVIDIA_DEVICE.exists()) else usable_cores()
+
+
+def threads_per_worker(workers: int) -> int:
+    """Threads that an inference may use, so that all workers together use every core and none of them twice."""
+    return max(1, usable_cores() // workers)
+
+
+def usable_cores() -> int:
+    """Cores this process may use: the scheduler's affinity, cut by a cgroup v2 quota; ONNX Runtime sees neither."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return affinity if quota == "max" else max(1, min(affinity, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):
+        return affinity

@@ -1,0 +1,35 @@
+"""`python -m service.worker CHANNEL COUNTERS STRIP`: one copy of the service, started by the supervisor alone.
+
+Its settings come as JSON on stdin: command lines are for everyone to see.
+"""
+
+from __future__ import annotations
+
+import mmap
+import socket
+import sys
+
+from service import telemetry
+from service.app import create_app
+from service.counters import Counters
+from service.errors import StartupError
+from service.server import WorkerServer
+from service.settings import Settings
+
+
+def main(channel: int, counters: int, strip: int) -> int:
+    """Serve until the parent says otherwise; what keeps it from starting is one sentence on stderr and status 1."""
+    settings = Settings.model_validate_json(sys.stdin.read())
+    telemetry.configure(settings.log_format)
+    try:
+        app = create_app(settings, Counters(mmap.mmap(counters, 0), strip))
+    except StartupError as exc:
+        if strip == 0:  # the others have the same to say
+            print(f"convoy: {exc}", file=sys.stderr)  # noqa: T201 - as the command line would
+        return 1
+    WorkerServer(app, app.state.classifier, settings, socket.socket(fileno=channel)).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*map(int, sys.argv[1:])))

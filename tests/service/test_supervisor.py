@@ -1,0 +1,152 @@
+"""Several processes behind one address: real ones, since what matters here is what happens when they die."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import encode, picture
+
+RED = encode(picture("red"))
+WORKERS = 2
+
+
+class Convoy:
+    """A running `convoy serve` with two workers and what it logs."""
+
+    def __init__(self, models: Path, **settings: str) -> None:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("CONVOY_")}
+        given = {"models_dir": str(models), "default_model": "colours", "device": "cpu", "port": "0"} | settings
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "service", "serve", "--workers", str(WORKERS)],
+            env=environment | {f"CONVOY_{name.upper()}": value for name, value in given.items()},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        self.port = int(line.partition("http://127.0.0.1:")[2].partition(" ")[0]) if line else 0
+        self._open = ExitStack()
+        self.log: list[str] = []
+        self.logged = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr
+        for line in self.process.stderr:
+            with self.logged:
+                self.log.append(line)
+                self.logged.notify_all()
+
+    def wait_for(self, text: str) -> None:
+        """Until a line with `text` has been logged."""
+        with self.logged:
+            assert self.logged.wait_for(lambda: any(text in line for line in self.log), timeout=60), self.log
+
+    def connect(self) -> http.client.HTTPConnection:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        self._open.callback(connection.close)
+        return connection
+
+    def workers(self) -> list[int]:
+        """Process ids of the workers."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(pid) for pid in children.split()]
+
+    def close(self) -> None:
+        """Leave nothing behind, however the test went."""
+        self._open.close()
+        if self.process.poll() is None:
+            self.process.kill()
+        self._reader.join()
+        self.process.communicate()
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+
+@contextmanager
+def running(models: Path, **settings: str) -> Iterator[Convoy]:
+    convoy = Convoy(models, **settings)
+    try:
+        yield convoy
+    finally:
+        convoy.close()
+
+
+def predict(connection: http.client.HTTPConnection) -> int:
+    connection.request("POST", "/v1/predict", RED, {"Content-Type": "image/png"})
+    response = connection.getresponse()
+    response.read()
+    return response.status
+
+
+def sockets_of(pid: int, port: int) -> int:
+    """How many connections to `port` the process holds."""
+    inodes = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            inodes.add(str(descriptor.readlink()))
+        except OSError:
+            continue
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(
+        f"socket:[{row[9]}]" in inodes for row in rows if int(row[1].partition(":")[2], 16) == port and row[3] == "01"
+    )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_connections_are_spread_evenly_and_survive_the_death_of_another_worker(models_dir: Path) -> None:
+    with running(models_dir) as convoy:
+        connections = [convoy.connect() for _ in range(6)]
+        assert {predict(connection) for connection in connections} == {200}
+        held = {pid: sockets_of(pid, convoy.port) for pid in convoy.workers()}
+        assert list(held.values()) == [3, 3]
+
+        victim, survivor = held
+        os.kill(victim, signal.SIGKILL)
+        convoy.wait_for(f"worker {victim} ended with status -9")
+        outcomes: Counter[object] = Counter()
+        for connection in connections:
+            try:
+                outcomes[predict(connection)] += 1
+            except (ConnectionError, http.client.HTTPException):
+                outcomes["lost"] += 1
+        assert outcomes == {200: 3, "lost": 3}  # the other worker's clients don't notice
+        assert predict(convoy.connect()) == 200
+        assert survivor in convoy.workers()
+        assert convoy.stop() == 0
+
+
+def test_sigterm_finishes_what_has_begun(models_dir: Path) -> None:
+    with running(models_dir) as convoy:
+        connection = convoy.connect()
+        connection.putrequest("POST", "/v1/predict")
+        connection.putheader("Content-Type", "image/png")
+        connection.putheader("Content-Length", str(len(RED)))
+        connection.endheaders(RED[:10])
+        idle = convoy.connect()
+        assert predict(idle) == 200
+        convoy.process.send_signal(signal.SIGTERM)
+        convoy.wait_for("Waiting for connections to close")
+        connection.send(RED[10:])
+        assert connection.getresponse().status == 200
+        assert convoy.process.wait(60) == 0
+
+
+def test_workers_that_cannot_start_end_the_service_with_one_sentence(tmp_path: Path) -> None:
+    with running(tmp_path) as convoy:
+        assert convoy.process.wait(60) == 1
+        convoy.wait_for("convoy: The default model colours can't be served")
+        assert len([line for line in convoy.log if line.startswith("convoy: ")]) == 1
