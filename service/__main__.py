@@ -1,4 +1,4 @@
-"""The command line `convoy`: serve."""
+"""The command line `convoy`: serve, bench."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from service import telemetry
+from service.bench import command
 from service.cores import default_workers
 from service.errors import StartupError
 from service.settings import Settings, load
@@ -42,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
             help=f"{setting.description} (default: {setting.default})",
         )
     serve.set_defaults(run=_serve)
+    command.add_options(commands.add_parser("bench", help="put load on a running server"), example=EXAMPLE)
     return top
 
 

@@ -1,0 +1,64 @@
+"""`convoy bench`: its options, and one run from them."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from pathlib import Path
+
+from service.bench import report, requests
+from service.bench.load import Load, Outcome, Target, Unreachable
+from service.errors import StartupError
+
+
+def add_options(parser: argparse.ArgumentParser, *, example: Path) -> None:
+    """The command line's grammar."""
+    parser.add_argument("url", nargs="?", default="http://127.0.0.1:8000", help="of the server (default: %(default)s)")
+    parser.add_argument(
+        "--image", type=Path, default=example, help="an image, or a folder of them (default: a drawing)"
+    )
+    parser.add_argument("--bulk", type=_positive, metavar="N", help="N images per request, as .npy, instead of one")
+    parser.add_argument("--bulk-size", type=_positive, default=32, metavar="PIXELS", help="their side (default: 32)")
+    parser.add_argument("--connections", type=_positive, default=64, metavar="N", help="at a time (default: 64)")
+    parser.add_argument("--rate", type=_positive, metavar="N", help="open loop: N requests per second, come what may")
+    parser.add_argument("--seconds", type=_positive, default=10, metavar="S", help="how long (default: 10)")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Put the load on, show what came of it; status 1 when not one request was answered with 200."""
+    try:
+        target = Target.of(options.url)
+        images = requests.read_images(options.image)
+        host, path = f"{target.host}:{target.port}", "/v1/predict"
+        if options.bulk:
+            bodies = requests.bulk(images, options.bulk, host=host, path=path, size=options.bulk_size)
+        else:
+            bodies = requests.single(images, host=host, path=path)
+        load = Load(target, bodies, options.bulk or 1, options.connections)
+        with asyncio.Runner(loop_factory=_fast_loop()) as runner:
+            outcome: Outcome = runner.run(
+                load.open(options.seconds, options.rate, report.progress)
+                if options.rate
+                else load.closed(options.seconds, report.progress)
+            )
+    except (Unreachable, ValueError) as exc:
+        raise StartupError(str(exc)) from exc
+    print(f"{report.table(outcome)}\n\n{report.plot(outcome)}")  # noqa: T201 - a command prints
+    return 0 if outcome.statuses[200] else 1
+
+
+def _fast_loop() -> type[asyncio.AbstractEventLoop] | None:
+    """uvloop's where it exists: the less this tool costs, the more of the machine is the server's."""
+    try:
+        from uvloop import Loop
+    except ImportError:
+        return None
+    return Loop  # type: ignore[no-any-return]
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value

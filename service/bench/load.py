@@ -1,0 +1,174 @@
+"""Requests, sent in a closed or an open loop → what became of each.
+
+Closed loop: so many connections, each sending its next request when the last is answered; it finds the highest rate.
+Open loop: requests arrive at a given rate whatever the server does, as they do from a world of independent clients.
+There a request's latency counts from when it was due, not from when a connection was free for it: a server that stalls
+would otherwise hide the wait of all who could not even send ("coordinated omission", G. Tene, 2013).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from array import array
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from service.bench.connection import Connection
+
+DRAIN_S = 30.0  # how long the last answers are waited for
+Progress = Callable[["Outcome"], None]
+
+
+class Unreachable(Exception):
+    """The server can't be reached; the text says where it was looked for."""
+
+
+@dataclass
+class Outcome:
+    """What a run has come to so far."""
+
+    images_per_request: int
+    latencies_s: array[float] = field(default_factory=lambda: array("d"))  # of answers with status 200, in order
+    statuses: Counter[int] = field(default_factory=Counter)  # 0: no answer
+    seconds: float = 0.0
+    late: int = 0  # requests that were due and never sent: all connections were busy to the end
+    client_cpu_s: float = 0.0
+
+    @property
+    def answered(self) -> int:
+        """Requests that ended, with whatever status."""
+        return sum(self.statuses.values())
+
+    @property
+    def images_per_second(self) -> float:
+        """Goodput: images of requests answered with 200."""
+        return self.statuses[200] * self.images_per_request / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where requests go."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, url: str) -> Target:
+        """The host and port of an http URL; raises `Unreachable` for any other."""
+        parts = urlsplit(url)
+        if parts.scheme != "http" or not parts.hostname:
+            raise Unreachable(f"{url} is no address like http://127.0.0.1:8000.")
+        return cls(parts.hostname, parts.port or 80)
+
+
+class Load:
+    """One run against one server."""
+
+    def __init__(self, target: Target, requests: Sequence[bytes], images_per_request: int, connections: int) -> None:
+        self._target, self._requests, self._limit = target, requests, connections
+        self.outcome = Outcome(images_per_request)
+        self._connections: set[Connection] = set()
+        self._began: dict[Connection, float] = {}
+        self._sent = 0
+        self._next: Callable[[Connection], None] = lambda _connection: None
+        self._free: deque[Connection] = deque()
+        self._due: deque[float] = deque()
+
+    async def closed(self, seconds: float, progress: Progress) -> Outcome:
+        """Every connection always has a request under way."""
+        self._next = lambda connection: self._send(connection, time.perf_counter())
+        await self._open()
+        return await self._run(seconds, progress, start=lambda: [self._next(c) for c in list(self._connections)])
+
+    async def open(self, seconds: float, rate: float, progress: Progress, *, seed: int = 0) -> Outcome:
+        """Requests arrive as a Poisson process of `rate` per second, on whichever connection is free."""
+        self._next = self._send_what_is_due
+        await self._open()
+        arrivals = asyncio.create_task(self._arrive(seconds, rate, random.Random(seed)))
+        try:
+            return await self._run(seconds, progress, start=lambda: self._free.extend(self._connections))
+        finally:
+            arrivals.cancel()
+
+    async def _arrive(self, seconds: float, rate: float, chance: random.Random) -> None:
+        """Put every request in line at the moment that it is due."""
+        now = due = time.perf_counter()
+        end = now + seconds
+        while (due := due + chance.expovariate(rate)) < end:
+            if (wait := due - time.perf_counter()) > 0:
+                await asyncio.sleep(wait)
+            self._due.append(due)
+            while self._free and self._due:
+                self._send_what_is_due(self._free.popleft())
+
+    def _send_what_is_due(self, connection: Connection) -> None:
+        if self._due:
+            self._send(connection, self._due.popleft())
+        else:
+            self._free.append(connection)
+
+    def _send(self, connection: Connection, began: float) -> None:
+        self._began[connection] = began
+        connection.send(self._requests[self._sent % len(self._requests)])
+        self._sent += 1
+
+    def _answered(self, connection: Connection, status: int) -> None:
+        began = self._began.pop(connection)
+        self.outcome.statuses[status] += 1
+        if status == 200:
+            self.outcome.latencies_s.append(time.perf_counter() - began)
+        if connection.usable:
+            self._next(connection)
+        else:
+            self._connections.discard(connection)
+            asyncio.get_running_loop().create_task(self._reconnect())
+
+    async def _reconnect(self) -> None:
+        """Take the place of a connection that the server closed."""
+        try:
+            self._next(await self._connect())
+        except OSError:
+            await asyncio.sleep(0.05)  # a server that restarts: not so often that the tries are the load
+            if self._running:
+                await self._reconnect()
+
+    async def _connect(self) -> Connection:
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(
+            lambda: Connection(self._answered), self._target.host, self._target.port
+        )
+        self._connections.add(connection)
+        return connection
+
+    async def _open(self) -> None:
+        try:
+            for _ in range(self._limit):
+                await self._connect()
+        except OSError as exc:
+            raise Unreachable(
+                f"Nothing answers at {self._target.host} port {self._target.port}; start it with: convoy serve"
+            ) from exc
+
+    async def _run(self, seconds: float, progress: Progress, start: Callable[[], object]) -> Outcome:
+        began, cpu = time.perf_counter(), time.process_time()
+        self._running = True
+        start()
+        while (left := began + seconds - time.perf_counter()) > 0:
+            await asyncio.sleep(min(left, 0.5))
+            self.outcome.seconds = time.perf_counter() - began
+            progress(self.outcome)
+        self._next = lambda _connection: None
+        self._running = False
+        while self._began and time.perf_counter() < began + seconds + DRAIN_S:
+            await asyncio.sleep(0.01)
+        self.outcome.late = len(self._due)
+        if self._began:
+            self.outcome.statuses[0] += len(self._began)
+        self.outcome.client_cpu_s = time.process_time() - cpu
+        for connection in self._connections:
+            connection.close()
+        return self.outcome

@@ -1,0 +1,68 @@
+"""An outcome → a line while it runs, a table and a plot at its end."""
+
+from __future__ import annotations
+
+import sys
+from typing import TextIO
+
+import numpy as np
+
+from service.bench.load import Outcome
+
+PERCENTILES = (50.0, 90.0, 99.0, 99.9, 100.0)
+BAR = "█"
+WIDTH = 50
+
+
+def progress(outcome: Outcome, stream: TextIO = sys.stderr) -> None:
+    """One line that renews itself in a terminal; nothing elsewhere."""
+    if stream.isatty():
+        failed = outcome.answered - outcome.statuses[200]
+        stream.write(
+            f"\r{outcome.seconds:5.1f} s  {outcome.answered:,} requests  "
+            f"{outcome.images_per_second:,.0f} images/s  {failed:,} not answered with 200 "
+        )
+        stream.flush()
+
+
+def table(outcome: Outcome) -> str:
+    """Rates, statuses and latencies as lines of text."""
+    rows = [
+        ("requests", f"{outcome.answered:,} in {outcome.seconds:.1f} s"),
+        ("answered with 200", f"{outcome.statuses[200]:,}"),
+        *(
+            ("no answer" if status == 0 else f"status {status}", f"{count:,}")
+            for status, count in sorted(outcome.statuses.items())
+            if status != 200 and count
+        ),
+        *([("never sent: no connection was free", f"{outcome.late:,}")] if outcome.late else []),
+        ("requests per second", f"{outcome.statuses[200] / outcome.seconds:,.1f}"),
+        ("images per second", f"{outcome.images_per_second:,.1f}"),
+        *(
+            (f"latency {'max' if percentile == 100 else f'p{percentile:g}'}", f"{value * 1000:.2f} ms")
+            for percentile, value in latencies(outcome)
+        ),
+        ("processor time of this tool", f"{outcome.client_cpu_s / outcome.seconds:.0%} of a core"),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:{width}}  {value}" for name, value in rows)
+
+
+def latencies(outcome: Outcome) -> list[tuple[float, float]]:
+    """(percentile, seconds) of the requests answered with 200."""
+    if not outcome.latencies_s:
+        return []
+    return list(zip(PERCENTILES, np.percentile(np.asarray(outcome.latencies_s), PERCENTILES).tolist(), strict=True))
+
+
+def plot(outcome: Outcome, bins: int = 16) -> str:
+    """How the latencies spread, on a logarithmic axis: a bar per bin."""
+    if not outcome.latencies_s:
+        return ""
+    values = np.asarray(outcome.latencies_s) * 1000
+    edges = np.geomspace(max(values.min(), 1e-3), max(values.max(), values.min() * 1.01, 1.1e-3), bins + 1)
+    counts, _ = np.histogram(values.clip(edges[0], edges[-1]), edges)
+    return "\n".join(
+        f"{low:9.2f} ms  {BAR * round(WIDTH * count / counts.max())} {count:,}"
+        for low, count in zip(edges, counts.tolist(), strict=False)
+    )

@@ -1,0 +1,119 @@
+"""Load in closed and open loops, against a server whose every move is known."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from service.bench.load import Load, Outcome, Target, Unreachable
+from service.bench.requests import post
+
+REQUEST = post(b"pixels", "image/png", host="test", path="/v1/predict")
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+BUSY = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"
+LAST = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+class Server:
+    """Answers request i with `answer(i)` after `delay` seconds; None cuts the connection."""
+
+    def __init__(self, answer: Callable[[int], bytes | None], delay: float = 0.0) -> None:
+        self.answer, self.delay, self.requests, self.connections = answer, delay, 0, 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            while await reader.readexactly(len(REQUEST)):
+                number, self.requests = self.requests, self.requests + 1
+                await asyncio.sleep(self.delay)
+                answer = self.answer(number)
+                if answer is None:
+                    break
+                writer.write(answer)
+                if b"close" in answer:
+                    break
+        except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def running(server: Server) -> AsyncIterator[Target]:
+    async with await asyncio.start_server(server.serve, "127.0.0.1", 0) as listener:
+        yield Target("127.0.0.1", listener.sockets[0].getsockname()[1])
+
+
+def run(server: Server, *, connections: int = 4, rate: float | None = None, seconds: float = 0.3) -> Outcome:
+    async def scenario() -> Outcome:
+        async with running(server) as target:
+            load = Load(target, [REQUEST], images_per_request=3, connections=connections)
+            if rate:
+                return await load.open(seconds, rate, lambda _outcome: None)
+            return await load.closed(seconds, lambda _outcome: None)
+
+    return asyncio.run(scenario())
+
+
+def test_a_closed_loop_counts_what_the_server_counts() -> None:
+    server = Server(lambda _: OK)
+    outcome = run(server)
+    assert outcome.statuses == {200: server.requests}
+    assert len(outcome.latencies_s) == server.requests
+    assert server.connections == 4
+    assert outcome.images_per_second == pytest.approx(3 * server.requests / outcome.seconds)
+
+
+def test_statuses_are_kept_apart_and_only_good_ones_have_a_latency() -> None:
+    server = Server(lambda number: BUSY if number % 2 else OK)
+    outcome = run(server)
+    assert outcome.statuses[200] + outcome.statuses[503] == outcome.answered == server.requests
+    assert abs(outcome.statuses[200] - outcome.statuses[503]) <= 1
+    assert len(outcome.latencies_s) == outcome.statuses[200]
+
+
+def test_a_connection_that_is_cut_counts_as_no_answer_and_is_made_anew() -> None:
+    server = Server(lambda number: None if number == 1 else OK)
+    outcome = run(server)
+    assert outcome.statuses[0] == 1
+    assert outcome.answered == server.requests
+    assert server.connections == 5
+
+
+def test_a_server_that_closes_after_each_answer_is_followed() -> None:
+    server = Server(lambda _: LAST)
+    outcome = run(server, connections=2)
+    assert outcome.statuses == {200: server.requests}
+    assert server.connections >= server.requests
+
+
+def test_an_open_loop_sends_at_its_rate_whatever_the_server_does() -> None:
+    outcome = run(Server(lambda _: OK), rate=200, seconds=1.0)
+    assert 120 < outcome.statuses[200] < 280  # a Poisson process of 200: six standard deviations
+    assert outcome.late == 0
+
+
+def test_latency_counts_from_when_a_request_was_due() -> None:
+    """One connection, 50 ms per answer, 100 requests per second: most of the time is spent waiting to be sent."""
+    outcome = run(Server(lambda _: OK, delay=0.05), connections=1, rate=100, seconds=0.5)
+    assert max(outcome.latencies_s) > 0.15
+    assert outcome.late > 0  # said, not hidden
+
+
+def test_an_address_where_nothing_listens_is_one_sentence() -> None:
+    async def scenario() -> None:
+        async with running(Server(lambda _: OK)) as target:
+            pass
+        await Load(target, [REQUEST], 1, 1).closed(0.1, lambda _outcome: None)
+
+    with pytest.raises(Unreachable, match=r"Nothing answers at 127\.0\.0\.1"):
+        asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("url", ["https://x", "localhost:8000", "nonsense", ""])
+def test_other_addresses_are_refused(url: str) -> None:
+    with pytest.raises(Unreachable):
+        Target.of(url)
