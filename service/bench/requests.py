@@ -14,7 +14,7 @@ MOST_FILES = 1000
 
 
 def read_images(path: Path) -> list[tuple[str, bytes]]:
-    """(media type, bytes) of an image file, or of up to MOST_FILES in a folder; raises `ValueError` when there is none."""
+    """(media type, bytes) of an image, or of up to MOST_FILES in a folder; raises `ValueError` when there is none."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     chosen = [file for file in files if file.suffix.lower() in IMAGE_TYPES and file.is_file()][:MOST_FILES]
     if not chosen:
