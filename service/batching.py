@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -23,6 +23,35 @@ from service.types import Probabilities, Rows
 
 Run = Callable[[Rows], Awaitable[Probabilities]]
 logger = logging.getLogger(__name__)
+
+
+class BatchReport(NamedTuple):
+    """What became of one batch."""
+
+    reason: str  # why it closed: full, idle, delay, drain
+    rows: int
+    waited_s: tuple[float, ...]  # of each request with rows in it, since it was enqueued
+    ran_s: float
+
+
+class Observer(Protocol):
+    """Who wants to know how the queue fares; called on the event loop, so it must be quick."""
+
+    def queued(self, rows: int) -> None:
+        """So many rows wait now."""
+
+    def ran(self, batch: BatchReport) -> None:
+        """A batch has run, well or not."""
+
+
+class Unobserved:
+    """Nobody wants to know."""
+
+    def queued(self, rows: int) -> None:
+        """See `Observer`."""
+
+    def ran(self, batch: BatchReport) -> None:
+        """See `Observer`."""
 
 
 class DynamicBatcher:
@@ -37,6 +66,7 @@ class DynamicBatcher:
         max_queue_delay_ms: float = 0,
         queue_capacity: int = 4096,  # rows
         queue_bytes: int = 256 << 20,
+        observer: Observer | None = None,
     ) -> None:
         self._run, self._max_batch_size, self._batch_sizes = run, max_batch_size, batch_sizes
         self._delay_s, self._capacity, self._capacity_bytes = max_queue_delay_ms / 1000, queue_capacity, queue_bytes
@@ -49,7 +79,7 @@ class DynamicBatcher:
         self._delay_timer: asyncio.TimerHandle | None = None
         self._stopping: asyncio.Event | None = None  # set once nothing waits
         self._broken = False
-        self.closed: Counter[str] = Counter()  # why batches closed: full, idle, delay, drain
+        self._observer = observer or Unobserved()
 
     @property
     def queued_rows(self) -> int:
@@ -87,6 +117,7 @@ class DynamicBatcher:
         if deadline is not None:
             request.timer = self._loop.call_at(deadline, self._expire, request)
         self._queue.add(request)
+        self._observer.queued(self.queued_rows)
         self._wake()
         try:
             return await request.answer
@@ -119,7 +150,8 @@ class DynamicBatcher:
         )
 
     def _leave(self, request: Request) -> None:
-        self._queue.remove(request)
+        if self._queue.remove(request):
+            self._observer.queued(self.queued_rows)
         if request.timer:
             request.timer.cancel()
 
@@ -149,10 +181,10 @@ class DynamicBatcher:
             return
         if (reason := self._reason_to_close()) is not None:
             batch = self._queue.take(self._size_for(self.queued_rows))
-            self.closed[reason] += 1
+            self._observer.queued(self.queued_rows)
             self._run_began, self._run_rows, self._run_failed = self._loop.time(), sum(map(len, batch)), False
             self._running = self._loop.create_task(self._answer(batch))
-            self._running.add_done_callback(lambda task: self._finished(task, batch))
+            self._running.add_done_callback(lambda task: self._finished(task, batch, reason))
         elif self._stopping and not self.queued_rows:
             self._stopping.set()
 
@@ -209,9 +241,11 @@ class DynamicBatcher:
             )
             start = stop
 
-    def _finished(self, task: asyncio.Task[None], batch: list[Slice]) -> None:
+    def _finished(self, task: asyncio.Task[None], batch: list[Slice], reason: str) -> None:
         """The engine is free again. Anything but a clean end of the batch ends its requests too."""
         self._running = None
+        waited = tuple(self._run_began - piece.request.enqueued for piece in batch)
+        self._observer.ran(BatchReport(reason, self._run_rows, waited, self._loop.time() - self._run_began))
         if task.cancelled():
             _fail(batch, Draining("The service stopped before it had an answer; send the request to another instance."))
         elif (exc := task.exception()) is not None:

@@ -102,11 +102,13 @@ class Lane:
         self._requests[request] = None
         self._count(request, len(request.rows))
 
-    def remove(self, request: Request) -> None:
-        """Forget what of the request still waits."""
-        if request in self._requests:
-            del self._requests[request]
-            self._count(request, request.taken - len(request.rows))
+    def remove(self, request: Request) -> bool:
+        """Forget what of the request still waits; whether something did."""
+        if request not in self._requests:
+            return False
+        del self._requests[request]
+        self._count(request, request.taken - len(request.rows))
+        return True
 
     def take(self, count: int) -> list[Slice]:
         """At most `count` rows, the oldest first; a request may be taken in pieces."""
@@ -155,9 +157,9 @@ class Queue:
         """Enqueue."""
         self._lanes[request.priority].add(request)
 
-    def remove(self, request: Request) -> None:
-        """Forget what of the request still waits."""
-        self._lanes[request.priority].remove(request)
+    def remove(self, request: Request) -> bool:
+        """Forget what of the request still waits; whether something did."""
+        return self._lanes[request.priority].remove(request)
 
     def take(self, size: int) -> list[Slice]:
         """The next batch, of `size` rows or all that wait."""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.batching import BATCHERS, DynamicBatcher
+from service.batching import BATCHERS, BatchReport, DynamicBatcher
 from service.errors import DeadlineExceeded, Draining, InferenceFailed, Overloaded
 from service.queueing import Answer, Priority
 from service.types import Probabilities, Rows
@@ -30,10 +30,21 @@ def values(answer: Answer) -> list[int]:
 
 
 class Engine:
-    """Takes `per_batch + per_row · rows` virtual seconds, fails when a row is poison, and remembers its batches."""
+    """Takes `per_batch + per_row · rows` virtual seconds, fails when a row is poison, and remembers what it hears."""
 
     def __init__(self, per_batch: float = 0.0, per_row: float = 0.0) -> None:
         self.per_batch, self.per_row, self.sizes = per_batch, per_row, list[int]()
+        self.reports, self.queue = list[BatchReport](), list[int]()
+
+    def queued(self, rows: int) -> None:
+        self.queue.append(rows)
+
+    def ran(self, batch: BatchReport) -> None:
+        self.reports.append(batch)
+
+    @property
+    def reasons(self) -> list[str]:
+        return [report.reason for report in self.reports]
 
     async def __call__(self, batch: Rows) -> Probabilities:
         self.sizes.append(len(batch))
@@ -66,10 +77,12 @@ def now() -> float:
 
 def test_a_single_request_runs_at_once(batcher_cls: type[DynamicBatcher]) -> None:
     async def scenario() -> None:
-        batcher = batcher_cls(Engine(per_batch=0.01), max_batch_size=4)
+        engine = Engine(per_batch=0.01)
+        batcher = batcher_cls(engine, max_batch_size=4, observer=engine)
         assert values(await batcher.submit(rows(7))) == [7]
         assert now() == pytest.approx(0.01)
-        assert batcher.closed == {"idle": 1}
+        await pause()
+        assert engine.reasons == ["idle"]
 
     run(scenario())
 
@@ -102,11 +115,33 @@ def test_a_batch_grows_while_the_engine_is_busy(batcher_cls: type[DynamicBatcher
 def test_rows_are_counted_not_requests(batcher_cls: type[DynamicBatcher]) -> None:
     async def scenario() -> None:
         engine = Engine()
-        batcher = batcher_cls(engine, max_batch_size=4)
+        batcher = batcher_cls(engine, max_batch_size=4, observer=engine)
         answers = await asyncio.gather(*(batcher.submit(rows(i, i, i)) for i in range(4)))
+        await pause()
         assert [values(answer) for answer in answers] == [[i] * 3 for i in range(4)]
         assert engine.sizes == [4, 4, 4]  # requests are cut so that every batch is full
-        assert batcher.closed == {"full": 3}
+        assert engine.reasons == ["full"] * 3
+
+    run(scenario())
+
+
+def test_the_observer_hears_of_every_change(batcher_cls: type[DynamicBatcher]) -> None:
+    async def scenario() -> None:
+        engine = Engine(per_batch=0.1)
+        batcher = batcher_cls(engine, max_batch_size=4, observer=engine)
+        tasks = [start(batcher.submit(rows(1)))]
+        await pause(0.04)
+        tasks += [start(batcher.submit(rows(2, 2, 2))), start(batcher.submit(rows(3, 3)))]
+        gone = start(batcher.submit(rows(4)))
+        await pause(0.01)
+        gone.cancel()
+        await asyncio.gather(*tasks)
+        await pause()
+        assert engine.queue == [1, 0, 3, 5, 6, 5, 1, 0]
+        assert [(report.reason, report.rows) for report in engine.reports] == [("idle", 1), ("full", 4), ("idle", 1)]
+        assert engine.reports[1].waited_s == pytest.approx((0.06, 0.06))  # the last of the five rows waits longer
+        assert engine.reports[2].waited_s == pytest.approx((0.16,))
+        assert [report.ran_s for report in engine.reports] == pytest.approx([0.1] * 3)
 
     run(scenario())
 
@@ -143,7 +178,7 @@ def test_a_batch_is_not_mostly_padding(batcher_cls: type[DynamicBatcher], queued
 def test_a_queue_delay_lets_a_batch_fill(batcher_cls: type[DynamicBatcher]) -> None:
     async def scenario() -> None:
         engine = Engine()
-        batcher = batcher_cls(engine, max_batch_size=3, max_queue_delay_ms=1000)
+        batcher = batcher_cls(engine, max_batch_size=3, max_queue_delay_ms=1000, observer=engine)
         tasks = []
         for i in range(3):
             tasks.append(start(batcher.submit(rows(i))))
@@ -151,7 +186,8 @@ def test_a_queue_delay_lets_a_batch_fill(batcher_cls: type[DynamicBatcher]) -> N
         await asyncio.gather(*tasks)
         assert engine.sizes == [3]
         assert now() == pytest.approx(0.3)  # full closes it, long before the delay
-        assert batcher.closed == {"full": 1}
+        await pause()
+        assert engine.reasons == ["full"]
 
     run(scenario())
 
@@ -159,7 +195,7 @@ def test_a_queue_delay_lets_a_batch_fill(batcher_cls: type[DynamicBatcher]) -> N
 def test_a_queue_delay_counts_from_the_oldest_rows_arrival(batcher_cls: type[DynamicBatcher]) -> None:
     async def scenario() -> None:
         engine = Engine(per_batch=0.030)
-        batcher = batcher_cls(engine, max_batch_size=8, max_queue_delay_ms=20)
+        batcher = batcher_cls(engine, max_batch_size=8, max_queue_delay_ms=20, observer=engine)
         first = start(batcher.submit(rows(1)))
         await pause(0.025)  # the first runs, from 20 to 50 ms
         second = start(batcher.submit(rows(2)))
@@ -167,7 +203,8 @@ def test_a_queue_delay_counts_from_the_oldest_rows_arrival(batcher_cls: type[Dyn
         assert now() == pytest.approx(0.050)
         await second  # it had waited 25 ms when the engine came free: it starts then, not 20 ms later
         assert now() == pytest.approx(0.080)
-        assert batcher.closed == {"delay": 2}
+        await pause()
+        assert engine.reasons == ["delay"] * 2
 
     run(scenario())
 
@@ -411,13 +448,14 @@ def test_stop_answers_what_waits_and_refuses_what_comes(batcher_cls: type[Dynami
 
 def test_stop_does_not_wait_for_a_queue_delay(batcher_cls: type[DynamicBatcher]) -> None:
     async def scenario() -> None:
-        batcher = batcher_cls(Engine(), max_batch_size=4, max_queue_delay_ms=60_000)
+        engine = Engine()
+        batcher = batcher_cls(engine, max_batch_size=4, max_queue_delay_ms=60_000, observer=engine)
         task = start(batcher.submit(rows(3)))
         await pause(0.1)
         await batcher.stop(10)
         assert values(await task) == [3]
         assert now() == pytest.approx(0.1)
-        assert batcher.closed == {"drain": 1}
+        assert engine.reasons == ["drain"]
 
     run(scenario())
 
