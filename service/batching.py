@@ -12,46 +12,17 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from service.errors import DeadlineExceeded, Draining, InferenceFailed, Overloaded, ServiceError
+from service.observer import BatchReport, Observer, Unobserved
 from service.pace import Pace
 from service.queueing import Answer, Priority, Queue, Request, Slice, halves
 from service.types import Probabilities, Rows
 
 Run = Callable[[Rows], Awaitable[Probabilities]]
 logger = logging.getLogger(__name__)
-
-
-class BatchReport(NamedTuple):
-    """What became of one batch."""
-
-    reason: str  # why it closed: full, idle, delay, drain
-    rows: int
-    waited_s: tuple[float, ...]  # of each request with rows in it, since it was enqueued
-    ran_s: float
-
-
-class Observer(Protocol):
-    """Who wants to know how the queue fares; called on the event loop, so it must be quick."""
-
-    def queued(self, rows: int) -> None:
-        """So many rows wait now."""
-
-    def ran(self, batch: BatchReport) -> None:
-        """A batch has run, well or not."""
-
-
-class Unobserved:
-    """Nobody wants to know."""
-
-    def queued(self, rows: int) -> None:
-        """See `Observer`."""
-
-    def ran(self, batch: BatchReport) -> None:
-        """See `Observer`."""
 
 
 class DynamicBatcher:

@@ -22,7 +22,7 @@ STRIP_BYTES = 8 + ENTRIES * ENTRY_BYTES  # the first eight bytes are the number 
 class Cell:
     """One number of this process."""
 
-    _values: memoryview
+    _values: memoryview[float]
     _index: int
 
     def add(self, amount: float = 1.0) -> None:
@@ -59,6 +59,12 @@ class Counters:
             self._lengths[self._start(self._strip) // 8 - 1] = entry + 1  # last, so that no reader sees half a key
             self._cells[key] = self._cell(self._strip, entry)
         return self._cells[key]
+
+    def forget(self, prefixes: tuple[str, ...]) -> None:
+        """Set this process's numbers whose keys begin so to zero: what a dead predecessor held is held no more."""
+        for key, cell in self._cells.items():
+            if key.startswith(prefixes):
+                cell.set(0)
 
     def totals(self) -> dict[str, float]:
         """Every key's sum over all processes."""

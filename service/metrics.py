@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from service.counters import Cell, Counters
+from service.observer import BatchReport
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = tuple(base * 10.0**power for power in range(-5, 2) for base in (1, 2.5, 5))  # 10 µs … 50 s
@@ -68,11 +69,50 @@ class Histogram:
         self._total.add(value)
 
 
+class ModelMetrics:
+    """What is counted about one loaded model; an `Observer` of its batcher too."""
+
+    def __init__(self, metrics: Metrics, name: str, version: str, labels: Sequence[str]) -> None:
+        self._metrics, self._name, self._version = metrics, name, version
+        self._predicted = metrics.cell("convoy_images_total", name, version, "predicted")
+        self._labels = [metrics.cell("convoy_predictions_total", name, label) for label in labels]
+        self._probability = metrics.histogram("convoy_prediction_probability", name)
+        self._queue, self._queued = metrics.cell("convoy_queue_images", name), 0  # shared by the model's versions
+        self._batch_size = metrics.histogram("convoy_batch_size", name)
+        self._wait = metrics.histogram("convoy_stage_seconds", "queue")
+        self._infer = metrics.histogram("convoy_stage_seconds", "infer")
+
+    def predicted(self, indices: Sequence[int], probabilities: Sequence[float]) -> None:
+        """Images were answered with these classes, so probable."""
+        self._predicted.add(len(indices))
+        for index, probability in zip(indices, probabilities, strict=True):
+            self._labels[index].add()
+            self._probability.observe(probability)
+
+    def failed(self, outcome: str, images: int = 1) -> None:
+        """Images were not answered; `outcome` is the error's slug."""
+        self._metrics.cell("convoy_images_total", self._name, self._version, outcome).add(images)
+
+    def queued(self, rows: int) -> None:
+        """So many images wait now."""
+        self._queue.add(rows - self._queued)
+        self._queued = rows
+
+    def ran(self, batch: BatchReport) -> None:
+        """A batch has run; each of its requests waited for it and took part in all of it."""
+        self._metrics.cell("convoy_batch_closed_total", batch.reason).add()
+        self._batch_size.observe(batch.rows)
+        for seconds in batch.waited_s:
+            self._wait.observe(seconds)
+            self._infer.observe(batch.ran_s)
+
+
 class Metrics:
     """Hands out the numbers to count on, and prints all of them."""
 
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
+        counters.forget(tuple(f"{name}{{" for name, family in METRICS.items() if family.kind in ("gauge", "info")))
         self._cells: dict[tuple[str, ...], Cell] = {}
         self._histograms: dict[tuple[str, ...], Histogram] = {}
 

@@ -11,11 +11,32 @@ from types import FrameType
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from service.api.incoming import CONNECTION_EXTENSION, Connection
 from service.classifier import Classifier
 from service.settings import Settings
 from service.supervisor import CLOSED, CONNECTION, LAME_DUCK, READY
 
 Application = Callable[..., Awaitable[None]]  # ASGI 3
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's, with word of a connection's end for the tasks that work for it and for `closed`."""
+
+    def __init__(self, *arguments: object, closed: Callable[[], None] | None = None, **options: object) -> None:
+        super().__init__(*arguments, **options)  # type: ignore[arg-type]
+        self._connection, self._closed = Connection(), closed
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self.scope["extensions"] = {CONNECTION_EXTENSION: self._connection}  # type: ignore[dict-item]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection has ended, for whatever reason."""
+        super().connection_lost(exc)
+        self._connection.end()
+        if self._closed:
+            self._closed()
 
 
 class Server(uvicorn.Server):
@@ -27,7 +48,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=HttpToolsProtocol,
+                http=Protocol,
                 log_config=None,
                 access_log=False,  # RequestLog writes it, with the request's id
                 server_header=False,
@@ -93,17 +114,4 @@ class WorkerServer(Server):
             self._tell(CLOSED)
 
     def _protocol(self) -> asyncio.Protocol:
-        return _ToldProtocol(self.config, self.server_state, self.lifespan.state, closed=lambda: self._tell(CLOSED))
-
-
-class _ToldProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, which says when its connection has ended."""
-
-    def __init__(self, *arguments: object, closed: Callable[[], None]) -> None:
-        super().__init__(*arguments)  # type: ignore[arg-type]
-        self._closed = closed
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The connection has ended, for whatever reason."""
-        super().connection_lost(exc)
-        self._closed()
+        return Protocol(self.config, self.server_state, self.lifespan.state, closed=lambda: self._tell(CLOSED))

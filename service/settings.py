@@ -31,6 +31,10 @@ class Settings(BaseSettings):
         "auto", description="`auto` is text in a terminal and JSON lines elsewhere"
     )
 
+    log_requests: Literal["all", "failed"] = Field(
+        "failed", description="which requests have a line in the log; `/metrics` counts all of them"
+    )
+
     max_body_bytes: int = Field(64 * MIB, gt=0, description="largest request body")
     max_images_per_request: int = Field(1024, gt=0, description="most images in one request")
     max_image_bytes: int = Field(20 * MIB, gt=0, description="largest encoded image")

@@ -89,6 +89,7 @@ class Supervisor:
         for worker in self._workers if late else ():
             logger.error("worker %d did not stop in time and is killed", worker.process.pid)
             worker.process.kill()
+        self._counters.close()
         return int(self._failed)
 
     async def _keep(self, strip: int) -> None:

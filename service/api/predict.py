@@ -1,24 +1,34 @@
-"""POST /v1/predict: images in any accepted form → calibrated probabilities."""
+"""POST /v1/predict: images in any accepted form → calibrated probabilities.
+
+The hot route. It is a plain ASGI application, reached past routing and middleware; FastAPI only documents it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Annotated, Any
 
 import numpy as np
 import orjson
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Header, Query
+from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import errors
 from service.api import npy, problems
 from service.api.accept import negotiate
 from service.api.bodies import PREDICT_BODIES, PredictResponse
+from service.api.incoming import CONNECTION_EXTENSION, Connection, Incoming, positive
 from service.api.uploads import Upload, read_uploads
 from service.classifier import Classifier
-from service.errors import InvalidImage, MalformedRequest, ServiceError
+from service.errors import MalformedRequest, ServiceError
+from service.metrics import Metrics
 from service.prediction import ModelIdentity, Prediction
 from service.settings import Settings
 
+METHOD, PATH = "POST", "/v1/predict"
 JSON = "application/json"
 Outcome = Prediction | ServiceError
 NPY_SCHEMA = {"type": "string", "format": "binary", "description": "A .npy file: float32 (N, classes)."}
@@ -32,58 +42,58 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def router(classifier: Classifier, settings: Settings) -> APIRouter:
-    """The route, bound to the core it translates for."""
-    routes = APIRouter(tags=["predict"])
+class Predict:
+    """The endpoint: translates in, calls the core once, translates out."""
 
-    @routes.post(
-        "/v1/predict",
-        response_model=PredictResponse,
-        responses=RESPONSES,
-        openapi_extra={"requestBody": PREDICT_BODIES},
-    )
-    async def predict(
-        request: Request,
-        model: Annotated[str | None, Query(description="Default: the configured model.")] = None,
-        version: Annotated[str | None, Query(description="Default: the active version.")] = None,
-        top_k: Annotated[
-            int | None, Query(ge=1, description="Only the k most probable classes, in falling order.")
-        ] = None,
-        timeout_ms: Annotated[
-            int | None, Header(alias="X-Request-Timeout-Ms", ge=1, description="This request's deadline.")
-        ] = None,
-    ) -> Response:
-        """Classify the images of the body, in order. One bad image among several has an `error` at its place."""
-        allowed_ms = min(timeout_ms or settings.request_timeout_ms, settings.request_timeout_ms)
+    def __init__(self, classifier: Classifier, settings: Settings, metrics: Metrics) -> None:
+        self._classifier, self._settings = classifier, settings
+        self._received = metrics.histogram("convoy_stage_seconds", "receive")
+        self._responded = metrics.histogram("convoy_stage_seconds", "respond")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; a client that goes away takes its images out of the queue."""
+        connection: Connection | None = scope.get("extensions", {}).get(CONNECTION_EXTENSION)
+        task = asyncio.current_task()
+        if connection and task:
+            connection.tasks.add(task)
+        try:
+            began, media_type, body = await self._answer(Incoming(scope, receive))
+            head = [(b"content-type", media_type.encode()), (b"content-length", str(len(body)).encode())]
+            await send({"type": "http.response.start", "status": 200, "headers": head})
+            await send({"type": "http.response.body", "body": body})
+            self._responded.observe(time.perf_counter() - began)
+        except ServiceError as exc:
+            await problems.response(exc)(scope, receive, send)
+        except (asyncio.CancelledError, ClientDisconnect) as exc:
+            if isinstance(exc, asyncio.CancelledError) and not (connection and connection.ended):
+                raise
+            await send({"type": "http.response.start", "status": problems.CLIENT_CLOSED_REQUEST, "headers": []})
+        finally:
+            if connection and task:
+                connection.tasks.discard(task)
+
+    async def _answer(self, request: Incoming) -> tuple[float, str, bytes]:
+        """When the answer began to be written, its media type, and the answer."""
+        began, settings = time.perf_counter(), self._settings
+        allowed_ms = positive(request.header(b"x-request-timeout-ms"), "header X-Request-Timeout-Ms")
+        allowed_ms = min(allowed_ms or settings.request_timeout_ms, settings.request_timeout_ms)
         deadline = asyncio.get_running_loop().time() + allowed_ms / 1000
-        media_type = negotiate(request.headers.get("accept"), (JSON, npy.MEDIA_TYPE))
-        chosen = classifier.choose(model, version).identity
-        if top_k is not None and top_k > len(chosen.labels):
+        media_type = negotiate(request.header(b"accept"), (JSON, npy.MEDIA_TYPE))
+        model = self._classifier.choose(request.query("model"), request.query("version")).identity
+        top_k = positive(request.query("top_k"), "query top_k")
+        if top_k is not None and top_k > len(model.labels):
             raise MalformedRequest(
-                f"query top_k: the model has {len(chosen.labels)} classes; ask for at most that many."
+                f"query top_k: the model has {len(model.labels)} classes; ask for at most that many."
             )
         uploads = await read_uploads(request, settings)
-        outcomes = await _classify(classifier, uploads, chosen, deadline)
+        self._received.observe(time.perf_counter() - began)
+        pictures = [upload.picture for upload in uploads]
+        outcomes = await self._classifier.classify(pictures, model=model.name, version=model.version, deadline=deadline)
+        answered = time.perf_counter()
         failures = [outcome for outcome in outcomes if isinstance(outcome, ServiceError)]
         if failures and (len(failures) == len(outcomes) or media_type == npy.MEDIA_TYPE):
             raise failures[0]
-        if media_type == npy.MEDIA_TYPE:
-            return Response(
-                npy.dump(np.stack([o.probabilities for o in outcomes if isinstance(o, Prediction)])),
-                media_type=media_type,
-            )
-        return Response(_json(chosen, uploads, outcomes, top_k), media_type=JSON)
-
-    return routes
-
-
-async def _classify(
-    classifier: Classifier, uploads: list[Upload], model: ModelIdentity, deadline: float
-) -> list[Outcome]:
-    """One outcome per upload; those that hold no picture keep their error."""
-    pictures = [upload.picture for upload in uploads if not isinstance(upload.picture, InvalidImage)]
-    answers = iter(await classifier.classify(pictures, model=model.name, version=model.version, deadline=deadline))
-    return [u.picture if isinstance(u.picture, InvalidImage) else next(answers) for u in uploads]
+        return answered, media_type, WRITERS[media_type](model, uploads, outcomes, top_k)
 
 
 def _json(model: ModelIdentity, uploads: list[Upload], outcomes: list[Outcome], top_k: int | None) -> bytes:
@@ -104,3 +114,42 @@ def _outcome(outcome: Outcome, top_k: int | None) -> dict[str, Any]:
         "probability": outcome.probabilities[index],
         "probabilities": dict(outcome.top(top_k)),
     }
+
+
+def _npy(_model: ModelIdentity, _uploads: list[Upload], outcomes: list[Outcome], _top_k: int | None) -> bytes:
+    return npy.dump(np.stack([outcome.probabilities for outcome in outcomes if isinstance(outcome, Prediction)]))
+
+
+WRITERS = {JSON: _json, npy.MEDIA_TYPE: _npy}
+
+
+def router(endpoint: ASGIApp) -> APIRouter:
+    """The route, with `endpoint` behind it; what is declared here is what OpenAPI says of it."""
+
+    class Route(APIRoute):
+        async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+            handle = endpoint if scope["method"] == METHOD else super().handle  # which says 405
+            await handle(scope, receive, send)
+
+    routes = APIRouter(tags=["predict"], route_class=Route)
+
+    @routes.api_route(
+        PATH,
+        methods=[METHOD],
+        response_model=PredictResponse,
+        responses=RESPONSES,
+        openapi_extra={"requestBody": PREDICT_BODIES},
+    )
+    async def predict(
+        model: Annotated[str | None, Query(description="Default: the configured model.")] = None,
+        version: Annotated[str | None, Query(description="Default: the active version.")] = None,
+        top_k: Annotated[
+            int | None, Query(ge=1, description="Only the k most probable classes, in falling order.")
+        ] = None,
+        timeout_ms: Annotated[
+            int | None, Header(alias="X-Request-Timeout-Ms", ge=1, description="This request's deadline.")
+        ] = None,
+    ) -> None:
+        """Classify the images of the body, in order. One bad image among several has an `error` at its place."""
+
+    return routes

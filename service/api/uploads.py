@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import AsyncIterator, Awaitable, Callable
+from asyncio import to_thread
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from email.message import Message
 from typing import Any
 
 import orjson
-from starlette.requests import Request
 
 from service.api import multipart, npy
+from service.api.incoming import Incoming
 from service.classifier import Picture
 from service.errors import (
     BodyTooLarge,
@@ -32,6 +33,7 @@ RAW_IMAGE = {
     *(f"image/{kind}" for kind in ("jpeg", "jpg", "png", "webp", "bmp", "gif", "tiff")),
     "application/octet-stream",
 }
+INLINE_BYTES = 256 << 10  # of JSON: more of it is parsed in a thread, since nothing else is answered meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +44,15 @@ class Upload:
     filename: str | None = None
 
 
-async def read_uploads(request: Request, settings: Settings) -> list[Upload]:
+async def read_uploads(request: Incoming, settings: Settings) -> list[Upload]:
     """The pictures of a request, in order, at least one.
 
     Raises `UnsupportedMediaType`, `BodyTooLarge`, `TooManyImages`, `EmptyRequest`, `MalformedRequest` or `WrongShape`.
     """
-    media_type, parameters = _content_type(request)
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
+    declared = request.header(b"content-type") or ""
+    if (request.header(b"content-encoding") or "identity").lower() != "identity":
         raise UnsupportedMediaType("Compressed bodies are not accepted; send the body without Content-Encoding.")
+    media_type, parameters = (declared, {}) if declared in BARE else _content_type(declared)
     if media_type in RAW_IMAGE:
         uploads = await _raw(request, settings)
     elif media_type in READERS:
@@ -63,15 +66,15 @@ async def read_uploads(request: Request, settings: Settings) -> list[Upload]:
     return uploads
 
 
-async def _raw(request: Request, settings: Settings) -> list[Upload]:
-    data = await _whole_body(request, limit=min(settings.max_body_bytes, settings.max_image_bytes))
+async def _raw(request: Incoming, settings: Settings) -> list[Upload]:
+    data = await request.whole(min(settings.max_body_bytes, settings.max_image_bytes))
     return [Upload(data)] if data else []
 
 
-async def _multipart(request: Request, settings: Settings, parameters: dict[str, str]) -> list[Upload]:
+async def _multipart(request: Incoming, settings: Settings, parameters: dict[str, str]) -> list[Upload]:
     boundary = parameters.get("boundary", "")
     files = await multipart.read_files(
-        _limited(request, settings.max_body_bytes),
+        request.chunks(settings.max_body_bytes),
         boundary.encode("latin-1", "replace"),
         max_files=settings.max_images_per_request,
         max_file_bytes=settings.max_image_bytes,
@@ -79,9 +82,14 @@ async def _multipart(request: Request, settings: Settings, parameters: dict[str,
     return [Upload(file.content, file.filename) for file in files]
 
 
-async def _json(request: Request, settings: Settings, _parameters: dict[str, str]) -> list[Upload]:
+async def _json(request: Incoming, settings: Settings, _parameters: dict[str, str]) -> list[Upload]:
+    body = await request.whole(settings.max_body_bytes)
+    return _from_json(body, settings) if len(body) <= INLINE_BYTES else await to_thread(_from_json, body, settings)
+
+
+def _from_json(body: bytes, settings: Settings) -> list[Upload]:
     try:
-        document: Any = orjson.loads(await _whole_body(request, settings.max_body_bytes))
+        document: Any = orjson.loads(body)
     except orjson.JSONDecodeError as exc:
         raise MalformedRequest(f"The body is not JSON (line {exc.lineno}, column {exc.colno}).") from exc
     images = document.get("images") if isinstance(document, dict) else None
@@ -104,15 +112,15 @@ def _from_base64(text: str, settings: Settings) -> Picture | InvalidImage:
         return InvalidImage("The text is not base64; encode the image file's bytes.")
 
 
-async def _npy(request: Request, settings: Settings, _parameters: dict[str, str]) -> list[Upload]:
-    images = npy.read_images(await _whole_body(request, settings.max_body_bytes))
+async def _npy(request: Incoming, settings: Settings, _parameters: dict[str, str]) -> list[Upload]:
+    images = npy.read_images(await request.whole(settings.max_body_bytes))
     _check_count(len(images), settings)
     if images.shape[1] * images.shape[2] > settings.max_image_pixels:
         raise ImageTooLarge(f"An image may have {settings.max_image_pixels:,} pixels at most; send smaller ones.")
     return [Upload(image) for image in images]
 
 
-Reader = Callable[[Request, Settings, dict[str, str]], Awaitable[list[Upload]]]
+Reader = Callable[[Incoming, Settings, dict[str, str]], Awaitable[list[Upload]]]
 READERS: dict[str, Reader] = {
     "multipart/form-data": _multipart,
     "application/json": _json,
@@ -120,33 +128,16 @@ READERS: dict[str, Reader] = {
 }
 
 
-def _content_type(request: Request) -> tuple[str, dict[str, str]]:
+BARE = RAW_IMAGE | {npy.MEDIA_TYPE}  # nothing to parse about them
+
+
+def _content_type(declared: str) -> tuple[str, dict[str, str]]:
     message = Message()  # the standard library's parser of this header
-    message["content-type"] = request.headers.get("content-type", "")
+    message["content-type"] = declared
     parameters = {str(key): str(value) for key, value in message.get_params(failobj=[])[1:]}
-    return (message.get_content_type() if message["content-type"] else ""), parameters
+    return (message.get_content_type() if declared else ""), parameters
 
 
 def _check_count(count: int, settings: Settings) -> None:
     if count > settings.max_images_per_request:
         raise TooManyImages(f"A request may hold {settings.max_images_per_request:,} images at most; split it.")
-
-
-async def _whole_body(request: Request, limit: int) -> bytes:
-    chunks = [chunk async for chunk in _limited(request, limit)]
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-
-async def _limited(request: Request, limit: int) -> AsyncIterator[bytes]:
-    """The body as it arrives; raises `BodyTooLarge` as soon as it is known to be more than `limit` bytes."""
-    too_large = BodyTooLarge(f"The body may have {limit:,} bytes at most; send less at a time.")
-    declared = request.headers.get("content-length", "0")
-    if declared.isascii() and declared.isdigit() and int(declared) > limit:
-        raise too_large
-    received = 0
-    async for chunk in request.stream():
-        received += len(chunk)
-        if received > limit:
-            raise too_large
-        if chunk:
-            yield chunk

@@ -54,7 +54,7 @@ def _fast_loop() -> type[asyncio.AbstractEventLoop] | None:
         from uvloop import Loop
     except ImportError:
         return None
-    return Loop  # type: ignore[no-any-return]
+    return Loop
 
 
 def _positive(text: str) -> int:

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.batching import BATCHERS, BatchReport, DynamicBatcher
+from service.batching import BATCHERS, DynamicBatcher
 from service.errors import DeadlineExceeded, Draining, InferenceFailed, Overloaded
+from service.observer import BatchReport
 from service.queueing import Answer, Priority
 from service.types import Probabilities, Rows
 from tests.virtual_time import run

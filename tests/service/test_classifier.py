@@ -99,7 +99,7 @@ def test_readiness_follows_the_last_inference(settings: Settings, monkeypatch: p
         async with running(settings) as classifier:
             classifier.check_ready()
             engine = classifier.repository.get("colours").engine
-            batcher = classifier._batchers[classifier.repository.get("colours").identity.digest]
+            batcher = classifier._served[classifier.repository.get("colours").identity.digest].batcher
 
             async def fail(_rows: object) -> None:
                 raise InferenceFailed("the device is gone")

@@ -29,12 +29,12 @@ def test_every_setting_is_a_flag() -> None:
     ],
 )
 def test_what_keeps_it_from_starting_is_one_sentence(
-    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], sentence: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clear_environment(monkeypatch)
     monkeypatch.setattr("service.telemetry.configure", lambda _: None)
     assert main(arguments) == 1
-    error = capsys.readouterr().err
+    error = capfd.readouterr().err
     assert error.startswith(sentence)
     assert error.count("\n") == 1
 

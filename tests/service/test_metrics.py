@@ -8,7 +8,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.counters import STRIP_BYTES, Counters
-from service.metrics import METRICS, Metrics
+from service.metrics import METRICS, Metrics, ModelMetrics
+from service.observer import BatchReport
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -74,3 +75,37 @@ def test_any_label_comes_back_as_it_was(label: str) -> None:
 def test_the_number_of_labels_is_checked() -> None:
     with pytest.raises(ValueError, match="zip"):
         Metrics(Counters.alone()).cell("convoy_requests_total", "/v1/predict")
+
+
+def test_a_model_counts_its_answers_its_failures_and_its_batches() -> None:
+    metrics = Metrics(Counters.alone())
+    model = ModelMetrics(metrics, "m", "1", ("cat", "dog"))
+    model.predicted([1, 1, 0], [0.9, 0.31, 0.5])
+    model.failed("invalid-image")
+    model.failed("overloaded", 7)
+    model.queued(5)
+    model.ran(BatchReport("idle", 3, (0.25, 0.5), 0.125))
+    found = samples(metrics)
+    images = {key[1][1][1]: value for key, value in found.items() if key[0] == "convoy_images_total"}
+    assert images == {"predicted": 3, "invalid-image": 1, "overloaded": 7}
+    assert found["convoy_predictions_total", (("label", "dog"), ("model", "m"))] == 2
+    assert found["convoy_prediction_probability_count", (("model", "m"),)] == 3
+    assert found["convoy_prediction_probability_sum", (("model", "m"),)] == pytest.approx(1.71)
+    assert found["convoy_queue_images", (("model", "m"),)] == 5
+    assert found["convoy_batch_size_sum", (("model", "m"),)] == 3
+    assert found["convoy_stage_seconds_sum", (("stage", "queue"),)] == 0.75
+    assert found["convoy_stage_seconds_sum", (("stage", "infer"),)] == 0.25
+    assert found["convoy_batch_closed_total", (("reason", "idle"),)] == 1
+
+
+def test_versions_of_a_model_share_its_queue_and_a_new_process_begins_with_an_empty_one() -> None:
+    counters = Counters.alone()
+    metrics = Metrics(counters)
+    versions = [ModelMetrics(metrics, "m", version, ("a", "b")) for version in "12"]
+    for model, rows in zip((*versions, versions[0]), (5, 3, 4), strict=True):
+        model.queued(rows)
+    assert samples(metrics)["convoy_queue_images", (("model", "m"),)] == 7
+    versions[0].predicted([0], [0.5])
+    successor = samples(Metrics(counters))
+    assert successor["convoy_queue_images", (("model", "m"),)] == 0
+    assert successor["convoy_predictions_total", (("label", "a"), ("model", "m"))] == 1

@@ -309,7 +309,7 @@ def test_a_full_queue_is_503_with_retry_after(settings: Settings) -> None:
 def test_a_deadline_that_passes_is_504(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
     classifier = client.app.state.classifier  # type: ignore[attr-defined]
-    batcher = classifier._batchers[classifier.choose(None, None).identity.digest]
+    batcher = classifier._served[classifier.choose(None, None).identity.digest].batcher
     run: Run = batcher._run
 
     async def held(rows: Rows) -> Probabilities:

@@ -1,0 +1,84 @@
+"""A request's head and body, and what is refused while it is read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+from starlette.requests import ClientDisconnect
+from starlette.types import Message
+
+from service.api.incoming import Connection, Incoming, positive
+from service.errors import BodyTooLarge, MalformedRequest
+
+
+def incoming(
+    *chunks: bytes, headers: dict[bytes, bytes] | None = None, query: bytes = b"", cut: bool = False
+) -> Incoming:
+    messages: Iterator[Message] = iter(
+        [
+            *({"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks),
+            {"type": "http.disconnect"} if cut else {"type": "http.request"},
+        ]
+    )
+
+    async def receive() -> Message:
+        return next(messages)
+
+    return Incoming({"headers": list((headers or {}).items()), "query_string": query}, receive)
+
+
+def test_a_body_in_pieces_is_joined() -> None:
+    assert asyncio.run(incoming(b"ab", b"", b"c").whole(3)) == b"abc"
+    assert asyncio.run(incoming().whole(3)) == b""
+
+
+@pytest.mark.parametrize(("declared", "expected"), [({}, [b"ab"]), ({b"content-length": b"4"}, [])])
+def test_a_body_is_refused_as_soon_as_it_is_too_large(declared: dict[bytes, bytes], expected: list[bytes]) -> None:
+    seen: list[bytes] = []
+
+    async def read() -> None:
+        async for chunk in incoming(b"ab", b"cd", b"ef", headers=declared).chunks(3):
+            seen.append(chunk)
+
+    with pytest.raises(BodyTooLarge):
+        asyncio.run(read())
+    assert seen == expected
+
+
+@pytest.mark.parametrize("length", [b"many", b"-1", b"", "²".encode("latin-1")])
+def test_a_length_that_is_no_number_is_not_believed(length: bytes) -> None:
+    assert asyncio.run(incoming(b"ab", headers={b"content-length": length}).whole(3)) == b"ab"
+
+
+def test_a_body_that_is_cut_off_is_no_body() -> None:
+    with pytest.raises(ClientDisconnect):
+        asyncio.run(incoming(b"ab", cut=True).whole(3))
+
+
+def test_headers_and_query_are_text() -> None:
+    request = incoming(headers={b"accept": "ü".encode("latin-1")}, query=b"model=a%20b&top_k=1&top_k=2&version=")
+    assert (request.header(b"accept"), request.header(b"host")) == ("ü", None)
+    assert [request.query(name) for name in ("model", "top_k", "version", "other")] == ["a b", "2", "", None]
+
+
+def test_whole_numbers_from_one_up() -> None:
+    assert (positive(None, "x"), positive("12", "x")) == (None, 12)
+    for text in ("0", "-1", "1.5", "", "many", "²", "9" * 30):
+        with pytest.raises(MalformedRequest, match=r"query x: send a whole number, 1 or more\."):
+            positive(text, "query x")
+
+
+def test_the_end_of_a_connection_ends_its_tasks() -> None:
+    async def scenario() -> None:
+        connection = Connection()
+        task = asyncio.create_task(asyncio.sleep(60))
+        connection.tasks.add(task)
+        await asyncio.sleep(0)
+        connection.end()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert connection.ended
+
+    asyncio.run(scenario())

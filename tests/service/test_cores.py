@@ -1,0 +1,37 @@
+"""Cores, workers and threads: never more of them than there is machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from service import cores
+
+
+def test_usable_cores_are_those_of_the_affinity() -> None:
+    assert 1 <= cores.usable_cores() <= len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("quota", "expected"), [("max 100000", 8), ("150000 100000", 2), ("50000 100000", 1), ("x", 8)]
+)
+def test_a_cgroup_quota_counts(quota: str, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(Path, "read_text", lambda _: quota)
+    assert cores.usable_cores() == expected
+
+
+def test_a_worker_per_core_but_one_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "usable_cores", lambda: 6)
+    monkeypatch.setattr(Path, "exists", lambda _: True)
+    assert [cores.default_workers(device) for device in ("cpu", "cuda", "auto")] == [6, 1, 1]
+    monkeypatch.setattr(Path, "exists", lambda _: False)
+    assert cores.default_workers("auto") == 6
+
+
+@pytest.mark.parametrize(("workers", "expected"), [(1, 6), (2, 3), (4, 1), (6, 1), (12, 1)])
+def test_threads_are_shared_out_among_the_workers(workers: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "usable_cores", lambda: 6)
+    assert cores.threads_per_worker(workers) == expected
