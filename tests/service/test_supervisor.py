@@ -129,6 +129,24 @@ def test_connections_are_spread_evenly_and_survive_the_death_of_another_worker(m
         assert convoy.stop() == 0
 
 
+def test_metrics_are_exact_over_all_workers_the_dead_ones_too(models_dir: Path) -> None:
+    with running(models_dir) as convoy:
+        connections = [convoy.connect() for _ in range(4)]
+        for number, connection in enumerate(connections):
+            for _ in range(number + 1):
+                assert predict(connection) == 200
+        victim = convoy.workers()[0]
+        os.kill(victim, signal.SIGKILL)
+        convoy.wait_for(f"worker {victim} ended")
+        assert predict(convoy.connect()) == 200
+        scrape = convoy.connect()
+        scrape.request("GET", "/metrics")
+        lines = scrape.getresponse().read().decode().splitlines()
+        assert 'convoy_requests_total{route="/v1/predict",method="POST",status="200"} 11' in lines
+        assert 'convoy_images_total{model="colours",version="2",outcome="predicted"} 11' in lines
+        assert 'convoy_queue_images{model="colours"} 0' in lines
+
+
 def test_sigterm_finishes_what_has_begun(models_dir: Path) -> None:
     with running(models_dir) as convoy:
         connection = convoy.connect()

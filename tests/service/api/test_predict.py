@@ -6,14 +6,16 @@ import asyncio
 import base64
 import io
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from typing import Any, Literal
 
 import httpx2
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
+from starlette.types import Message
 
+from service.api.incoming import CONNECTION_EXTENSION, Connection
 from service.api.uploads import RAW_IMAGE
 from service.app import create_app
 from service.batching import Run
@@ -333,3 +335,55 @@ def test_an_unexpected_error_is_500_and_says_nothing_of_itself(
         monkeypatch.setattr(client.app.state.classifier, "classify", explode)  # type: ignore[attr-defined]
         body = problem(post(client, PNG["red"], "image/png"), 500, "internal-error")
         assert "secret" not in str(body)
+
+
+def test_who_hangs_up_leaves_the_queue(settings: Settings) -> None:
+    statuses: list[int] = []
+
+    def request(connection: Connection) -> Coroutine[None, None, None]:
+        scope = {
+            "type": "http", "method": "POST", "path": "/v1/predict", "query_string": b"",
+            "headers": [(b"content-type", b"image/png")], "extensions": {CONNECTION_EXTENSION: connection},
+        }  # fmt: skip
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": PNG["red"]}
+
+        async def send(message: Message) -> None:
+            statuses.extend([message["status"]] if "status" in message else [])
+
+        return app(scope, receive, send)
+
+    async def scenario() -> None:
+        await classifier.start()
+        batcher = classifier._served[classifier.choose(None, None).identity.digest].batcher
+        run, engine_is_free = batcher._run, asyncio.Event()
+
+        async def held(rows: Rows) -> Probabilities:
+            await engine_is_free.wait()
+            return await run(rows)
+
+        connections = [Connection() for _ in range(3)]
+        async with asyncio.timeout(10):
+            while batcher._running:  # with the canary
+                await asyncio.sleep(0)
+            batcher._run = held
+            tasks = [asyncio.create_task(request(connections[0]))]
+            while batcher._running is None:
+                await asyncio.sleep(0)
+            tasks += [asyncio.create_task(request(connection)) for connection in connections[1:]]
+            while batcher.queued_rows < 2:
+                await asyncio.sleep(0)
+        connections[0].end()  # its image is with the engine
+        connections[1].end()  # its image waits
+        await asyncio.gather(*tasks[:2])
+        assert (statuses, batcher.queued_rows) == ([499, 499], 1)
+        engine_is_free.set()
+        await tasks[2]
+        assert statuses == [499, 499, 200]
+        assert not connections[2].tasks
+        await classifier.stop()
+
+    app = create_app(settings)
+    classifier = app.state.classifier
+    asyncio.run(scenario())
