@@ -75,9 +75,9 @@ def _serve_here(settings: Settings, listener: socket.socket) -> int:
     from service.server import Server
 
     app = create_app(settings)
-    server = Server(app, app.state.classifier, settings, announce=lambda: announce(listener))
+    server = Server(app, app.state.served, settings, announce=lambda: announce(listener))
     server.run(sockets=[listener])
-    return 0 if server.started else 1
+    return 0 if server.started and not server.lost else 1
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -20,9 +20,10 @@ from service.classifier import Classifier
 from service.cores import default_workers, threads_per_worker
 from service.counters import Counters
 from service.engine import Engine
-from service.metadata import ModelMetadata
+from service.metadata import ModelMetadata, Precision
 from service.metrics import Metrics
 from service.repository import ModelRepository
+from service.serving import ServedModels
 from service.settings import Settings
 
 
@@ -46,10 +47,11 @@ class Application(FastAPI):
 def create_app(settings: Settings, counters: Counters | None = None) -> Application:
     """The application with its models loaded; raises `StartupError` when it could not serve."""
 
-    def open_engine(metadata: ModelMetadata, model_file: Path) -> Engine:
+    def open_engine(metadata: ModelMetadata, files: Mapping[Precision, Path]) -> Engine:
         return Engine(
-            model_file,
+            files,
             device=settings.device,
+            precision=None if settings.precision == "auto" else settings.precision,
             classes=len(metadata.labels),
             height=metadata.input.height,
             width=metadata.input.width,
@@ -57,16 +59,16 @@ def create_app(settings: Settings, counters: Counters | None = None) -> Applicat
             threads=settings.threads or threads_per_worker(settings.workers or default_workers(settings.device)),
         )
 
-    repository = ModelRepository(settings.models_dir, open_engine)
-    repository.load_all(settings.default_model)
+    repository = ModelRepository(settings.models_dir, settings.default_model, open_engine)
     metrics = Metrics(counters or Counters.alone())
-    classifier = Classifier(repository, settings, metrics)
+    served = ServedModels(repository, settings, metrics)
+    classifier = Classifier(served, settings, metrics)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        await classifier.start()
+        await served.start()
         yield
-        await classifier.stop()
+        await served.stop()
 
     app = Application(
         title="Convoy",
@@ -74,12 +76,12 @@ def create_app(settings: Settings, counters: Counters | None = None) -> Applicat
         summary="Image classification with calibrated probabilities.",
         lifespan=lifespan,
     )
-    app.state.classifier = classifier
-    endpoint = predict.Predict(classifier, settings, metrics)
+    app.state.served, app.state.classifier = served, classifier
+    endpoint = predict.Predict(served, classifier, settings, metrics)
     app.direct = RequestLog(endpoint, metrics, settings.log_requests, route=predict.PATH)
     app.include_router(predict.router(endpoint))
     app.include_router(models.router(repository, settings))
-    app.include_router(health.router(classifier))
+    app.include_router(health.router(served))
     app.include_router(metrics_route.router(metrics))
     problems.install(app)
     app.add_middleware(RequestLog, metrics=metrics, log_requests=settings.log_requests)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,22 +19,25 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from service.cores import usable_cores
+from service.cores import has_int8_dot_product, usable_cores
 from service.errors import InferenceFailed, StartupError
+from service.metadata import Precision
 from service.types import Probabilities, Rows
 
 INPUT, OUTPUT = "image", "probabilities"
 CUDA_BATCH_SIZES = (1, 8, 32, 128, 512, 1024)  # cuDNN tunes for each new shape, so there are few
+INLINE_S = 0.004  # a shorter inference runs on the event loop: to a thread and back would cost more than the waiting
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Provider:
-    """An execution provider, its options, and the batch sizes it may see."""
+    """An execution provider: its options, the files it runs best, and the batch sizes it may see."""
 
     name: str
+    precisions: Callable[[], tuple[Precision, ...]]  # best first; fp32 is always there
     batch_sizes: Callable[[int], tuple[int, ...]]  # max_batch_size → sizes that are warmed, the only ones if it pads
-    pads: bool
+    memory: str | None = None  # where batches are padded and bound to buffers of the device; None: any size, as it is
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -49,11 +53,16 @@ def _cuda_buckets(max_batch_size: int) -> tuple[int, ...]:
 PROVIDERS: dict[str, Provider] = {
     "cuda": Provider(
         "CUDAExecutionProvider",
+        precisions=lambda: ("fp16", "fp32"),
         batch_sizes=_cuda_buckets,
-        pads=True,
+        memory="cuda",
         options={"cudnn_conv_algo_search": "HEURISTIC"},  # EXHAUSTIVE would stall each new shape
     ),
-    "cpu": Provider("CPUExecutionProvider", batch_sizes=_powers_of_two, pads=False),
+    "cpu": Provider(
+        "CPUExecutionProvider",
+        precisions=lambda: ("int8", "fp32") if has_int8_dot_product() else ("fp32",),
+        batch_sizes=_powers_of_two,
+    ),
 }
 
 
@@ -62,27 +71,32 @@ class Engine:
 
     def __init__(
         self,
-        model_file: Path,
+        files: Mapping[Precision, Path],
         *,
         device: str,
+        precision: Precision | None = None,
         classes: int,
         height: int,
         width: int,
         max_batch_size: int,
         threads: int,
     ) -> None:
-        self.device, self._session = _open(model_file, device, threads)
+        """`precision` is the file to run; None leaves the choice to the provider's row in `PROVIDERS`."""
+        self.device, self.precision, self._session = _open(files, device, precision, threads)
         self._provider = PROVIDERS[self.device]
         self._row_shape, self._classes = (height, width, 3), classes
+        self._check_signature()
         self.max_batch_size = max_batch_size
         self._batch_sizes = self._provider.batch_sizes(max_batch_size)
+        self._bound: dict[int, _BoundBatch] = {}
+        self._inline_rows = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
-        self._check_signature()
+        self.lost = False  # the device has failed for good: only a new process gets it back
 
     @property
     def padded_sizes(self) -> tuple[int, ...]:
         """The only batch sizes that run as they are, ascending; others are padded. Empty where every size does."""
-        return self._batch_sizes if self._provider.pads else ()
+        return self._batch_sizes if self._provider.memory else ()
 
     @property
     def provider(self) -> str:
@@ -92,10 +106,17 @@ class Engine:
     def warm_up(self) -> None:
         """Run every batch size that requests will meet, so that none of them pays for the first time."""
         for size in self._batch_sizes:
-            self.infer(np.zeros((size, *self._row_shape), np.uint8))
+            rows = np.zeros((size, *self._row_shape), np.uint8)
+            self.infer(rows)
+            began = time.perf_counter()
+            self.infer(rows)
+            if not self._provider.memory and time.perf_counter() - began < INLINE_S:
+                self._inline_rows = size
 
     async def run(self, rows: Rows) -> Probabilities:
-        """`infer`, on the engine's thread."""
+        """`infer`: at once where that is quick, else on the engine's thread."""
+        if len(rows) <= self._inline_rows:
+            return self.infer(rows)
         return await asyncio.get_running_loop().run_in_executor(self._thread, self.infer, rows)
 
     def close(self) -> None:
@@ -104,27 +125,40 @@ class Engine:
 
     def infer(self, rows: Rows) -> Probabilities:
         """uint8 (N, H, W, 3) → float32 (N, classes), N ≤ max_batch_size; raises `InferenceFailed`."""
-        count = len(rows)
-        if self._provider.pads:
-            size = next(size for size in self._batch_sizes if size >= count)
-            rows = (
-                np.concatenate([rows, np.zeros((size - count, *self._row_shape), np.uint8)]) if size > count else rows
-            )
         try:
-            probabilities: Probabilities = self._session.run([OUTPUT], {INPUT: rows})[0]
+            probabilities = self._run(rows)
         except Exception as exc:  # onnxruntime's exceptions have no common ancestor but this
-            logger.exception("inference failed", extra={"rows": count})
+            logger.exception("inference failed", extra={"rows": len(rows)})
+            self.lost = self.lost or self._device_is_lost()
             raise InferenceFailed(
                 "The model failed on this request; try again, and tell the operator the request id if it repeats."
             ) from exc
         if len(probabilities) != len(rows) or not math.isfinite(probabilities.sum()):
             logger.error(
-                "the model returned %d rows for %d, or values that are no numbers",
-                len(probabilities),
-                len(rows),
+                "the model returned %d rows for %d, or values that are no numbers", len(probabilities), len(rows)
             )
             raise InferenceFailed("The model gave no valid probabilities for this request.")
-        return probabilities[:count]
+        return probabilities
+
+    def _run(self, rows: Rows) -> Probabilities:
+        if self._provider.memory:
+            size = next(size for size in self._batch_sizes if size >= len(rows))
+            if size not in self._bound:
+                self._bound[size] = _BoundBatch(
+                    self._session, self._provider.memory, (size, *self._row_shape), (size, self._classes)
+                )
+            return self._bound[size].run(rows)
+        probabilities: Probabilities = self._session.run([OUTPUT], {INPUT: rows})[0]
+        return probabilities
+
+    def _device_is_lost(self) -> bool:
+        """Whether not even one black image can be inferred any more: CUDA's errors stick to the process."""
+        try:
+            self._run(np.zeros((1, *self._row_shape), np.uint8))
+        except Exception:
+            logger.critical("the device has failed for good", exc_info=True)
+            return True
+        return False
 
     def _check_signature(self) -> None:
         """The graph must take and give what its metadata says."""
@@ -140,18 +174,52 @@ class Engine:
             )
 
 
-def _open(model_file: Path, device: str, threads: int) -> tuple[str, onnxruntime.InferenceSession]:
-    """The device that was taken and a session on it; `auto` tries every provider in order and says so."""
+class _BoundBatch:
+    """One batch size on a device: buffers there that are filled, run and read again and again."""
+
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        memory: str,
+        input_shape: tuple[int, ...],
+        output_shape: tuple[int, ...],
+    ) -> None:
+        self._session, self._rows = session, np.zeros(input_shape, np.uint8)
+        self._input = onnxruntime.OrtValue.ortvalue_from_numpy(self._rows, memory, 0)
+        self._output = onnxruntime.OrtValue.ortvalue_from_shape_and_type(output_shape, np.float32, memory, 0)
+        self._binding = session.io_binding()
+        self._binding.bind_ortvalue_input(INPUT, self._input)
+        self._binding.bind_ortvalue_output(OUTPUT, self._output)
+
+    def run(self, rows: Rows) -> Probabilities:
+        """The probabilities of `rows`, of which there may be fewer than the batch has room for."""
+        self._rows[: len(rows)] = rows  # what is left of earlier batches below them is inferred and thrown away
+        self._input.update_inplace(self._rows)
+        self._session.run_with_iobinding(self._binding)
+        probabilities: Probabilities = self._output.numpy()[: len(rows)].copy()
+        return probabilities
+
+
+def _open(
+    files: Mapping[Precision, Path], device: str, precision: Precision | None, threads: int
+) -> tuple[str, Precision, onnxruntime.InferenceSession]:
+    """The device and precision that were taken and a session on them; `auto` tries every provider and says so."""
+    if precision is not None and precision not in files:
+        raise StartupError(
+            f"--precision {precision} can't be had: the model has {', '.join(files)}; choose one of them."
+        )
     for candidate in PROVIDERS if device == "auto" else (device,):
         provider = PROVIDERS[candidate]
+        wanted = provider.precisions() if precision is None else (precision,)
+        chosen = next(each for each in wanted if each in files)
         if provider.name not in onnxruntime.get_available_providers():
             reason = "this build of ONNX Runtime does not have it"
-        elif (session := _session(model_file, provider, threads)) is None:
+        elif (session := _session(files[chosen], provider, threads)) is None:
             reason = "its device, driver or libraries are missing"
         elif (used := session.get_providers()[0]) != provider.name:
             reason = f"ONNX Runtime took {used} in its place"
         else:
-            return candidate, session
+            return candidate, chosen, session
         if device != "auto":
             raise StartupError(
                 f"--device {device} can't be had: {provider.name}: {reason}; "

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from service.preprocessing import RESIZE_POLICIES
 from service.types import Probabilities, Rows
 
 GOLDEN_TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2, "int8": 1e-3}
-OpenEngine = Callable[[ModelMetadata, Path], Engine]
+OpenEngine = Callable[[ModelMetadata, Mapping[Precision, Path]], Engine]
 logger = logging.getLogger(__name__)
 
 
@@ -32,47 +32,65 @@ class LoadedModel:
 
     identity: ModelIdentity
     metadata: ModelMetadata
-    precision: Precision
     engine: Engine
     canary: Rows  # one golden picture, (1, H, W, 3): what health checks infer
     card: str
 
 
+@dataclass(frozen=True)
+class Inventory:
+    """What one look at the folder found: versions that can serve, and why the others can't."""
+
+    loaded: dict[str, dict[str, LoadedModel]] = field(default_factory=dict)
+    failed: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def models(self) -> Iterator[LoadedModel]:
+        """Every loaded version."""
+        return (model for versions in self.loaded.values() for model in versions.values())
+
+
 class ModelRepository:
     """All versions found under one folder, loaded, and which of them is active for each name."""
 
-    def __init__(self, root: Path, open_engine: OpenEngine) -> None:
-        self._root, self._open_engine = root, open_engine
-        self._loaded: dict[str, dict[str, LoadedModel]] = {}
-        self._failed: dict[tuple[str, str], str] = {}
+    def __init__(self, root: Path, default: str, open_engine: OpenEngine) -> None:
+        """Loads every version; raises `StartupError` when the model `default` is not among those that can serve."""
+        self._root, self._default, self._open_engine = root, default, open_engine
+        self.inventory = Inventory()
+        self.inventory = self.look()
 
-    def load_all(self, default: str) -> None:
-        """Load every version; raises `StartupError` when the default model is not among those that can serve."""
-        for folder in sorted(self._root.glob("*/*/metadata.json")):
-            name, version = folder.parent.parent.name, folder.parent.name
+    def look(self) -> Inventory:
+        """What the folder holds now; versions that are loaded and unchanged stay what they are.
+
+        Takes its time and changes nothing: whoever calls it publishes the result as `inventory`. Raises `StartupError`
+        when the default model can't serve.
+        """
+        found = Inventory()
+        for folder in sorted(path.parent for path in self._root.glob("*/*/metadata.json")):
+            name, version = folder.parent.name, folder.name
             try:
-                model = self._load(folder.parent)
+                model = self._unchanged(folder) or self._load(folder)
             except (OSError, ValueError, ServiceError, StartupError) as exc:
-                self._failed[name, version] = str(exc)
+                found.failed[name, version] = str(exc)
                 logger.error("model %s/%s is not served: %s", name, version, exc)
             else:
-                self._loaded.setdefault(name, {})[version] = model
-        if default not in self._loaded:
-            reasons = [f"version {v}: {why}" for (name, v), why in self._failed.items() if name == default]
+                found.loaded.setdefault(name, {})[version] = model
+        if self._default not in found.loaded:
+            reasons = [f"version {v}: {why}" for (name, v), why in found.failed.items() if name == self._default]
             raise StartupError(
-                f"The default model {default} can't be served from {self._root}"
+                f"The default model {self._default} can't be served from {self._root}"
                 + (f" ({'; '.join(reasons)})" if reasons else "; choose another with --default-model or --models-dir.")
             )
+        return found
 
     @property
     def models(self) -> dict[str, dict[str, LoadedModel]]:
         """Everything that serves, by name and version."""
-        return self._loaded
+        return self.inventory.loaded
 
     @property
     def failed(self) -> dict[tuple[str, str], str]:
         """Versions that don't serve, and why."""
-        return self._failed
+        return self.inventory.failed
 
     def active_version(self, name: str) -> str:
         """The version that answers when none is named: the highest; raises `ModelNotFound`."""
@@ -87,9 +105,13 @@ class ModelRepository:
         return versions[version]
 
     def _versions(self, name: str) -> dict[str, LoadedModel]:
-        if name not in self._loaded:
-            raise ModelNotFound(f"There is no such model; loaded are: {', '.join(sorted(self._loaded))}.")
-        return self._loaded[name]
+        if name not in self.models:
+            raise ModelNotFound(f"There is no such model; loaded are: {', '.join(sorted(self.models))}.")
+        return self.models[name]
+
+    def _unchanged(self, folder: Path) -> LoadedModel | None:
+        loaded = self.models.get(folder.parent.name, {}).get(folder.name)
+        return loaded if loaded is not None and loaded.metadata == ModelMetadata.read(folder) else None
 
     def _load(self, folder: Path) -> LoadedModel:
         began = time.monotonic()
@@ -100,25 +122,22 @@ class ModelRepository:
             raise ValueError(
                 f"its resize policy {metadata.input.resize_policy} is not one of {', '.join(RESIZE_POLICIES)}"
             )
-        precision: Precision = "fp32"
-        file = metadata.files[precision]
-        engine = self._open_engine(metadata, file.verify(folder))
+        engine = self._open_engine(metadata, {kind: file.verify(folder) for kind, file in metadata.files.items()})
         pictures, expected = _read_golden(metadata.golden.verify(folder))
-        _replay(engine, pictures, expected, GOLDEN_TOLERANCE[precision])
+        _replay(engine, pictures, expected, GOLDEN_TOLERANCE[engine.precision])
         engine.warm_up()
         logger.info(
             "model %s/%s serves on %s, %s, after %.2f s",
             metadata.name,
             metadata.version,
             engine.provider,
-            precision,
+            engine.precision,
             time.monotonic() - began,
         )
-        card = folder / "MODEL_CARD.md"
+        card, digest = folder / "MODEL_CARD.md", f"sha256:{metadata.files[engine.precision].sha256}"
         return LoadedModel(
-            identity=ModelIdentity(metadata.name, metadata.version, f"sha256:{file.sha256}", metadata.labels),
+            identity=ModelIdentity(metadata.name, metadata.version, digest, metadata.labels),
             metadata=metadata,
-            precision=precision,
             engine=engine,
             canary=pictures[:1],
             card=card.read_text(encoding="utf-8") if card.is_file() else "",

@@ -12,9 +12,9 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.api.incoming import CONNECTION_EXTENSION, Connection
-from service.classifier import Classifier
+from service.serving import ServedModels
 from service.settings import Settings
-from service.supervisor import CLOSED, CONNECTION, LAME_DUCK, READY
+from service.supervisor import CLOSED, CONNECTION, LAME_DUCK, READY, RELOAD, RELOADED
 
 Application = Callable[..., Awaitable[None]]  # ASGI 3
 
@@ -43,7 +43,7 @@ class Server(uvicorn.Server):
     """Serves `app` on the listening socket given to `run`."""
 
     def __init__(
-        self, app: Application, classifier: Classifier, settings: Settings, *, announce: Callable[[], None]
+        self, app: Application, models: ServedModels, settings: Settings, *, announce: Callable[[], None]
     ) -> None:
         super().__init__(
             uvicorn.Config(
@@ -56,27 +56,53 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=max(1, settings.drain_timeout_ms // 1000),
             )
         )
-        self._classifier, self._announce = classifier, announce
+        self._models, self._announce = models, announce
+        self._lame_duck_s, self._leaving = settings.lame_duck_ms / 1000, False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._reloading: asyncio.Task[None] | None = None
+        self.lost = False  # stopped because a device failed for good
+        models.on_lost = self._give_up
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to answer, then say so."""
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_signal_handler(signal.SIGHUP, self.reload)
         await super().startup(sockets)
         if self.started:
             self._announce()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature is uvicorn's
-        """SIGTERM and SIGINT: unready, no new connections, finish what runs; a second SIGINT ends at once."""
-        self._classifier.draining = True
-        if self.should_exit and sig == signal.SIGINT:
+        """SIGTERM: unready, a while later no new connections, finish what runs. SIGINT: the same without the while."""
+        self._models.draining = True
+        if self._leaving and sig == signal.SIGINT:
             self.force_exit = True
+        if self._loop and sig == signal.SIGTERM and not self._leaving:
+            self._loop.call_soon_threadsafe(self._loop.call_later, self._lame_duck_s, self._exit)
+        else:
+            self._exit()
+        self._leaving = True
+
+    def reload(self) -> None:
+        """Serve what the model repository holds now; one look at it after the other."""
+        if self._reloading is None or self._reloading.done():
+            self._reloading = asyncio.get_running_loop().create_task(self._reload())
+
+    async def _reload(self) -> None:
+        await self._models.reload()
+
+    def _give_up(self) -> None:
+        self.lost = self._models.draining = self.should_exit = True
+
+    def _exit(self) -> None:
         self.should_exit = True  # uvicorn's own method would raise the signal again at the end: not a clean exit
 
 
 class WorkerServer(Server):
     """Gets its connections over a channel from the `Supervisor`, and tells it which have ended."""
 
-    def __init__(self, app: Application, classifier: Classifier, settings: Settings, channel: socket.socket) -> None:
-        super().__init__(app, classifier, settings, announce=lambda: self._tell(READY))
+    def __init__(self, app: Application, models: ServedModels, settings: Settings, channel: socket.socket) -> None:
+        at_once = settings.model_copy(update={"lame_duck_ms": 0})  # the supervisor sees to that
+        super().__init__(app, models, at_once, announce=lambda: self._tell(READY))
         self._channel = channel
         channel.setblocking(False)
 
@@ -84,6 +110,10 @@ class WorkerServer(Server):
         """Begin to take connections."""
         asyncio.get_running_loop().add_reader(self._channel, self._hear)
         await super().startup([])
+
+    async def _reload(self) -> None:
+        await super()._reload()
+        self._tell(RELOADED)
 
     def _tell(self, message: int) -> None:
         try:
@@ -101,7 +131,10 @@ class WorkerServer(Server):
         if message == CONNECTION:
             asyncio.get_running_loop().create_task(self._serve_connection(socket.socket(fileno=descriptors[0])))
             return
-        self._classifier.draining = True
+        if message == RELOAD:
+            self.reload()
+            return
+        self._models.draining = True
         if message != LAME_DUCK:  # the parent is gone
             asyncio.get_running_loop().remove_reader(self._channel)
             self.should_exit = True

@@ -23,6 +23,9 @@ class Settings(BaseSettings):
     device: Literal["auto", "cuda", "cpu"] = Field(
         "auto", description="execution provider: `auto` prefers CUDA and says what it took"
     )
+    precision: Literal["auto", "fp32", "fp16", "int8"] = Field(
+        "auto", description="which file of a model to run; `auto` takes the fastest for the device among those it has"
+    )
     workers: int = Field(0, ge=0, description="worker processes; 0 takes one per core on the CPU, one in all on a GPU")
     threads: int = Field(
         0, ge=0, description="threads per inference on the CPU; 0 shares the cores out among the workers"

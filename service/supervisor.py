@@ -17,8 +17,8 @@ from collections.abc import Callable
 
 from service.counters import STRIP_BYTES
 
-CONNECTION, LAME_DUCK = b"c", b"l"  # to a worker: with a connection's descriptor; answer, but be unready
-READY, CLOSED = ord("r"), ord("c")  # from a worker: it can answer; one of its connections has ended
+CONNECTION, LAME_DUCK, RELOAD = b"c", b"l", b"m"  # to a worker: a connection; be unready, but answer; new models
+READY, CLOSED, RELOADED = ord("r"), ord("c"), ord("m")  # from a worker: it answers; a connection has ended; models done
 RESTART_DELAYS_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)  # for workers that die soon after their start, again and again
 SOON_S = 60.0
 logger = logging.getLogger(__name__)
@@ -30,6 +30,7 @@ class Worker:
     def __init__(self, process: asyncio.subprocess.Process, channel: socket.socket, started: float) -> None:
         self.process, self.channel, self.started = process, channel, started
         self.ready, self.connections = False, 0
+        self.reloaded = asyncio.Event()  # or gone: nobody need wait for it
 
     def give(self, connection: socket.socket) -> bool:
         """Hand over a connection; False when the worker does not take any now."""
@@ -66,7 +67,7 @@ class Supervisor:
         self._workers: list[Worker] = []
         self._turn = 0
         self._announced = self._failed = False
-        self._stop = asyncio.Event()
+        self._stop, self._reload_asked = asyncio.Event(), asyncio.Event()
         self._counters = tempfile.TemporaryFile(prefix="convoy-counters-")  # noqa: SIM115 - lives as long as the parent
         self._counters.truncate(count * STRIP_BYTES)
 
@@ -76,8 +77,11 @@ class Supervisor:
         self._listener.setblocking(False)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_asked.set)
+        reloader = asyncio.create_task(self._reload())
         keepers = [asyncio.create_task(self._keep(strip)) for strip in range(self._count)]
         await self._stop.wait()
+        reloader.cancel()
         for worker in self._workers:
             worker.tell(LAME_DUCK)
         await asyncio.sleep(0 if self._failed else self._lame_duck_s)
@@ -111,6 +115,16 @@ class Supervisor:
             logger.error("worker %d ended with status %d; another starts in %.0f s", worker.process.pid, status, delay)
             await asyncio.wait([asyncio.create_task(self._stop.wait())], timeout=delay)
 
+    async def _reload(self) -> None:
+        """New models for one worker after the other: loading them takes a core, and the others keep theirs."""
+        while True:
+            await self._reload_asked.wait()
+            self._reload_asked.clear()
+            for worker in list(self._workers):
+                worker.reloaded.clear()
+                worker.tell(RELOAD)
+                await worker.reloaded.wait()
+
     async def _start(self, strip: int) -> Worker:
         ours, theirs = socket.socketpair()
         with theirs:
@@ -132,6 +146,7 @@ class Supervisor:
     def _forget(self, worker: Worker) -> None:
         asyncio.get_running_loop().remove_reader(worker.channel)
         worker.channel.close()
+        worker.reloaded.set()
         self._workers.remove(worker)
         self._listen_or_wait()
 
@@ -146,6 +161,8 @@ class Supervisor:
             asyncio.get_running_loop().remove_reader(worker.channel)
         worker.connections -= said.count(CLOSED)
         worker.ready = worker.ready or READY in said
+        if RELOADED in said:
+            worker.reloaded.set()
         self._listen_or_wait()
         if not self._announced and len(self._workers) == self._count and all(w.ready for w in self._workers):
             self._announced = True

@@ -27,8 +27,9 @@ def main(channel: int, counters: int, strip: int) -> int:
         if strip == 0:  # the others have the same to say
             print(f"convoy: {exc}", file=sys.stderr)  # noqa: T201 - as the command line would
         return 1
-    WorkerServer(app, app.state.classifier, settings, socket.socket(fileno=channel)).run()
-    return 0
+    server = WorkerServer(app, app.state.served, settings, socket.socket(fileno=channel))
+    server.run()
+    return int(server.lost)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ TIERS = [
     {"bench", "decoding", "preprocessing", "engine", "repository"},
     {"pace", "queueing", "metrics", "supervisor"},
     {"batching"},
+    {"serving"},
     {"classifier"},
     {"api"},
     {"app", "server"},
@@ -203,14 +204,14 @@ from service.settings import Settings
 app = create_app(Settings(models_dir=sys.argv[1], default_model="colours"))
 import asyncio
 async def predict():
-    classifier = app.state.classifier
-    await classifier.start()
+    classifier, models = app.state.classifier, app.state.served
+    await models.start()
     import io
     from PIL import Image
     stream = io.BytesIO()
     Image.new("RGB", (9, 9), (0, 255, 0)).save(stream, "PNG")
     (prediction,) = await classifier.classify([stream.getvalue()])
-    await classifier.stop()
+    await models.stop()
     return prediction.label
 print(asyncio.run(predict()))
 """

@@ -7,11 +7,11 @@ from fastapi import APIRouter
 from service import errors
 from service.api import problems
 from service.api.bodies import Status
-from service.classifier import Classifier
 from service.errors import Draining
+from service.serving import ServedModels
 
 
-def router(classifier: Classifier) -> APIRouter:
+def router(served: ServedModels) -> APIRouter:
     """The probes, bound to the core they ask."""
     routes = APIRouter(tags=["health"])
 
@@ -27,9 +27,9 @@ def router(classifier: Classifier) -> APIRouter:
     )
     async def readyz() -> Status:
         """The default model answered lately, on the provider it serves with, and the process is not about to stop."""
-        if classifier.draining:
+        if served.draining:
             raise Draining("The process is stopping; send requests to another instance.")
-        classifier.check_ready()
+        served.check_ready()
         return Status(status="ready")
 
     return routes

@@ -61,5 +61,5 @@ def _ready(repository: ModelRepository, loaded: LoadedModel) -> VersionSummary:
         active=identity.version == repository.active_version(identity.name),
         digest=identity.digest,
         provider=loaded.engine.provider,
-        precision=loaded.precision,
+        precision=loaded.engine.precision,
     )

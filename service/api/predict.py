@@ -26,6 +26,7 @@ from service.classifier import Classifier
 from service.errors import MalformedRequest, ServiceError
 from service.metrics import Metrics
 from service.prediction import ModelIdentity, Prediction
+from service.serving import ServedModels
 from service.settings import Settings
 
 METHOD, PATH = "POST", "/v1/predict"
@@ -45,8 +46,8 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 class Predict:
     """The endpoint: translates in, calls the core once, translates out."""
 
-    def __init__(self, classifier: Classifier, settings: Settings, metrics: Metrics) -> None:
-        self._classifier, self._settings = classifier, settings
+    def __init__(self, models: ServedModels, classifier: Classifier, settings: Settings, metrics: Metrics) -> None:
+        self._models, self._classifier, self._settings = models, classifier, settings
         self._received = metrics.histogram("convoy_stage_seconds", "receive")
         self._responded = metrics.histogram("convoy_stage_seconds", "respond")
 
@@ -79,7 +80,8 @@ class Predict:
         allowed_ms = min(allowed_ms or settings.request_timeout_ms, settings.request_timeout_ms)
         deadline = asyncio.get_running_loop().time() + allowed_ms / 1000
         media_type = negotiate(request.header(b"accept"), (JSON, npy.MEDIA_TYPE))
-        model = self._classifier.choose(request.query("model"), request.query("version")).identity
+        chosen = self._models.choose(request.query("model"), request.query("version"))
+        model = chosen.loaded.identity
         top_k = positive(request.query("top_k"), "query top_k")
         if top_k is not None and top_k > len(model.labels):
             raise MalformedRequest(
@@ -88,7 +90,7 @@ class Predict:
         uploads = await read_uploads(request, settings)
         self._received.observe(time.perf_counter() - began)
         pictures = [upload.picture for upload in uploads]
-        outcomes = await self._classifier.classify(pictures, model=model.name, version=model.version, deadline=deadline)
+        outcomes = await self._classifier.classify(pictures, model=chosen, deadline=deadline)
         answered = time.perf_counter()
         failures = [outcome for outcome in outcomes if isinstance(outcome, ServiceError)]
         if failures and (len(failures) == len(outcomes) or media_type == npy.MEDIA_TYPE):

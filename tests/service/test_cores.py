@@ -35,3 +35,16 @@ def test_a_worker_per_core_but_one_for_a_gpu(monkeypatch: pytest.MonkeyPatch) ->
 def test_threads_are_shared_out_among_the_workers(workers: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cores, "usable_cores", lambda: 6)
     assert cores.threads_per_worker(workers) == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("flags : fma avx512_vnni", True), ("Features : fp asimddp", True), ("avx2 avx", False)],
+)
+def test_int8_instructions_are_known_by_their_flags(
+    flags: str, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cores, "CPU_INFO", tmp_path / "cpuinfo")
+    assert not cores.has_int8_dot_product()
+    (tmp_path / "cpuinfo").write_text(flags)
+    assert cores.has_int8_dot_product() is expected

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +16,18 @@ import pytest
 from onnx import TensorProto, helper
 
 from service import engine as engine_module
-from service.cores import usable_cores
 from service.engine import PROVIDERS, Engine
 from service.errors import InferenceFailed, StartupError
-from tests.conftest import SIZE, colour_probabilities
+from service.metadata import Precision
+from service.types import Probabilities, Rows
+from tests.conftest import RGB, SIZE, colour_probabilities
 
 
 def open_engine(file: Path, **changes: str | int) -> Engine:
     options: dict[str, Any] = {
         "device": "cpu", "classes": 3, "height": SIZE, "width": SIZE, "max_batch_size": 8, "threads": 1
     }  # fmt: skip
-    return Engine(file, **{**options, **changes})
+    return Engine({"fp32": file}, **{**options, **changes})
 
 
 @pytest.fixture
@@ -60,23 +65,112 @@ def test_auto_says_aloud_that_it_passed_over_cuda(model_file: Path, caplog: pyte
     assert "not on CUDAExecutionProvider" in caplog.text
 
 
-def test_padding_providers_see_only_their_batch_sizes(model_file: Path) -> None:
+@pytest.fixture
+def bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU as if it were a device with memory of its own: fixed sizes, padding, bound buffers."""
+    row = replace(PROVIDERS["cpu"], memory="cpu", batch_sizes=PROVIDERS["cuda"].batch_sizes)
+    monkeypatch.setitem(PROVIDERS, "cpu", row)
+
+
+@pytest.mark.usefixtures("bound")
+def test_a_device_with_memory_sees_only_its_batch_sizes(model_file: Path) -> None:
     engine = open_engine(model_file)
-    engine._provider, engine._batch_sizes = PROVIDERS["cuda"], PROVIDERS["cuda"].batch_sizes(8)
-    seen: list[int] = []
-    run = engine._session.run
-
-    class Session:
-        def run(self, outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-            seen.append(len(inputs["image"]))
-            results: list[np.ndarray] = run(outputs, inputs)
-            return results
-
-    engine._session = Session()
-    rows = np.random.default_rng(0).integers(0, 256, (5, SIZE, SIZE, 3), np.uint8)
-    assert np.abs(engine.infer(rows) - colour_probabilities(rows)).max() < 1e-6
     engine.warm_up()
-    assert seen == [8, 1, 8]
+    assert engine.padded_sizes == (1, 8)
+    assert set(engine._bound) == {1, 8}
+    for count in (5, 1, 8, 3):  # fewer rows after more: nothing of the larger batch may be left
+        rows = np.random.default_rng(count).integers(0, 256, (count, SIZE, SIZE, 3), np.uint8)
+        assert np.abs(engine.infer(rows) - colour_probabilities(rows)).max() < 1e-6
+    assert set(engine._bound) == {1, 8}
+
+
+@pytest.mark.usefixtures("bound")
+def test_an_answer_stays_what_it_was_when_its_buffer_is_used_again(model_file: Path) -> None:
+    engine = open_engine(model_file)
+    first, second = (np.full((1, SIZE, SIZE, 3), RGB[colour], np.uint8) for colour in ("red", "blue"))
+    answer = engine.infer(first)
+    engine.infer(second)
+    assert np.array_equal(answer, engine.infer(first))
+
+
+def test_short_inferences_run_on_the_loop_and_long_ones_on_a_thread(
+    model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_engine(model_file)
+    threads: list[str] = []
+    infer = engine.infer
+
+    def recorded(rows: Rows) -> Probabilities:
+        threads.append(threading.current_thread().name.partition("_")[0])
+        return infer(rows)
+
+    monkeypatch.setattr(engine, "infer", recorded)
+    monkeypatch.setattr(engine, "_inline_rows", 4)
+    for count in (4, 5):
+        asyncio.run(engine.run(np.zeros((count, SIZE, SIZE, 3), np.uint8)))
+    assert threads == ["MainThread", "engine"]
+
+
+def test_what_is_short_is_measured(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = open_engine(model_file)
+    clock = itertools.accumulate([0, 0.001, 1, 0.003, 1, 0.005, 1, 0.009])  # of 1, 2, 4 and 8 rows
+    monkeypatch.setattr("service.engine.time.perf_counter", lambda: next(clock))
+    engine.warm_up()
+    assert engine._inline_rows == 2
+
+
+class Failing:
+    """A session that fails from the given call on."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, calls: set[int]) -> None:
+        self._session, self._calls, self._count = session, calls, 0
+
+    def run(self, outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        self._count += 1
+        if self._count in self._calls:
+            raise RuntimeError("CUDA failure 700")
+        results: list[np.ndarray] = self._session.run(outputs, inputs)
+        return results
+
+
+@pytest.mark.parametrize(("failing", "lost"), [({1}, False), ({1, 2}, True)])
+def test_a_device_is_lost_when_not_even_a_black_image_works(model_file: Path, failing: set[int], lost: bool) -> None:
+    engine = open_engine(model_file)
+    engine._session = Failing(engine._session, failing)
+    with pytest.raises(InferenceFailed):
+        engine.infer(np.zeros((2, SIZE, SIZE, 3), np.uint8))
+    assert engine.lost is lost
+
+
+@pytest.mark.parametrize(
+    ("here", "files", "precision", "expected"),
+    [
+        (True, ("fp32", "int8"), None, "int8"),
+        (False, ("fp32", "int8"), None, "fp32"),
+        (True, ("fp32", "fp16"), None, "fp32"),
+        (True, ("fp32", "int8"), "fp32", "fp32"),
+        (False, ("fp32", "int8"), "int8", "int8"),
+    ],
+)
+def test_the_file_is_the_one_that_is_fastest_here(
+    model_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    here: bool,
+    files: tuple[Precision, ...],
+    precision: Precision | None,
+    expected: Precision,
+) -> None:
+    monkeypatch.setattr(engine_module, "has_int8_dot_product", lambda: here)
+    engine = Engine(
+        dict.fromkeys(files, model_file),
+        device="cpu", precision=precision, classes=3, height=SIZE, width=SIZE, max_batch_size=8, threads=1,
+    )  # fmt: skip
+    assert engine.precision == expected
+
+
+def test_a_precision_that_the_model_lacks_is_a_sentence(model_file: Path) -> None:
+    with pytest.raises(StartupError, match="--precision int8 can't be had: the model has fp32"):
+        open_engine(model_file, precision="int8")
 
 
 @pytest.mark.parametrize(
@@ -130,7 +224,3 @@ def test_nan_is_no_probability(tmp_path: Path) -> None:
     onnx.save_model(model, str(tmp_path / "model.onnx"))
     with pytest.raises(InferenceFailed):
         open_engine(tmp_path / "model.onnx").infer(np.zeros((1, SIZE, SIZE, 3), np.uint8))
-
-
-def test_usable_cores_are_at_least_one() -> None:
-    assert usable_cores() >= 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +12,15 @@ import pytest
 
 from service.engine import Engine
 from service.errors import ModelNotFound, StartupError
-from service.metadata import FILE_NAME, FileRecord, ModelMetadata
+from service.metadata import FILE_NAME, FileRecord, ModelMetadata, Precision
 from service.repository import ModelRepository
 from tests.conftest import write_colour_model
 
 
-def open_engine(metadata: ModelMetadata, file: Path) -> Engine:
+def open_engine(metadata: ModelMetadata, files: Mapping[Precision, Path]) -> Engine:
     spec = metadata.input
     return Engine(
-        file,
+        files,
         device="cpu",
         classes=len(metadata.labels),
         height=spec.height,
@@ -31,9 +31,7 @@ def open_engine(metadata: ModelMetadata, file: Path) -> Engine:
 
 
 def load(root: Path, default: str = "colours") -> ModelRepository:
-    repository = ModelRepository(root, open_engine)
-    repository.load_all(default)
-    return repository
+    return ModelRepository(root, default, open_engine)
 
 
 @pytest.fixture

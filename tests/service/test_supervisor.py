@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import encode, picture
+from tests.conftest import encode, picture, write_colour_model
 
 RED = encode(picture("red"))
 WORKERS = 2
@@ -48,10 +50,11 @@ class Convoy:
                 self.log.append(line)
                 self.logged.notify_all()
 
-    def wait_for(self, text: str) -> None:
-        """Until a line with `text` has been logged."""
+    def wait_for(self, text: str, times: int = 1) -> None:
+        """Until so many lines with `text` have been logged."""
         with self.logged:
-            assert self.logged.wait_for(lambda: any(text in line for line in self.log), timeout=60), self.log
+            enough = self.logged.wait_for(lambda: sum(text in line for line in self.log) >= times, timeout=60)
+            assert enough, self.log
 
     def connect(self) -> http.client.HTTPConnection:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
@@ -90,6 +93,12 @@ def predict(connection: http.client.HTTPConnection) -> int:
     response = connection.getresponse()
     response.read()
     return response.status
+
+
+def version(connection: http.client.HTTPConnection) -> str:
+    """Of the model that answers."""
+    connection.request("POST", "/v1/predict", RED, {"Content-Type": "image/png"})
+    return str(json.loads(connection.getresponse().read())["model"]["version"])
 
 
 def sockets_of(pid: int, port: int) -> int:
@@ -145,6 +154,29 @@ def test_metrics_are_exact_over_all_workers_the_dead_ones_too(models_dir: Path) 
         assert 'convoy_requests_total{route="/v1/predict",method="POST",status="200"} 11' in lines
         assert 'convoy_images_total{model="colours",version="2",outcome="predicted"} 11' in lines
         assert 'convoy_queue_images{model="colours"} 0' in lines
+
+
+def test_sighup_brings_new_models_to_every_worker_and_no_request_fails(models_dir: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(models_dir, tmp_path / "models"))
+    with running(root) as convoy:
+        connections = [convoy.connect() for _ in range(WORKERS)]
+        statuses, done = Counter[int](), threading.Event()
+
+        def ask(connection: http.client.HTTPConnection) -> None:
+            while not done.is_set():
+                statuses[predict(connection)] += 1
+
+        threads = [threading.Thread(target=ask, args=(connection,)) for connection in connections]
+        for thread in threads:
+            thread.start()
+        write_colour_model(root / "colours" / "3", scale=0.03)
+        convoy.process.send_signal(signal.SIGHUP)
+        convoy.wait_for("models are up to date", times=WORKERS)
+        done.set()
+        for thread in threads:
+            thread.join()
+        assert list(statuses) == [200]
+        assert {version(connection) for connection in connections} == {"3"}
 
 
 def test_sigterm_finishes_what_has_begun(models_dir: Path) -> None:

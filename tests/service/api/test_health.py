@@ -11,8 +11,8 @@ def test_a_started_service_is_live_and_ready(client: TestClient) -> None:
 
 
 def test_a_model_that_fails_makes_it_unready_but_not_dead(client: TestClient) -> None:
-    classifier = client.app.state.classifier  # type: ignore[attr-defined]
-    classifier._unwell["colours"] = "The model colours fails: the device is gone."
+    models = client.app.state.served  # type: ignore[attr-defined]
+    models._unwell["colours"] = "The model colours fails: the device is gone."
     response = client.get("/readyz")
     assert (response.status_code, response.json()["type"]) == (503, "/problems/not-ready")
     assert "the device is gone" in response.json()["detail"]
@@ -21,6 +21,6 @@ def test_a_model_that_fails_makes_it_unready_but_not_dead(client: TestClient) ->
 
 
 def test_a_draining_process_is_unready(client: TestClient) -> None:
-    client.app.state.classifier.draining = True  # type: ignore[attr-defined]
+    client.app.state.served.draining = True  # type: ignore[attr-defined]
     response = client.get("/readyz")
     assert (response.status_code, response.json()["type"]) == (503, "/problems/draining")

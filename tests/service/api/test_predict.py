@@ -19,6 +19,7 @@ from service.api.incoming import CONNECTION_EXTENSION, Connection
 from service.api.uploads import RAW_IMAGE
 from service.app import create_app
 from service.batching import Run
+from service.serving import ServedModels
 from service.settings import Settings
 from service.types import Probabilities, Rows
 from tests.conftest import COLOURS, SIZE, colour_probabilities, encode, picture
@@ -310,8 +311,7 @@ def test_a_full_queue_is_503_with_retry_after(settings: Settings) -> None:
 
 def test_a_deadline_that_passes_is_504(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
-    classifier = client.app.state.classifier  # type: ignore[attr-defined]
-    batcher = classifier._served[classifier.choose(None, None).identity.digest].batcher
+    batcher = client.app.state.served.choose().batcher  # type: ignore[attr-defined]
     run: Run = batcher._run
 
     async def held(rows: Rows) -> Probabilities:
@@ -355,8 +355,8 @@ def test_who_hangs_up_leaves_the_queue(settings: Settings) -> None:
         return app(scope, receive, send)
 
     async def scenario() -> None:
-        await classifier.start()
-        batcher = classifier._served[classifier.choose(None, None).identity.digest].batcher
+        await models.start()
+        batcher = models.choose().batcher
         run, engine_is_free = batcher._run, asyncio.Event()
 
         async def held(rows: Rows) -> Probabilities:
@@ -382,8 +382,8 @@ def test_who_hangs_up_leaves_the_queue(settings: Settings) -> None:
         await tasks[2]
         assert statuses == [499, 499, 200]
         assert not connections[2].tasks
-        await classifier.stop()
+        await models.stop()
 
     app = create_app(settings)
-    classifier = app.state.classifier
+    models: ServedModels = app.state.served
     asyncio.run(scenario())

@@ -1,0 +1,142 @@
+"""Loaded models → models that are served: each behind its batcher, counted, watched, and renewed while requests run."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from service.batching import BATCHERS, DynamicBatcher
+from service.counters import Cell
+from service.engine import Engine
+from service.errors import NotReady, Overloaded, ServiceError, StartupError
+from service.metrics import Metrics, ModelMetrics
+from service.repository import LoadedModel, ModelRepository
+from service.settings import Settings
+
+HEARTBEAT_S = 5.0
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A loaded model, the queue before it, and its counts."""
+
+    loaded: LoadedModel
+    batcher: DynamicBatcher
+    counts: ModelMetrics
+
+
+class ServedModels:
+    """What requests are answered with."""
+
+    def __init__(self, repository: ModelRepository, settings: Settings, metrics: Metrics) -> None:
+        self.repository, self._settings, self._metrics = repository, settings, metrics
+        self._served: dict[Engine, Served] = {}
+        self._heartbeat: asyncio.Task[None] | None = None
+        self._retiring: dict[Engine, asyncio.Task[None]] = {}
+        self._unwell: dict[str, str] = {}  # model name → why it can't answer
+        self.draining = False
+        self.on_lost: Callable[[], None] = lambda: None  # called when a device has failed for good
+
+    def choose(self, name: str | None = None, version: str | None = None) -> Served:
+        """The model that answers a request, for as long as a request may last; raises `ModelNotFound`."""
+        return self._served[self.repository.get(name or self._settings.default_model, version).engine]
+
+    async def start(self) -> None:
+        """Begin to form batches and to watch the models."""
+        for loaded in self.repository.inventory.models():
+            self._served[loaded.engine] = self._serve(loaded)
+        await self._check_all()
+        self._heartbeat = asyncio.create_task(self._watch())
+
+    async def reload(self) -> None:
+        """Serve what the model repository holds now; a request never notices.
+
+        New versions are verified and warmed beside those that serve, then take their place at once. Versions that are
+        gone still answer the requests that chose them. Nothing changes when the default model could not serve any more.
+        """
+        try:
+            inventory = await asyncio.to_thread(self.repository.look)
+        except StartupError as exc:
+            logger.error("the models stay what they were: %s", exc)
+            return
+        current = {loaded.engine: loaded for loaded in inventory.models()}
+        gone = self._served.keys() - current.keys() - self._retiring.keys()
+        for engine in current.keys() - self._served.keys():
+            self._served[engine] = self._serve(current[engine])
+        self.repository.inventory = inventory
+        self._retiring |= {engine: asyncio.create_task(self._retire(self._served[engine])) for engine in gone}
+        logger.info("models are up to date: %d served, %d retired", len(current), len(gone))
+
+    async def stop(self) -> None:
+        """Answer what is queued, up to the drain timeout, and refuse the rest."""
+        self.draining = True
+        for task in (self._heartbeat, *self._retiring.values()):
+            if task:
+                task.cancel()
+        await asyncio.gather(*(self._close(served) for served in self._served.values()))
+
+    def check_ready(self) -> None:
+        """Raise `NotReady` unless the default model's last inference, at most two heartbeats ago, was good."""
+        if not self.repository.models:
+            raise NotReady("No model is loaded.")
+        if self._heartbeat is None or self._heartbeat.done():
+            raise NotReady("The service is not started, or the task that watches its models has ended.")
+        if reason := self._unwell.get(self._settings.default_model):
+            raise NotReady(reason)
+
+    def _serve(self, loaded: LoadedModel) -> Served:
+        identity, settings = loaded.identity, self._settings
+        counts = ModelMetrics(self._metrics, identity.name, identity.version, identity.labels)
+        batcher = BATCHERS["dynamic"](
+            loaded.engine.run,
+            max_batch_size=loaded.engine.max_batch_size,
+            batch_sizes=loaded.engine.padded_sizes,
+            max_queue_delay_ms=settings.max_queue_delay_ms,
+            queue_capacity=settings.queue_capacity,
+            queue_bytes=settings.queue_bytes,
+            observer=counts,
+        )
+        self._info(loaded).set(1)
+        return Served(loaded, batcher, counts)
+
+    def _info(self, loaded: LoadedModel) -> Cell:
+        identity, engine = loaded.identity, loaded.engine
+        labels = (identity.name, identity.version, identity.digest, engine.provider, engine.precision)
+        return self._metrics.cell("convoy_model_info", *labels)
+
+    async def _retire(self, served: Served) -> None:
+        await asyncio.sleep(self._settings.request_timeout_ms / 1000)  # no request that chose it is left by then
+        del self._served[served.loaded.engine]
+        if all(other.loaded.identity != served.loaded.identity for other in self._served.values()):
+            self._info(served.loaded).set(0)
+        await self._close(served)
+        del self._retiring[served.loaded.engine]
+
+    async def _close(self, served: Served) -> None:
+        await served.batcher.stop(self._settings.drain_timeout_ms / 1000)
+        served.loaded.engine.close()
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            await self._check_all()
+            if any(engine.lost for engine in self._served):
+                self.on_lost()
+
+    async def _check_all(self) -> None:
+        for name in self.repository.models:
+            active = self.choose(name)
+            try:
+                async with asyncio.timeout(HEARTBEAT_S):
+                    await active.batcher.submit(active.loaded.canary)
+            except TimeoutError:
+                self._unwell[name] = f"The model {name} has not answered for {HEARTBEAT_S:.0f} s."
+            except Overloaded:
+                continue  # busy is not unwell; the next heartbeat asks again
+            except ServiceError as exc:
+                self._unwell[name] = f"The model {name} fails: {exc.detail}"
+            else:
+                self._unwell.pop(name, None)

@@ -1,0 +1,153 @@
+"""Models that are served: watched, and renewed while requests run."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from service import serving
+from service.app import create_app
+from service.classifier import Classifier
+from service.errors import InferenceFailed, ModelNotFound, NotReady
+from service.prediction import Prediction
+from service.serving import ServedModels
+from service.settings import Settings
+from tests.conftest import encode, picture, write_colour_model
+
+RED = encode(picture("red"))
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[tuple[ServedModels, Classifier]]:
+    state = create_app(settings).state
+    await state.served.start()
+    try:
+        yield state.served, state.classifier
+    finally:
+        await state.served.stop()
+
+
+@pytest.fixture
+def root(models_dir: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(models_dir, tmp_path / "models"))
+
+
+@pytest.fixture
+def own(settings: Settings, root: Path) -> Settings:
+    """Settings for a repository that the test may change."""
+    return settings.model_copy(update={"models_dir": root, "request_timeout_ms": 200})
+
+
+def version_of(outcome: object) -> str:
+    assert isinstance(outcome, Prediction)
+    return outcome.model.version
+
+
+def test_readiness_follows_the_last_inference(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        async with running(settings) as (models, _):
+            models.check_ready()
+            active = models.choose()
+
+            async def fail(_rows: object) -> None:
+                raise InferenceFailed("the device is gone")
+
+            monkeypatch.setattr(active.batcher, "_run", fail)
+            await models._check_all()
+            with pytest.raises(NotReady, match="the device is gone"):
+                models.check_ready()
+            monkeypatch.setattr(active.batcher, "_run", active.loaded.engine.run)
+            await models._check_all()
+            models.check_ready()
+
+    asyncio.run(scenario())
+
+
+def test_it_is_not_ready_before_it_is_started(settings: Settings) -> None:
+    with pytest.raises(NotReady, match="not started"):
+        create_app(settings).state.served.check_ready()
+
+
+def test_a_lost_device_is_told(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "HEARTBEAT_S", 0.01)
+
+    async def scenario() -> None:
+        async with running(settings) as (models, _):
+            told = asyncio.Event()
+            models.on_lost = told.set
+            models.choose().loaded.engine.lost = True
+            await asyncio.wait_for(told.wait(), 10)
+
+    asyncio.run(scenario())
+
+
+def test_a_new_version_takes_over_and_who_chose_the_old_one_still_gets_it(own: Settings, root: Path) -> None:
+    async def scenario() -> None:
+        async with running(own) as (models, classifier):
+            before = models.choose()
+            write_colour_model(root / "colours" / "3", scale=0.03)
+            shutil.rmtree(root / "colours" / "2")
+            await models.reload()
+            assert version_of((await classifier.classify([RED]))[0]) == "3"
+            assert version_of((await classifier.classify([RED], model=before))[0]) == "2"
+            with pytest.raises(ModelNotFound):
+                models.choose("colours", "2")
+            await asyncio.wait_for(asyncio.gather(*models._retiring.values()), 10)
+            assert before.loaded.engine not in models._served
+            models.check_ready()
+
+    asyncio.run(scenario())
+
+
+def test_versions_that_did_not_change_stay_what_they_are(own: Settings, root: Path) -> None:
+    async def scenario() -> None:
+        async with running(own) as (models, _):
+            before = models.choose("colours", "1")
+            write_colour_model(root / "colours" / "3")
+            await models.reload()
+            assert models.choose("colours", "1") is before
+            assert not models._retiring
+
+    asyncio.run(scenario())
+
+
+def test_a_version_that_goes_and_comes_back_is_served(own: Settings, root: Path, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(own) as (models, classifier):
+            (root / "colours" / "2").rename(tmp_path / "2")
+            await models.reload()
+            (tmp_path / "2").rename(root / "colours" / "2")
+            await models.reload()
+            await asyncio.wait_for(asyncio.gather(*models._retiring.values()), 10)
+            assert version_of((await classifier.classify([RED]))[0]) == "2"
+
+    asyncio.run(scenario())
+
+
+def test_a_broken_new_version_changes_nothing(own: Settings, root: Path) -> None:
+    async def scenario() -> None:
+        async with running(own) as (models, classifier):
+            (write_colour_model(root / "colours" / "3") / "model.onnx").write_bytes(b"broken")
+            await models.reload()
+            assert version_of((await classifier.classify([RED]))[0]) == "2"
+            assert ("colours", "3") in models.repository.failed
+
+    asyncio.run(scenario())
+
+
+def test_a_repository_without_the_default_model_changes_nothing(
+    own: Settings, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        async with running(own) as (models, classifier):
+            shutil.rmtree(root / "colours")
+            await models.reload()
+            assert version_of((await classifier.classify([RED]))[0]) == "2"
+
+    asyncio.run(scenario())
+    assert "the models stay what they were: The default model colours can't be served" in caplog.text
