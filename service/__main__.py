@@ -1,4 +1,4 @@
-"""The command line `convoy`: serve, bench."""
+"""The command line `convoy`: serve, bench, tune."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from service import telemetry
-from service.bench import command
+from service.bench import command, tune
 from service.cores import default_workers
 from service.errors import StartupError
 from service.settings import Settings, load
@@ -42,15 +42,19 @@ def parser() -> argparse.ArgumentParser:
             dest=name,
             help=f"{setting.description} (default: {setting.default})",
         )
+    serve.add_argument(
+        "--settings", type=Path, metavar="FILE", help="settings as NAME=VALUE lines, as `tune` writes them"
+    )
     serve.set_defaults(run=_serve)
     command.add_options(commands.add_parser("bench", help="put load on a running server"), example=EXAMPLE)
+    tune.add_options(commands.add_parser("tune", help="find the settings for this machine"), example=EXAMPLE)
     return top
 
 
 def _serve(options: argparse.Namespace) -> int:
     given = {name: value for name, value in vars(options).items() if name in Settings.model_fields}
     try:
-        settings = load(given)
+        settings = load(given, file=getattr(options, "settings", None))
     except ValueError as exc:
         raise StartupError(str(exc)) from exc
     telemetry.configure(settings.log_format)

@@ -64,10 +64,15 @@ class Settings(BaseSettings):
         return self
 
 
-def load(given: dict[str, str]) -> Settings:
-    """The settings with what the command line gives; raises `ValueError` (one sentence) where that makes no sense."""
+def load(given: dict[str, str], file: Path | None = None) -> Settings:
+    """The settings: `given` on the command line, before the environment, before `file` with its NAME=VALUE lines.
+
+    Raises `ValueError` (one sentence) where they make no sense.
+    """
+    if file and not file.is_file():
+        raise ValueError(f"There is no settings file {file}.")
     try:
-        return Settings(**given)  # type: ignore[arg-type]  # pydantic parses the text
+        return Settings(**given, _env_file=file)  # type: ignore[arg-type]  # pydantic parses the text
     except ValidationError as exc:
         first = exc.errors()[0]
         if not first["loc"]:  # between two settings
