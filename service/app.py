@@ -10,12 +10,13 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from service.api import health, models, predict, problems
 from service.api import metrics as metrics_route
 from service.api.bodies import Problem
-from service.api.request_log import RequestLog
+from service.api.direct import DirectRoute
+from service.api.request_log import RequestLog, RequestLogMiddleware
 from service.classifier import Classifier
 from service.cores import default_workers, threads_per_worker
 from service.counters import Counters
@@ -30,16 +31,13 @@ from service.settings import Settings
 class Application(FastAPI):
     """FastAPI with a way around it for the hot route: its routing and middleware cost as much as the rest."""
 
-    direct: ASGIApp | None = None
+    direct: DirectRoute
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection of the ASGI server."""
-        if (
-            self.direct
-            and scope["type"] == "http"
-            and (scope["method"], scope["path"]) == (predict.METHOD, predict.PATH)
-        ):
-            await self.direct(scope, receive, send)
+        direct = self.direct
+        if scope["type"] == "http" and (scope["method"], scope["path"]) == (direct.method, direct.path):
+            await direct(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
 
@@ -77,14 +75,21 @@ def create_app(settings: Settings, counters: Counters | None = None) -> Applicat
         lifespan=lifespan,
     )
     app.state.served, app.state.classifier = served, classifier
-    endpoint = predict.Predict(served, classifier, settings, metrics)
-    app.direct = RequestLog(endpoint, metrics, settings.log_requests, route=predict.PATH)
-    app.include_router(predict.router(endpoint))
+    log = RequestLog(metrics, settings.log_requests)
+    app.direct = DirectRoute(
+        predict.METHOD,
+        predict.PATH,
+        predict.Predict(served, classifier, settings, metrics),
+        max_body_bytes=settings.max_body_bytes,
+        log=log,
+        metrics=metrics,
+    )
+    app.include_router(predict.router(app.direct))
     app.include_router(models.router(repository, settings))
     app.include_router(health.router(served))
     app.include_router(metrics_route.router(metrics))
     problems.install(app)
-    app.add_middleware(RequestLog, metrics=metrics, log_requests=settings.log_requests)
+    app.add_middleware(RequestLogMiddleware, log=log)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 

@@ -5,31 +5,80 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from types import FrameType
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from service.api.incoming import CONNECTION_EXTENSION, Connection
+from service.api.direct import DirectRoute
+from service.api.incoming import CONNECTION_EXTENSION, Connection, Incoming, Reply
 from service.serving import ServedModels
 from service.settings import Settings
 from service.supervisor import CLOSED, CONNECTION, LAME_DUCK, READY, RELOAD, RELOADED
 
 Application = Callable[..., Awaitable[None]]  # ASGI 3
+DIRECT_BYTES = 1 << 20  # larger bodies are worth being read with ASGI's care, piece by piece
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's, with word of a connection's end for the tasks that work for it and for `closed`."""
+    """uvicorn's, with the hot route past ASGI, and word of a connection's end for those that work for it.
+
+    A request goes past ASGI when nothing about it needs more than its whole body and one reply: it is not large, no
+    other one is being answered on its connection, and the client reads what it is sent.
+    """
 
     def __init__(self, *arguments: object, closed: Callable[[], None] | None = None, **options: object) -> None:
         super().__init__(*arguments, **options)  # type: ignore[arg-type]
         self._connection, self._closed = Connection(), closed
+        self._route: DirectRoute = self.app.direct
+        self._path = self._route.path.encode()
+        self._direct: Exchange | None = None  # the exchange whose request arrives
 
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
+        self._direct = None
         self.scope["extensions"] = {CONNECTION_EXTENSION: self._connection}  # type: ignore[dict-item]
+
+    def on_headers_complete(self) -> None:
+        """The head is there."""
+        path, _, query = self.url.partition(b"?")
+        headers = dict(self.headers)
+        if path == self._path and self._goes_direct(headers.get(b"content-length", b"")):
+            self.cycle = self._direct = Exchange(self, headers, query)  # type: ignore[assignment]
+        else:
+            super().on_headers_complete()
+
+    def _goes_direct(self, length: bytes) -> bool:
+        return (
+            self.parser.get_method() == self._route.method.encode()
+            and length.isdigit()
+            and int(length) <= min(DIRECT_BYTES, self._route.max_body_bytes)
+            and self.parser.get_http_version() == "1.1"
+            and not self.parser.should_upgrade()
+            and not self.expect_100_continue
+            and not self.flow.write_paused
+            and (self.cycle is None or self.cycle.response_complete)
+        )
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body is there."""
+        if self._direct:
+            self._direct.pieces.append(body)
+        else:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is there."""
+        if self._direct:
+            self._direct.keep_alive = self._direct.keep_alive and self.parser.should_keep_alive()
+            task = self.loop.create_task(self._direct.run(self._route, self._connection))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+        else:
+            super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended, for whatever reason."""
@@ -37,6 +86,46 @@ class Protocol(HttpToolsProtocol):
         self._connection.end()
         if self._closed:
             self._closed()
+
+
+class Exchange:
+    """A request to the hot route and its reply: what uvicorn's `RequestResponseCycle` is to the others."""
+
+    message_event = asyncio.Event()  # uvicorn sets it when the connection ends; nobody waits for it here
+
+    def __init__(self, protocol: Protocol, headers: dict[bytes, bytes], query: bytes) -> None:
+        self._protocol, self._headers, self._query = protocol, headers, query
+        self._began = time.perf_counter()
+        self.pieces: list[bytes] = []
+        self.keep_alive = True  # uvicorn takes it back when it stops
+        self.disconnected = self.response_complete = False
+
+    async def run(self, route: DirectRoute, connection: Connection) -> None:
+        """Have the request answered; without an answer the connection ends."""
+        body = self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
+        try:
+            await route.handle(Incoming(self._headers, self._query, body, connection, self._began), self._send)
+        finally:
+            if not self.response_complete:
+                self._protocol.transport.close()
+
+    async def _send(self, reply: Reply) -> None:
+        """Head and body in one write: two would be two packets."""
+        protocol = self._protocol
+        if self.disconnected:
+            return
+        lines = [STATUS_LINE[reply.status], b"content-type: ", reply.media_type]
+        for name, value in (*protocol.server_state.default_headers, *reply.headers):
+            lines += (b"\r\n", name, b": ", value)
+        if not self.keep_alive:
+            lines.append(b"\r\nconnection: close")
+        lines.append(b"\r\ncontent-length: %d\r\n\r\n" % len(reply.body))
+        lines.append(reply.body)
+        protocol.transport.write(b"".join(lines))
+        self.response_complete = True
+        if not self.keep_alive:
+            protocol.transport.close()
+        protocol.on_response_complete()
 
 
 class Server(uvicorn.Server):
@@ -52,6 +141,7 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,  # RequestLog writes it, with the request's id
                 server_header=False,
+                proxy_headers=False,  # nobody here asks for a client's address
                 timeout_keep_alive=settings.keep_alive_ms // 1000,
                 timeout_graceful_shutdown=max(1, settings.drain_timeout_ms // 1000),
             )

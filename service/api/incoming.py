@@ -1,16 +1,18 @@
-"""A request as the ASGI server hands it over: its head, read once, and its body as it arrives.
+"""A request to the hot route and the reply to it: what both need and nothing more.
 
-What every request to the hot route needs and nothing more: a framework's request object costs as much as a small model.
+A framework's request object costs as much as a small model.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
+from typing import NamedTuple
 from urllib.parse import parse_qsl
 
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope
+from starlette.types import Receive
 
 from service.errors import BodyTooLarge, MalformedRequest
 
@@ -31,14 +33,32 @@ class Connection:
             task.cancel()
 
 
-class Incoming:
-    """One HTTP request."""
+class Reply(NamedTuple):
+    """What the client gets."""
 
-    def __init__(self, scope: Scope, receive: Receive) -> None:
-        self._receive = receive
-        self._headers: dict[bytes, bytes] = dict(scope["headers"])
-        query = scope["query_string"]
+    status: int
+    media_type: bytes
+    body: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    since: float | None = None  # when its making began, on time.perf_counter
+
+
+class Incoming:
+    """One HTTP request: its head, and its body, whole already or as ASGI's `receive` brings it."""
+
+    __slots__ = ("_body", "_headers", "_query", "began", "connection")
+
+    def __init__(
+        self,
+        headers: dict[bytes, bytes],  # names in lower case
+        query: bytes,
+        body: bytes | Receive,
+        connection: Connection,
+        began: float | None = None,  # when its head was there, on time.perf_counter
+    ) -> None:
+        self._headers, self._body, self.connection = headers, body, connection
         self._query: dict[str, str] = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True)) if query else {}
+        self.began = time.perf_counter() if began is None else began
 
     def header(self, name: bytes) -> str | None:
         """The header's value; `name` in lower case."""
@@ -51,8 +71,10 @@ class Incoming:
 
     async def whole(self, limit: int) -> bytes:
         """The body; raises as `chunks` does."""
-        chunks = [chunk async for chunk in self.chunks(limit)]
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        body = self._body
+        if isinstance(body, bytes) and len(body) <= limit:
+            return body
+        return b"".join([chunk async for chunk in self.chunks(limit)])
 
     async def chunks(self, limit: int) -> AsyncIterator[bytes]:
         """The body as it arrives.
@@ -61,19 +83,28 @@ class Incoming:
         before its end.
         """
         declared = self._headers.get(b"content-length", b"0")
-        too_large = declared.isdigit() and int(declared) > limit
+        if declared.isdigit() and int(declared) > limit:
+            raise _too_large(limit)
         received, more = 0, True
-        while more and not too_large:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise ClientDisconnect
-            chunk, more = message.get("body", b""), message.get("more_body", False)
+        while more:
+            chunk, more = (self._body, False) if isinstance(self._body, bytes) else await _next(self._body)
             received += len(chunk)
-            too_large = received > limit
-            if chunk and not too_large:
+            if received > limit:
+                raise _too_large(limit)
+            if chunk:
                 yield chunk
-        if too_large:
-            raise BodyTooLarge(f"The body may have {limit:,} bytes at most; send less at a time.")
+
+
+async def _next(receive: Receive) -> tuple[bytes, bool]:
+    """The next piece, and whether more may follow."""
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise ClientDisconnect
+    return message.get("body", b""), message.get("more_body", False)
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"The body may have {limit:,} bytes at most; send less at a time.")
 
 
 def positive(text: str | None, place: str) -> int | None:

@@ -1,6 +1,6 @@
 """POST /v1/predict: images in any accepted form → calibrated probabilities.
 
-The hot route. It is a plain ASGI application, reached past routing and middleware; FastAPI only documents it.
+The hot route: a plain function of the request, reached past routing and middleware; FastAPI only documents it.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ import numpy as np
 import orjson
 from fastapi import APIRouter, Header, Query
 from fastapi.routing import APIRoute
-from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import errors
 from service.api import npy, problems
 from service.api.accept import negotiate
 from service.api.bodies import PREDICT_BODIES, PredictResponse
-from service.api.incoming import CONNECTION_EXTENSION, Connection, Incoming, positive
+from service.api.incoming import Incoming, Reply, positive
 from service.api.uploads import Upload, read_uploads
 from service.classifier import Classifier
 from service.errors import MalformedRequest, ServiceError
@@ -49,33 +48,10 @@ class Predict:
     def __init__(self, models: ServedModels, classifier: Classifier, settings: Settings, metrics: Metrics) -> None:
         self._models, self._classifier, self._settings = models, classifier, settings
         self._received = metrics.histogram("convoy_stage_seconds", "receive")
-        self._responded = metrics.histogram("convoy_stage_seconds", "respond")
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; a client that goes away takes its images out of the queue."""
-        connection: Connection | None = scope.get("extensions", {}).get(CONNECTION_EXTENSION)
-        task = asyncio.current_task()
-        if connection and task:
-            connection.tasks.add(task)
-        try:
-            began, media_type, body = await self._answer(Incoming(scope, receive))
-            head = [(b"content-type", media_type.encode()), (b"content-length", str(len(body)).encode())]
-            await send({"type": "http.response.start", "status": 200, "headers": head})
-            await send({"type": "http.response.body", "body": body})
-            self._responded.observe(time.perf_counter() - began)
-        except ServiceError as exc:
-            await problems.response(exc)(scope, receive, send)
-        except (asyncio.CancelledError, ClientDisconnect) as exc:
-            if isinstance(exc, asyncio.CancelledError) and not (connection and connection.ended):
-                raise
-            await send({"type": "http.response.start", "status": problems.CLIENT_CLOSED_REQUEST, "headers": []})
-        finally:
-            if connection and task:
-                connection.tasks.discard(task)
-
-    async def _answer(self, request: Incoming) -> tuple[float, str, bytes]:
-        """When the answer began to be written, its media type, and the answer."""
-        began, settings = time.perf_counter(), self._settings
+    async def __call__(self, request: Incoming) -> Reply:
+        """Answer one request; raises `ServiceError`."""
+        settings = self._settings
         allowed_ms = positive(request.header(b"x-request-timeout-ms"), "header X-Request-Timeout-Ms")
         allowed_ms = min(allowed_ms or settings.request_timeout_ms, settings.request_timeout_ms)
         deadline = asyncio.get_running_loop().time() + allowed_ms / 1000
@@ -88,14 +64,14 @@ class Predict:
                 f"query top_k: the model has {len(model.labels)} classes; ask for at most that many."
             )
         uploads = await read_uploads(request, settings)
-        self._received.observe(time.perf_counter() - began)
+        self._received.observe(time.perf_counter() - request.began)
         pictures = [upload.picture for upload in uploads]
         outcomes = await self._classifier.classify(pictures, model=chosen, deadline=deadline)
         answered = time.perf_counter()
         failures = [outcome for outcome in outcomes if isinstance(outcome, ServiceError)]
         if failures and (len(failures) == len(outcomes) or media_type == npy.MEDIA_TYPE):
             raise failures[0]
-        return answered, media_type, WRITERS[media_type](model, uploads, outcomes, top_k)
+        return Reply(200, media_type.encode(), WRITERS[media_type](model, uploads, outcomes, top_k), since=answered)
 
 
 def _json(model: ModelIdentity, uploads: list[Upload], outcomes: list[Outcome], top_k: int | None) -> bytes:

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from service import telemetry
+from service.api.incoming import Reply
 from service.errors import MalformedRequest, MethodNotAllowed, NotFound, ServiceError
 
 MEDIA_TYPE = "application/problem+json"
@@ -28,8 +29,14 @@ def body(error: ServiceError) -> dict[str, Any]:
     }
 
 
+def reply(error: ServiceError) -> Reply:
+    """What the hot route answers with."""
+    headers = () if error.retry_after_s is None else ((b"retry-after", str(error.retry_after_s).encode()),)
+    return Reply(int(error.status), MEDIA_TYPE.encode(), orjson.dumps(body(error)), headers)
+
+
 def response(error: ServiceError, headers: dict[str, str] | None = None) -> Response:
-    """The response that `error` becomes."""
+    """What the framework's routes answer with."""
     if error.retry_after_s is not None:
         headers = {**(headers or {}), "Retry-After": str(error.retry_after_s)}
     return Response(orjson.dumps(body(error)), status_code=error.status, headers=headers, media_type=MEDIA_TYPE)

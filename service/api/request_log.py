@@ -1,4 +1,4 @@
-"""Around every request: its id, echoed and put into every log line, its count, and one line about it. Pure ASGI.
+"""What is kept of every request: its id, echoed and put into every log line, its count, and one line about it.
 
 What nobody foresaw is answered and logged under the request's id too.
 """
@@ -6,9 +6,9 @@ What nobody foresaw is answered and logged under the request's id too.
 from __future__ import annotations
 
 import logging
+import random
 import re
 import time
-import uuid
 from typing import Literal
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,12 +28,36 @@ logger = logging.getLogger(__name__)
 
 
 class RequestLog:
-    """ASGI middleware around `app`, which is one route, or, without `route`, finds its route itself."""
+    """Where requests are counted, and those that the settings ask for have their line."""
 
-    def __init__(
-        self, app: ASGIApp, metrics: Metrics, log_requests: Literal["all", "failed"], route: str | None = None
-    ) -> None:
-        self._app, self._metrics, self._log_all, self._route = app, metrics, log_requests == "all", route
+    def __init__(self, metrics: Metrics, log_requests: Literal["all", "failed"]) -> None:
+        self._metrics, self._log_all = metrics, log_requests == "all"
+
+    def record(self, route: str, method: str, path: str, status: int, seconds: float) -> None:
+        """A request has been answered."""
+        method = method if method in METHODS else OTHER
+        self._metrics.cell("convoy_requests_total", route, method, str(status)).add()
+        self._metrics.histogram("convoy_request_seconds", route).observe(seconds)
+        if status >= 400 or (self._log_all and path not in PROBES):
+            fields = {"method": method, "path": path, "status": status}
+            logger.info("request", extra={**fields, "ms": round(seconds * 1000, 2)})
+
+
+def identify(given: bytes | None) -> tuple[bytes, MalformedRequest | None]:
+    """The request's id, which is the client's where it sent one, and what is wrong with that one."""
+    if given is not None and VALID.fullmatch(given):
+        return given, None
+    made = b"%032x" % random.getrandbits(128)
+    if given is None:
+        return made, None
+    return made, MalformedRequest("header X-Request-Id: use up to 128 letters, digits and . _ : / + = -")
+
+
+class RequestLogMiddleware:
+    """Pure ASGI middleware around an application that finds its route itself."""
+
+    def __init__(self, app: ASGIApp, log: RequestLog) -> None:
+        self._app, self._log = app, log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection of the ASGI server."""
@@ -41,9 +65,7 @@ class RequestLog:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        given = next((value for name, value in scope["headers"] if name == HEADER), None)
-        valid = given is not None and VALID.fullmatch(given)
-        current = given if given is not None and valid else uuid.uuid4().hex.encode()
+        current, error = identify(next((value for name, value in scope["headers"] if name == HEADER), None))
         token = telemetry.request_id.set(current.decode())
         status: int | None = None
 
@@ -55,8 +77,7 @@ class RequestLog:
             await send(message)
 
         try:
-            if given is not None and not valid:
-                error = MalformedRequest("header X-Request-Id: use up to 128 letters, digits and . _ : / + = -")
+            if error:
                 await problems.response(error)(scope, receive, send_with_id)
             else:
                 await self._app(scope, receive, send_with_id)
@@ -66,14 +87,8 @@ class RequestLog:
                 raise  # the answer has begun: all that is left is to cut the connection
             await problems.response(UNEXPECTED)(scope, receive, send_with_id)
         finally:
-            self._count(scope, status or problems.CLIENT_CLOSED_REQUEST, time.perf_counter() - began)
+            route = str(getattr(scope.get("route"), "path", OTHER))
+            seconds = time.perf_counter() - began
+            status = status or problems.CLIENT_CLOSED_REQUEST
+            self._log.record(route, scope["method"], scope["path"], status, seconds)
             telemetry.request_id.reset(token)
-
-    def _count(self, scope: Scope, status: int, seconds: float) -> None:
-        route = self._route or str(getattr(scope.get("route"), "path", OTHER))
-        method = scope["method"] if scope["method"] in METHODS else OTHER
-        self._metrics.cell("convoy_requests_total", route, method, str(status)).add()
-        self._metrics.histogram("convoy_request_seconds", route).observe(seconds)
-        if status >= 400 or (self._log_all and scope["path"] not in PROBES):
-            fields = {"method": scope["method"], "path": scope["path"], "status": status}
-            logger.info("request", extra={**fields, "ms": round(seconds * 1000, 2)})

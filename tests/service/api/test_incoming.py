@@ -26,7 +26,7 @@ def incoming(
     async def receive() -> Message:
         return next(messages)
 
-    return Incoming({"headers": list((headers or {}).items()), "query_string": query}, receive)
+    return Incoming(headers or {}, query, receive, Connection())
 
 
 def test_a_body_in_pieces_is_joined() -> None:
@@ -55,6 +55,13 @@ def test_a_length_that_is_no_number_is_not_believed(length: bytes) -> None:
 def test_a_body_that_is_cut_off_is_no_body() -> None:
     with pytest.raises(ClientDisconnect):
         asyncio.run(incoming(b"ab", cut=True).whole(3))
+
+
+def test_a_body_that_is_there_already_is_limited_too() -> None:
+    whole = Incoming({}, b"", b"abc", Connection())
+    assert asyncio.run(whole.whole(3)) == b"abc"
+    with pytest.raises(BodyTooLarge):
+        asyncio.run(whole.whole(2))
 
 
 def test_headers_and_query_are_text() -> None:

@@ -1,0 +1,75 @@
+"""The hot route's way past routing, middleware and ASGI's messages: a request in, one reply out.
+
+Each of the three costs as much as a small model. What they do for the other routes is done here: the request's id, its
+count, its log line, problems for errors, and an end for the work of clients that have gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from service import telemetry
+from service.api import problems
+from service.api.incoming import CONNECTION_EXTENSION, Connection, Incoming, Reply
+from service.api.request_log import HEADER, UNEXPECTED, RequestLog, identify
+from service.errors import ServiceError
+from service.metrics import Metrics
+
+Endpoint = Callable[[Incoming], Awaitable[Reply]]
+logger = logging.getLogger(__name__)
+
+
+class DirectRoute:
+    """One method of one path; an ASGI application too, for servers that know no better way."""
+
+    def __init__(
+        self, method: str, path: str, endpoint: Endpoint, *, max_body_bytes: int, log: RequestLog, metrics: Metrics
+    ) -> None:
+        self.method, self.path, self.max_body_bytes = method, path, max_body_bytes
+        self._endpoint, self._log = endpoint, log
+        self._responded = metrics.histogram("convoy_stage_seconds", "respond")
+
+    async def handle(self, request: Incoming, send: Callable[[Reply], Awaitable[None]]) -> None:
+        """Answer `request` by one call of `send`; a client that goes away takes its images out of the queue."""
+        connection, task = request.connection, asyncio.current_task()
+        assert task is not None
+        connection.tasks.add(task)
+        given = request.header(HEADER)
+        current, error = identify(None if given is None else given.encode("latin-1"))
+        telemetry.request_id.set(current.decode())  # of this task alone
+        try:
+            reply = problems.reply(error) if error else await self._endpoint(request)
+        except ServiceError as exc:
+            reply = problems.reply(exc)
+        except (asyncio.CancelledError, ClientDisconnect) as exc:
+            if isinstance(exc, asyncio.CancelledError) and not connection.ended:
+                raise
+            reply = Reply(problems.CLIENT_CLOSED_REQUEST, b"text/plain", b"")
+        except Exception:
+            logger.exception("unexpected error")
+            reply = problems.reply(UNEXPECTED)
+        finally:
+            connection.tasks.discard(task)
+        await send(reply._replace(headers=(*reply.headers, (HEADER, current))))
+        now = time.perf_counter()
+        if reply.since is not None:
+            self._responded.observe(now - reply.since)
+        self._log.record(self.path, self.method, self.path, reply.status, now - request.began)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection of the ASGI server."""
+
+        async def answer(reply: Reply) -> None:
+            length = str(len(reply.body)).encode()
+            head = [(b"content-type", reply.media_type), (b"content-length", length), *reply.headers]
+            await send({"type": "http.response.start", "status": reply.status, "headers": head})
+            await send({"type": "http.response.body", "body": reply.body})
+
+        connection = scope.get("extensions", {}).get(CONNECTION_EXTENSION) or Connection()
+        await self.handle(Incoming(dict(scope["headers"]), scope["query_string"], receive, connection), answer)
