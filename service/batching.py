@@ -48,6 +48,8 @@ class DynamicBatcher:
         self._run_began, self._run_rows, self._run_failed = 0.0, 0, False
         self._woken = False
         self._delay_timer: asyncio.TimerHandle | None = None
+        self._timed: set[Request] = set()  # those with a deadline, until they have their answer
+        self._alarm: asyncio.TimerHandle | None = None  # one for all of them, since nearly all are answered before
         self._stopping: asyncio.Event | None = None  # set once nothing waits
         self._broken = False
         self._observer = observer or Unobserved()
@@ -84,11 +86,13 @@ class DynamicBatcher:
         be met; `InferenceFailed` only when every row failed.
         """
         self._admit(rows, priority, deadline)
-        request = Request(rows, priority, self._loop.time(), self._loop.create_future(), unanswered=len(rows))
+        request = Request(rows, priority, self._loop.time(), deadline, self._loop.create_future())
         if deadline is not None:
-            request.timer = self._loop.call_at(deadline, self._expire, request)
+            self._timed.add(request)
+            if self._alarm is None or deadline < self._alarm.when():
+                self._set_alarm(deadline)
         self._queue.add(request)
-        self._observer.queued(self.queued_rows)
+        self._observer.queued(self._queue.rows)
         self._wake()
         try:
             return await request.answer
@@ -100,10 +104,10 @@ class DynamicBatcher:
             raise InferenceFailed("The service failed; send the request to another instance.")
         if self._stopping:
             raise Draining("The service is stopping; send the request to another instance, or again in a moment.")
-        queued_bytes = self.queued_bytes  # none: a request of any size may come, or a large one could never run
-        if self.queued_rows + len(rows) > self._capacity or (
+        queued_rows, queued_bytes = self._queue.rows, self._queue.bytes
+        if queued_rows + len(rows) > self._capacity or (
             queued_bytes and queued_bytes + rows.nbytes > self._capacity_bytes
-        ):
+        ):  # an empty queue takes a request of any size in bytes, or a large one could never run
             raise Overloaded(
                 "Too many images are waiting; try again in a moment, or send fewer at a time.",
                 retry_after_s=math.ceil(self.seconds_until(len(rows), priority)),
@@ -114,17 +118,28 @@ class DynamicBatcher:
                 "allow more time, send fewer images, or try again later."
             )
 
-    def _expire(self, request: Request) -> None:
-        self._leave(request)
-        request.fail(
-            DeadlineExceeded("The request's time was up before its prediction; allow more time or send fewer images.")
-        )
+    def _set_alarm(self, when: float) -> None:
+        if self._alarm:
+            self._alarm.cancel()
+        self._alarm = self._loop.call_at(when, self._expire)
+
+    def _expire(self) -> None:
+        """Refuse whose time is up, and look again when the next one's is."""
+        now, self._alarm = self._loop.time(), None
+        for request in [request for request in self._timed if request.deadline is not None and request.deadline <= now]:
+            self._leave(request)
+            request.fail(
+                DeadlineExceeded(
+                    "The request's time was up before its prediction; allow more time or send fewer images."
+                )
+            )
+        if self._timed:
+            self._set_alarm(min(request.deadline for request in self._timed if request.deadline is not None))
 
     def _leave(self, request: Request) -> None:
+        self._timed.discard(request)
         if self._queue.remove(request):
-            self._observer.queued(self.queued_rows)
-        if request.timer:
-            request.timer.cancel()
+            self._observer.queued(self._queue.rows)
 
     async def stop(self, timeout_s: float) -> None:
         """Take nothing more, finish what waits, and after `timeout_s` refuse the rest."""
@@ -152,8 +167,9 @@ class DynamicBatcher:
             return
         if (reason := self._reason_to_close()) is not None:
             batch = self._queue.take(self._size_for(self.queued_rows))
-            self._observer.queued(self.queued_rows)
-            self._run_began, self._run_rows, self._run_failed = self._loop.time(), sum(map(len, batch)), False
+            self._observer.queued(self._queue.rows)
+            self._run_began, self._run_failed = self._loop.time(), False
+            self._run_rows = sum(map(len, batch))
             self._running = self._loop.create_task(self._answer(batch))
             self._running.add_done_callback(lambda task: self._finished(task, batch, reason))
         elif self._stopping and not self.queued_rows:
@@ -206,11 +222,11 @@ class DynamicBatcher:
             outcome = exc
         start = 0
         for piece in batch:
-            stop = start + len(piece)
+            count = len(piece)
             piece.request.settle(
-                piece.start, outcome if isinstance(outcome, ServiceError) else outcome[start:stop], len(piece)
+                piece.start, outcome if isinstance(outcome, ServiceError) else outcome[start : start + count], count
             )
-            start = stop
+            start += count
 
     def _finished(self, task: asyncio.Task[None], batch: list[Slice], reason: str) -> None:
         """The engine is free again. Anything but a clean end of the batch ends its requests too."""

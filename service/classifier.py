@@ -12,17 +12,19 @@ from service.decoding import decode
 from service.errors import DeadlineExceeded, InvalidImage, ServiceError
 from service.metadata import InputSpec
 from service.metrics import Metrics
-from service.prediction import Prediction
+from service.prediction import Prediction, predictions
 from service.preprocessing import fit
 from service.queueing import Priority
 from service.serving import Served, ServedModels
 from service.settings import Settings
-from service.types import RGBImage
+from service.types import RGBImage, Rows
 
 INLINE_BYTES = 16 << 10  # decoding less than this takes less than handing it to a thread
 REDUCED_TO = 4  # times the model's input: how far a photo may be reduced while it is decoded
 Picture = bytes | RGBImage  # encoded, or decoded by the client
-Row = RGBImage | InvalidImage
+Pictures = Sequence[Picture | InvalidImage] | Rows  # each encoded, decoded, or known to be none
+Prepared = tuple[Rows, dict[int, InvalidImage]]  # the good ones, and by their place, ascending, the others
+NO_ROWS = np.empty((0, 0, 0, 3), np.uint8)
 
 
 class Classifier:
@@ -35,7 +37,7 @@ class Classifier:
 
     async def classify(
         self,
-        pictures: Sequence[Picture | InvalidImage],
+        pictures: Pictures,
         *,
         model: Served | None = None,
         deadline: float | None = None,
@@ -48,46 +50,37 @@ class Classifier:
         """
         served = model or self._models.choose()
         try:
-            rows = await self._prepare(pictures, served.loaded.metadata.input, deadline)
-            good = [row for row in rows if not isinstance(row, InvalidImage)]
-            answers = iter(await _answer(served, good, priority, deadline) if good else ())
+            rows, invalid = await self._prepare(pictures, served.loaded.metadata.input, deadline)
+            outcomes = await _answer(served, rows, priority, deadline) if len(rows) else []
         except ServiceError as exc:
             served.counts.failed(exc.slug, len(pictures))
             raise
-        outcomes = [row if isinstance(row, InvalidImage) else next(answers) for row in rows]
-        for outcome in outcomes:
-            if isinstance(outcome, ServiceError):
-                served.counts.failed(outcome.slug)
+        for place, error in invalid.items():
+            outcomes.insert(place, error)
+            served.counts.failed(error.slug)
         return outcomes
 
-    async def _prepare(
-        self, pictures: Sequence[Picture | InvalidImage], spec: InputSpec, deadline: float | None
-    ) -> list[Row]:
+    async def _prepare(self, pictures: Pictures, spec: InputSpec, deadline: float | None) -> Prepared:
         """Everything that can fail for one picture happens here, before the queue."""
+        if isinstance(pictures, np.ndarray) and pictures.shape[1:3] == (spec.height, spec.width):
+            return pictures, {}
         if sum(_work(picture, spec) for picture in pictures) <= INLINE_BYTES:
-            rows, stages = self._rows(pictures, spec)
-        else:
-            try:
-                async with asyncio.timeout_at(deadline):
-                    rows, stages = await asyncio.to_thread(self._rows, pictures, spec)
-            except TimeoutError as exc:
-                raise DeadlineExceeded(
-                    "The request's time was up before its images were decoded; allow more time or send fewer images."
-                ) from exc
-        self._decoded.observe(stages[0])
-        self._preprocessed.observe(stages[1])
-        return rows
+            return self._rows(pictures, spec)
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await asyncio.to_thread(self._rows, pictures, spec)
+        except TimeoutError as exc:
+            raise DeadlineExceeded(
+                "The request's time was up before its images were decoded; allow more time or send fewer images."
+            ) from exc
 
-    def _rows(
-        self, pictures: Sequence[Picture | InvalidImage], spec: InputSpec
-    ) -> tuple[list[Row], tuple[float, float]]:
-        """The model's input for each picture, and the seconds spent on decoding and on preprocessing."""
-        rows: list[Row] = []
+    def _rows(self, pictures: Pictures, spec: InputSpec) -> Prepared:
+        rows: list[RGBImage] = []
+        invalid: dict[int, InvalidImage] = {}
         decode_s = preprocess_s = 0.0
         at_least = REDUCED_TO * max(spec.height, spec.width)
-        for picture in pictures:
+        for place, picture in enumerate(pictures):
             began = decoded = time.perf_counter()
-            row: Row
             try:
                 if isinstance(picture, InvalidImage):
                     raise picture
@@ -97,12 +90,13 @@ class Classifier:
                     else picture
                 )
                 decoded = time.perf_counter()
-                row = fit(image, height=spec.height, width=spec.width, resize_policy=spec.resize_policy)
+                rows.append(fit(image, height=spec.height, width=spec.width, resize_policy=spec.resize_policy))
             except InvalidImage as exc:
-                row = exc
-            rows.append(row)
+                invalid[place] = exc
             decode_s, preprocess_s = decode_s + decoded - began, preprocess_s + time.perf_counter() - decoded
-        return rows, (decode_s, preprocess_s)
+        self._decoded.observe(decode_s)
+        self._preprocessed.observe(preprocess_s)
+        return (rows[0][np.newaxis] if len(rows) == 1 else np.stack(rows) if rows else NO_ROWS), invalid
 
 
 def _work(picture: Picture | InvalidImage, spec: InputSpec) -> int:
@@ -113,12 +107,13 @@ def _work(picture: Picture | InvalidImage, spec: InputSpec) -> int:
 
 
 async def _answer(
-    served: Served, rows: list[RGBImage], priority: Priority, deadline: float | None
+    served: Served, rows: Rows, priority: Priority, deadline: float | None
 ) -> list[Prediction | ServiceError]:
     """What the engine says of rows that are fit for it, counted."""
-    stacked = rows[0][np.newaxis] if len(rows) == 1 else np.stack(rows)
-    answer = await served.batcher.submit(stacked, priority=priority, deadline=deadline)
-    good = np.delete(answer.probabilities, list(answer.failures), 0) if answer.failures else answer.probabilities
-    served.counts.predicted(good.argmax(1).tolist(), good.max(1).tolist())
-    identity = served.loaded.identity
-    return [answer.failures.get(i) or Prediction(identity, p) for i, p in enumerate(answer.probabilities)]
+    probabilities, failures = await served.batcher.submit(rows, priority=priority, deadline=deadline)
+    answers: list[Prediction | ServiceError] = [*predictions(served.loaded.identity, probabilities)]
+    for place, error in failures.items():
+        answers[place] = error
+        served.counts.failed(error.slug)
+    served.counts.predicted(answer for answer in answers if isinstance(answer, Prediction))
+    return answers

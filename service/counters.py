@@ -20,18 +20,18 @@ STRIP_BYTES = 8 + ENTRIES * ENTRY_BYTES  # the first eight bytes are the number 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One number of this process."""
+    """One number of this process: where it is."""
 
-    _values: memoryview[float]
-    _index: int
+    numbers: memoryview[float]
+    index: int
 
     def add(self, amount: float = 1.0) -> None:
         """Count."""
-        self._values[self._index] += amount
+        self.numbers[self.index] += amount
 
     def set(self, value: float) -> None:
         """Replace: for gauges."""
-        self._values[self._index] = value
+        self.numbers[self.index] = value
 
 
 class Counters:

@@ -19,7 +19,7 @@ from service.types import RGBImage
 
 WHITE = (255, 255, 255, 255)
 ORIENTATION = 0x0112  # EXIF tag
-MAY_HAVE_ORIENTATION = (b"Exif\x00\x00", b"http://ns.adobe.com/xap/")  # EXIF and XMP
+EXIF, XMP = b"Exif\x00\x00", b"http://ns.adobe.com/xap/"  # either may tell which way is up
 UPRIGHT: dict[int, Callable[[RGBImage], RGBImage]] = {  # EXIF 2.32, 4.6.4 A: which corner the first row begins at
     2: np.fliplr,
     3: lambda image: np.rot90(image, 2),
@@ -46,8 +46,10 @@ def decode(data: bytes, *, max_pixels: int, at_least: int | None = None) -> RGBI
 
     With `at_least`, a much larger image may come back reduced, but no side becomes shorter than that many pixels.
     """
-    decoder = next((decoder for decoder in DECODERS.values() if decoder.matches(data)), None)
-    if decoder is None:
+    for decoder in DECODERS.values():
+        if decoder.matches(data):
+            break
+    else:
         raise InvalidImage(
             f"The bytes are no image in a known format; send {', '.join(name.upper() for name in DECODERS)}."
         )
@@ -74,7 +76,7 @@ def _jpeg(data: bytes, pillow_format: str, max_pixels: int, at_least: int) -> RG
         image: RGBImage = simplejpeg.decode_jpeg(data, "RGB", min_height=at_least, min_width=at_least)
     except ValueError:
         return _pillow(data, pillow_format, max_pixels, at_least)
-    if any(marker in data for marker in MAY_HAVE_ORIENTATION):
+    if EXIF in data or XMP in data:
         with Image.open(io.BytesIO(data), formats=(pillow_format,)) as header:
             image = UPRIGHT.get(header.getexif().get(ORIENTATION, 1), np.asarray)(image)
     return image

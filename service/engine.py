@@ -26,7 +26,7 @@ from service.types import Probabilities, Rows
 
 INPUT, OUTPUT = "image", "probabilities"
 CUDA_BATCH_SIZES = (1, 8, 32, 128, 512, 1024)  # cuDNN tunes for each new shape, so there are few
-INLINE_S = 0.05  # a shorter inference runs on the event loop: to a thread and back would cost more than the waiting
+INLINE_S = 0.004  # a shorter inference runs on the event loop: to a thread and back would cost more than the waiting
 logger = logging.getLogger(__name__)
 
 

@@ -7,12 +7,13 @@ costs a tenth of a microsecond: each request makes a dozen.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from service.counters import Cell, Counters
 from service.observer import BatchReport
+from service.prediction import Prediction
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 SECONDS = tuple(base * 10.0**power for power in range(-5, 2) for base in (1, 2.5, 5))  # 10 µs … 50 s
@@ -60,13 +61,14 @@ METRICS: dict[str, Family] = {
 class Histogram:
     """The cells of one histogram: its buckets and the sum."""
 
-    def __init__(self, bounds: Sequence[float], buckets: list[Cell], total: Cell) -> None:
-        self._bounds, self._buckets, self._total = bounds, buckets, total
+    def __init__(self, bounds: Sequence[float], buckets: Sequence[Cell], total: Cell) -> None:
+        self._bounds, self._buckets, self._total = bounds, [bucket.index for bucket in buckets], total.index
+        self._numbers = total.numbers
 
-    def observe(self, value: float) -> None:
-        """Count one value."""
-        self._buckets[bisect_left(self._bounds, value)].add()
-        self._total.add(value)
+    def observe(self, value: float, times: int = 1) -> None:
+        """Count one value, or the same value several times."""
+        self._numbers[self._buckets[bisect_left(self._bounds, value)]] += times
+        self._numbers[self._total] += value * times
 
 
 class ModelMetrics:
@@ -82,12 +84,12 @@ class ModelMetrics:
         self._wait = metrics.histogram("convoy_stage_seconds", "queue")
         self._infer = metrics.histogram("convoy_stage_seconds", "infer")
 
-    def predicted(self, indices: Sequence[int], probabilities: Sequence[float]) -> None:
-        """Images were answered with these classes, so probable."""
-        self._predicted.add(len(indices))
-        for index, probability in zip(indices, probabilities, strict=True):
-            self._labels[index].add()
-            self._probability.observe(probability)
+    def predicted(self, predictions: Iterable[Prediction]) -> None:
+        """Images were answered so."""
+        for prediction in predictions:
+            self._predicted.add()
+            self._labels[prediction.index].add()
+            self._probability.observe(float(prediction.probabilities[prediction.index]))
 
     def failed(self, outcome: str, images: int = 1) -> None:
         """Images were not answered; `outcome` is the error's slug."""
@@ -102,9 +104,9 @@ class ModelMetrics:
         """A batch has run; each of its requests waited for it and took part in all of it."""
         self._metrics.cell("convoy_batch_closed_total", batch.reason).add()
         self._batch_size.observe(batch.rows)
+        self._infer.observe(batch.ran_s, len(batch.waited_s))
         for seconds in batch.waited_s:
             self._wait.observe(seconds)
-            self._infer.observe(batch.ran_s)
 
 
 class Metrics:

@@ -21,6 +21,8 @@ class Pace:
     _seconds: float = 0.0
     _rows_rows: float = 0.0
     _rows_seconds: float = 0.0
+    _per_batch: float = 0.0
+    _per_row: float = 0.0
 
     def observe(self, rows: int, seconds: float) -> None:
         """A batch of so many rows took so long."""
@@ -29,15 +31,13 @@ class Pace:
         self._seconds = self._seconds * DECAY + seconds
         self._rows_rows = self._rows_rows * DECAY + rows * rows
         self._rows_seconds = self._rows_seconds * DECAY + rows * seconds
-
-    def seconds(self, rows: int, max_batch_size: int) -> float:
-        """What `rows` rows will take in batches of at most `max_batch_size`; 0 before the first batch."""
-        if not self._weight or not rows:
-            return 0.0
         mean_rows, mean_seconds = self._rows / self._weight, self._seconds / self._weight
         variance = self._rows_rows / self._weight - mean_rows**2
         covariance = self._rows_seconds / self._weight - mean_rows * mean_seconds
         per_row = covariance / variance if variance > 1e-6 * mean_rows**2 else 0.0
-        per_row = min(max(per_row, 0.0), mean_seconds / mean_rows)  # neither cost can be negative
-        per_batch = mean_seconds - per_row * mean_rows
-        return per_batch * math.ceil(rows / max_batch_size) + per_row * rows
+        self._per_row = min(max(per_row, 0.0), mean_seconds / mean_rows)  # neither cost can be negative
+        self._per_batch = mean_seconds - self._per_row * mean_rows
+
+    def seconds(self, rows: int, max_batch_size: int) -> float:
+        """What `rows` rows will take in batches of at most `max_batch_size`; 0 before the first batch."""
+        return self._per_batch * math.ceil(rows / max_batch_size) + self._per_row * rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
@@ -24,19 +25,21 @@ class Prediction:
 
     model: ModelIdentity
     probabilities: npt.NDArray[np.float32]
-
-    @property
-    def index(self) -> int:
-        """The most probable class."""
-        return int(self.probabilities.argmax())
+    index: int  # the most probable class
 
     @property
     def label(self) -> str:
         """The most probable class's name."""
         return self.model.labels[self.index]
 
-    def top(self, k: int | None = None) -> list[tuple[str, np.float32]]:
+    def top(self, k: int | None = None) -> dict[str, np.float32]:
         """All classes in the model's order, or the `k` most probable in falling order."""
         labels, p = self.model.labels, self.probabilities
-        order = range(len(labels)) if k is None else np.argsort(-p, kind="stable")[:k]
-        return [(labels[i], p[i]) for i in order]
+        if k is None:
+            return dict(zip(labels, p, strict=True))
+        return {labels[i]: p[i] for i in np.argsort(-p, kind="stable")[:k]}
+
+
+def predictions(model: ModelIdentity, probabilities: npt.NDArray[np.float32]) -> list[Prediction]:
+    """What the rows of `probabilities` (N, classes) say, in their order."""
+    return list(map(Prediction, repeat(model), probabilities, probabilities.argmax(1).tolist()))

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import IntEnum
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 
 from service.errors import ServiceError
 from service.types import Probabilities, Rows
 
+NO_FAILURES: Mapping[int, ServiceError] = MappingProxyType({})
 BULK_SHARE = 1 / 8  # of the rows run while both kinds wait: bulk work is slow then, but never starves
 
 
@@ -22,12 +26,11 @@ class Priority(IntEnum):
     BULK = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """Probabilities (N, classes); a row that the engine failed on is NaN there and has its error in `failures`."""
 
     probabilities: Probabilities
-    failures: dict[int, ServiceError]
+    failures: Mapping[int, ServiceError]
 
 
 @dataclass(eq=False, slots=True)
@@ -36,13 +39,13 @@ class Request:
 
     rows: Rows
     priority: Priority
-    enqueued: float  # of the event loop's monotonic clock
+    enqueued: float  # of the event loop's monotonic clock, as is the deadline
+    deadline: float | None
     answer: asyncio.Future[Answer]
-    unanswered: int
     taken: int = 0
+    answered: int = 0
     probabilities: Probabilities | None = None
-    failures: dict[int, ServiceError] = field(default_factory=dict)
-    timer: asyncio.TimerHandle | None = None
+    failures: dict[int, ServiceError] | None = None
 
     def fail(self, error: ServiceError) -> None:
         """End the request with an error, unless it has ended."""
@@ -52,23 +55,23 @@ class Request:
     def settle(self, start: int, outcome: Probabilities | ServiceError, count: int) -> None:
         """Take in what became of `count` rows from `start`; the last ones complete the answer."""
         if isinstance(outcome, ServiceError):
-            self.failures.update(dict.fromkeys(range(start, start + count), outcome))
+            self.failures = {**(self.failures or {}), **dict.fromkeys(range(start, start + count), outcome)}
         elif count == len(self.rows):
             self.probabilities = outcome
         else:
             if self.probabilities is None:
                 self.probabilities = np.full((len(self.rows), outcome.shape[1]), np.nan, np.float32)
             self.probabilities[start : start + count] = outcome
-        self.unanswered -= count
-        if self.unanswered or self.answer.done():
+        self.answered += count
+        if self.answered < len(self.rows) or self.answer.done():
             return
-        if self.probabilities is None:  # not one row succeeded
+        if self.probabilities is not None:
+            self.answer.set_result(Answer(self.probabilities, self.failures or NO_FAILURES))
+        elif self.failures:  # not one row succeeded
             self.answer.set_exception(next(iter(self.failures.values())))
-        else:
-            self.answer.set_result(Answer(self.probabilities, self.failures))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Slice:
     """Consecutive rows of one request, as they stand in a batch."""
 
@@ -100,14 +103,15 @@ class Lane:
     def add(self, request: Request) -> None:
         """Enqueue."""
         self._requests[request] = None
-        self._count(request, len(request.rows))
+        self.rows += len(request.rows)
+        self.bytes += request.rows.nbytes
 
     def remove(self, request: Request) -> bool:
         """Forget what of the request still waits; whether something did."""
         if request not in self._requests:
             return False
         del self._requests[request]
-        self._count(request, request.taken - len(request.rows))
+        self._taken(request, len(request.rows) - request.taken)
         return True
 
     def take(self, count: int) -> list[Slice]:
@@ -117,41 +121,41 @@ class Lane:
             start, stop = request.taken, min(request.taken + count, len(request.rows))
             slices.append(Slice(request, start, stop))
             request.taken, count = stop, count - (stop - start)
-            self._count(request, start - stop)
+            self._taken(request, stop - start)
             if stop == len(request.rows):
                 del self._requests[request]
         return slices
 
-    def _count(self, request: Request, rows: int) -> None:
-        self.rows += rows
-        self.bytes += rows * (request.rows.nbytes // len(request.rows))
+    def _taken(self, request: Request, rows: int) -> None:
+        self.rows -= rows
+        self.bytes -= rows * request.rows[0].nbytes
 
 
 class Queue:
     """Both lanes: interactive rows go first, but bulk rows get their share of every batch."""
 
     def __init__(self) -> None:
-        self._lanes = {priority: Lane() for priority in Priority}
+        self._interactive, self._bulk = self._lanes = (Lane(), Lane())  # by priority
         self._bulk_owed = 0.0  # rows of its share that bulk work has not had yet
 
     @property
     def rows(self) -> int:
         """Rows that wait."""
-        return sum(lane.rows for lane in self._lanes.values())
+        return self._interactive.rows + self._bulk.rows
 
     @property
     def bytes(self) -> int:
         """Their pixels."""
-        return sum(lane.bytes for lane in self._lanes.values())
+        return self._interactive.bytes + self._bulk.bytes
 
     @property
     def oldest(self) -> float | None:
         """When the request that has waited longest was enqueued."""
-        return min((lane.oldest.enqueued for lane in self._lanes.values() if lane.oldest), default=None)
+        return min((lane.oldest.enqueued for lane in self._lanes if lane.oldest), default=None)
 
     def rows_before(self, priority: Priority) -> int:
         """Rows that a new request of this priority finds before it."""
-        return sum(lane.rows for kind, lane in self._lanes.items() if kind <= priority)
+        return self._interactive.rows if priority is Priority.INTERACTIVE else self.rows
 
     def add(self, request: Request) -> None:
         """Enqueue."""
@@ -163,20 +167,21 @@ class Queue:
 
     def take(self, size: int) -> list[Slice]:
         """The next batch, of `size` rows or all that wait."""
-        interactive, bulk = self._lanes[Priority.INTERACTIVE], self._lanes[Priority.BULK]
+        interactive, bulk = self._interactive, self._bulk
+        if not bulk.rows:
+            return interactive.take(size)
         granted = 0
-        if interactive.rows and bulk.rows:
+        if interactive.rows:
             self._bulk_owed = min(self._bulk_owed + BULK_SHARE * size, size)
             granted = min(int(self._bulk_owed), bulk.rows)
         batch = interactive.take(size - granted)
-        taken = sum(map(len, batch))
-        batch += bulk.take(size - taken)
-        self._bulk_owed = max(0.0, self._bulk_owed - (sum(map(len, batch)) - taken))
-        return batch
+        of_bulk = bulk.take(size - sum(map(len, batch)))
+        self._bulk_owed = max(0.0, self._bulk_owed - sum(map(len, of_bulk)))
+        return batch + of_bulk
 
     def refuse_all(self, error: ServiceError) -> None:
         """Empty the queue; every request ends with `error`."""
-        for lane in self._lanes.values():
+        for lane in self._lanes:
             while request := lane.oldest:
                 lane.remove(request)
                 request.fail(error)

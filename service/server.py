@@ -12,7 +12,7 @@ from types import FrameType
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from service.api.direct import DirectRoute
+from service.api.direct import DirectRoute, Header
 from service.api.incoming import CONNECTION_EXTENSION, Connection, Incoming, Reply
 from service.serving import ServedModels
 from service.settings import Settings
@@ -109,13 +109,13 @@ class Exchange:
             if not self.response_complete:
                 self._protocol.transport.close()
 
-    async def _send(self, reply: Reply) -> None:
+    async def _send(self, reply: Reply, request_id: Header) -> None:
         """Head and body in one write: two would be two packets."""
         protocol = self._protocol
         if self.disconnected:
             return
         lines = [STATUS_LINE[reply.status], b"content-type: ", reply.media_type]
-        for name, value in (*protocol.server_state.default_headers, *reply.headers):
+        for name, value in (*protocol.server_state.default_headers, request_id, *reply.headers):
             lines += (b"\r\n", name, b": ", value)
         if not self.keep_alive:
             lines.append(b"\r\nconnection: close")

@@ -21,7 +21,9 @@ from service.api.request_log import HEADER, UNEXPECTED, RequestLog, identify
 from service.errors import ServiceError
 from service.metrics import Metrics
 
+Header = tuple[bytes, bytes]
 Endpoint = Callable[[Incoming], Awaitable[Reply]]
+SendReply = Callable[[Reply, Header], Awaitable[None]]  # the reply, and the header that names the request
 logger = logging.getLogger(__name__)
 
 
@@ -35,7 +37,7 @@ class DirectRoute:
         self._endpoint, self._log = endpoint, log
         self._responded = metrics.histogram("convoy_stage_seconds", "respond")
 
-    async def handle(self, request: Incoming, send: Callable[[Reply], Awaitable[None]]) -> None:
+    async def handle(self, request: Incoming, send: SendReply) -> None:
         """Answer `request` by one call of `send`; a client that goes away takes its images out of the queue."""
         connection, task = request.connection, asyncio.current_task()
         assert task is not None
@@ -56,7 +58,7 @@ class DirectRoute:
             reply = problems.reply(UNEXPECTED)
         finally:
             connection.tasks.discard(task)
-        await send(reply._replace(headers=(*reply.headers, (HEADER, current))))
+        await send(reply, (HEADER, current))
         now = time.perf_counter()
         if reply.since is not None:
             self._responded.observe(now - reply.since)
@@ -65,9 +67,9 @@ class DirectRoute:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection of the ASGI server."""
 
-        async def answer(reply: Reply) -> None:
+        async def answer(reply: Reply, request_id: Header) -> None:
             length = str(len(reply.body)).encode()
-            head = [(b"content-type", reply.media_type), (b"content-length", length), *reply.headers]
+            head = [(b"content-type", reply.media_type), (b"content-length", length), request_id, *reply.headers]
             await send({"type": "http.response.start", "status": reply.status, "headers": head})
             await send({"type": "http.response.body", "body": reply.body})
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable
+from itertools import repeat
 from typing import Annotated, Any
 
 import numpy as np
@@ -20,7 +22,7 @@ from service.api import npy, problems
 from service.api.accept import negotiate
 from service.api.bodies import PREDICT_BODIES, PredictResponse
 from service.api.incoming import Incoming, Reply, positive
-from service.api.uploads import Upload, read_uploads
+from service.api.uploads import read_uploads
 from service.classifier import Classifier
 from service.errors import MalformedRequest, ServiceError
 from service.metrics import Metrics
@@ -65,19 +67,19 @@ class Predict:
             )
         uploads = await read_uploads(request, settings)
         self._received.observe(time.perf_counter() - request.began)
-        pictures = [upload.picture for upload in uploads]
-        outcomes = await self._classifier.classify(pictures, model=chosen, deadline=deadline)
+        outcomes = await self._classifier.classify(uploads.pictures, model=chosen, deadline=deadline)
         answered = time.perf_counter()
         failures = [outcome for outcome in outcomes if isinstance(outcome, ServiceError)]
         if failures and (len(failures) == len(outcomes) or media_type == npy.MEDIA_TYPE):
             raise failures[0]
-        return Reply(200, media_type.encode(), WRITERS[media_type](model, uploads, outcomes, top_k), since=answered)
+        body = WRITERS[media_type](model, uploads.filenames or repeat(None), outcomes, top_k)
+        return Reply(200, media_type.encode(), body, since=answered)
 
 
-def _json(model: ModelIdentity, uploads: list[Upload], outcomes: list[Outcome], top_k: int | None) -> bytes:
+def _json(model: ModelIdentity, filenames: Iterable[str | None], outcomes: list[Outcome], top_k: int | None) -> bytes:
     predictions = [
-        {"index": index, "filename": upload.filename, **_outcome(outcome, top_k)}
-        for index, (upload, outcome) in enumerate(zip(uploads, outcomes, strict=True))
+        {"index": index, "filename": filename, **_outcome(outcome, top_k)}
+        for index, (filename, outcome) in enumerate(zip(filenames, outcomes, strict=False))
     ]
     reference = {"name": model.name, "version": model.version, "digest": model.digest}
     return orjson.dumps({"model": reference, "predictions": predictions}, option=orjson.OPT_SERIALIZE_NUMPY)
@@ -86,15 +88,14 @@ def _json(model: ModelIdentity, uploads: list[Upload], outcomes: list[Outcome], 
 def _outcome(outcome: Outcome, top_k: int | None) -> dict[str, Any]:
     if isinstance(outcome, ServiceError):
         return {"error": {"type": outcome.slug, "title": outcome.title, "detail": outcome.detail}}
-    index = outcome.index
     return {
-        "label": outcome.model.labels[index],
-        "probability": outcome.probabilities[index],
-        "probabilities": dict(outcome.top(top_k)),
+        "label": outcome.label,
+        "probability": outcome.probabilities[outcome.index],
+        "probabilities": outcome.top(top_k),
     }
 
 
-def _npy(_model: ModelIdentity, _uploads: list[Upload], outcomes: list[Outcome], _top_k: int | None) -> bytes:
+def _npy(_model: ModelIdentity, _filenames: Iterable[str | None], outcomes: list[Outcome], _top_k: int | None) -> bytes:
     return npy.dump(np.stack([outcome.probabilities for outcome in outcomes if isinstance(outcome, Prediction)]))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 from asyncio import to_thread
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from email.message import Message
 from typing import Any
@@ -17,7 +17,7 @@ import orjson
 
 from service.api import multipart, npy
 from service.api.incoming import Incoming
-from service.classifier import Picture
+from service.classifier import Picture, Pictures
 from service.errors import (
     BodyTooLarge,
     EmptyRequest,
@@ -36,21 +36,21 @@ RAW_IMAGE = {
 INLINE_BYTES = 256 << 10  # of JSON: more of it is parsed in a thread, since nothing else is answered meanwhile
 
 
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """One picture, or why there is none at its place."""
+@dataclass(slots=True)
+class Uploads:
+    """The pictures of a request, in order, and their files' names where they came as files."""
 
-    picture: Picture | InvalidImage
-    filename: str | None = None
+    pictures: Pictures
+    filenames: Sequence[str | None] | None = None
 
 
-async def read_uploads(request: Incoming, settings: Settings) -> list[Upload]:
-    """The pictures of a request, in order, at least one.
+async def read_uploads(request: Incoming, settings: Settings) -> Uploads:
+    """The pictures of a request, at least one.
 
     Raises `UnsupportedMediaType`, `BodyTooLarge`, `TooManyImages`, `EmptyRequest`, `MalformedRequest` or `WrongShape`.
     """
-    declared = request.header(b"content-type") or ""
-    if (request.header(b"content-encoding") or "identity").lower() != "identity":
+    declared, encoding = request.header(b"content-type") or "", request.header(b"content-encoding")
+    if encoding is not None and encoding.lower() != "identity":
         raise UnsupportedMediaType("Compressed bodies are not accepted; send the body without Content-Encoding.")
     media_type, parameters = (declared, {}) if declared in BARE else _content_type(declared)
     if media_type in RAW_IMAGE:
@@ -61,17 +61,17 @@ async def read_uploads(request: Incoming, settings: Settings) -> list[Upload]:
         raise UnsupportedMediaType(
             f"Send the image itself as {', '.join(sorted(RAW_IMAGE))}, or several as {', '.join(READERS)}."
         )
-    if not uploads:
+    if not len(uploads.pictures):
         raise EmptyRequest("The request holds no image; send at least one.")
     return uploads
 
 
-async def _raw(request: Incoming, settings: Settings) -> list[Upload]:
+async def _raw(request: Incoming, settings: Settings) -> Uploads:
     data = await request.whole(min(settings.max_body_bytes, settings.max_image_bytes))
-    return [Upload(data)] if data else []
+    return Uploads([data] if data else [])
 
 
-async def _multipart(request: Incoming, settings: Settings, parameters: dict[str, str]) -> list[Upload]:
+async def _multipart(request: Incoming, settings: Settings, parameters: dict[str, str]) -> Uploads:
     boundary = parameters.get("boundary", "")
     files = await multipart.read_files(
         request.chunks(settings.max_body_bytes),
@@ -79,15 +79,15 @@ async def _multipart(request: Incoming, settings: Settings, parameters: dict[str
         max_files=settings.max_images_per_request,
         max_file_bytes=settings.max_image_bytes,
     )
-    return [Upload(file.content, file.filename) for file in files]
+    return Uploads([file.content for file in files], [file.filename for file in files])
 
 
-async def _json(request: Incoming, settings: Settings, _parameters: dict[str, str]) -> list[Upload]:
+async def _json(request: Incoming, settings: Settings, _parameters: dict[str, str]) -> Uploads:
     body = await request.whole(settings.max_body_bytes)
     return _from_json(body, settings) if len(body) <= INLINE_BYTES else await to_thread(_from_json, body, settings)
 
 
-def _from_json(body: bytes, settings: Settings) -> list[Upload]:
+def _from_json(body: bytes, settings: Settings) -> Uploads:
     try:
         document: Any = orjson.loads(body)
     except orjson.JSONDecodeError as exc:
@@ -96,7 +96,7 @@ def _from_json(body: bytes, settings: Settings) -> list[Upload]:
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
         raise MalformedRequest('The JSON body must be {"images": ["<base64>", …]}.')
     _check_count(len(images), settings)
-    return [Upload(_from_base64(image, settings)) for image in images]
+    return Uploads([_from_base64(image, settings) for image in images])
 
 
 def _from_base64(text: str, settings: Settings) -> Picture | InvalidImage:
@@ -112,15 +112,15 @@ def _from_base64(text: str, settings: Settings) -> Picture | InvalidImage:
         return InvalidImage("The text is not base64; encode the image file's bytes.")
 
 
-async def _npy(request: Incoming, settings: Settings, _parameters: dict[str, str]) -> list[Upload]:
+async def _npy(request: Incoming, settings: Settings, _parameters: dict[str, str]) -> Uploads:
     images = npy.read_images(await request.whole(settings.max_body_bytes))
     _check_count(len(images), settings)
     if images.shape[1] * images.shape[2] > settings.max_image_pixels:
         raise ImageTooLarge(f"An image may have {settings.max_image_pixels:,} pixels at most; send smaller ones.")
-    return [Upload(image) for image in images]
+    return Uploads(images)
 
 
-Reader = Callable[[Incoming, Settings, dict[str, str]], Awaitable[list[Upload]]]
+Reader = Callable[[Incoming, Settings, dict[str, str]], Awaitable[Uploads]]
 READERS: dict[str, Reader] = {
     "multipart/form-data": _multipart,
     "application/json": _json,

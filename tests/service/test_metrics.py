@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import mmap
 
+import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.counters import STRIP_BYTES, Counters
 from service.metrics import METRICS, Metrics, ModelMetrics
 from service.observer import BatchReport
+from service.prediction import ModelIdentity, Prediction
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     """What a Prometheus server would store: name and labels → value."""
     families = text_string_to_metric_families(metrics.render().decode())
     return {(s.name, tuple(sorted(s.labels.items()))): s.value for family in families for s in family.samples}
+
+
+def prediction(*probabilities: float) -> Prediction:
+    row = np.array(probabilities, np.float32)
+    return Prediction(ModelIdentity("m", "1", "sha256:0", ("cat", "dog")), row, int(row.argmax()))
 
 
 def test_every_family_is_announced_before_anything_happened() -> None:
@@ -80,7 +87,7 @@ def test_the_number_of_labels_is_checked() -> None:
 def test_a_model_counts_its_answers_its_failures_and_its_batches() -> None:
     metrics = Metrics(Counters.alone())
     model = ModelMetrics(metrics, "m", "1", ("cat", "dog"))
-    model.predicted([1, 1, 0], [0.9, 0.31, 0.5])
+    model.predicted([prediction(0.1, 0.9), prediction(0.25, 0.75), prediction(0.5, 0.5)])
     model.failed("invalid-image")
     model.failed("overloaded", 7)
     model.queued(5)
@@ -90,7 +97,7 @@ def test_a_model_counts_its_answers_its_failures_and_its_batches() -> None:
     assert images == {"predicted": 3, "invalid-image": 1, "overloaded": 7}
     assert found["convoy_predictions_total", (("label", "dog"), ("model", "m"))] == 2
     assert found["convoy_prediction_probability_count", (("model", "m"),)] == 3
-    assert found["convoy_prediction_probability_sum", (("model", "m"),)] == pytest.approx(1.71)
+    assert found["convoy_prediction_probability_sum", (("model", "m"),)] == pytest.approx(2.15)
     assert found["convoy_queue_images", (("model", "m"),)] == 5
     assert found["convoy_batch_size_sum", (("model", "m"),)] == 3
     assert found["convoy_stage_seconds_sum", (("stage", "queue"),)] == 0.75
@@ -105,7 +112,7 @@ def test_versions_of_a_model_share_its_queue_and_a_new_process_begins_with_an_em
     for model, rows in zip((*versions, versions[0]), (5, 3, 4), strict=True):
         model.queued(rows)
     assert samples(metrics)["convoy_queue_images", (("model", "m"),)] == 7
-    versions[0].predicted([0], [0.5])
+    versions[0].predicted([prediction(0.75, 0.25)])
     successor = samples(Metrics(counters))
     assert successor["convoy_queue_images", (("model", "m"),)] == 0
     assert successor["convoy_predictions_total", (("label", "a"), ("model", "m"))] == 1

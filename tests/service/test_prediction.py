@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.prediction import ModelIdentity, Prediction
+from service.prediction import ModelIdentity, predictions
 
 MODEL = ModelIdentity("m", "1", "sha256:0", ("a", "b", "c"))
-PREDICTION = Prediction(MODEL, np.array([0.2, 0.5, 0.3], np.float32))
+PREDICTION, EVEN = predictions(MODEL, np.array([[0.2, 0.5, 0.3], [1 / 3, 1 / 3, 1 / 3]], np.float32))
 
 
 def test_label_is_the_most_probable_class() -> None:
@@ -16,15 +16,14 @@ def test_label_is_the_most_probable_class() -> None:
 
 
 def test_all_classes_come_in_the_models_order() -> None:
-    assert [label for label, _ in PREDICTION.top()] == ["a", "b", "c"]
+    assert list(PREDICTION.top()) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(("k", "labels"), [(1, ["b"]), (2, ["b", "c"]), (3, ["b", "c", "a"])])
 def test_top_k_comes_in_falling_order(k: int, labels: list[str]) -> None:
-    assert [label for label, _ in PREDICTION.top(k)] == labels
+    assert list(PREDICTION.top(k)) == labels
 
 
 def test_ties_keep_the_models_order() -> None:
-    even = Prediction(MODEL, np.full(3, 1 / 3, np.float32))
-    assert [label for label, _ in even.top(2)] == ["a", "b"]
-    assert even.label == "a"
+    assert list(EVEN.top(2)) == ["a", "b"]
+    assert EVEN.label == "a"

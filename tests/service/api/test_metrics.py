@@ -53,7 +53,7 @@ def test_requests_images_and_predictions_are_counted_exactly(client: TestClient)
     assert rise("convoy_batch_closed_total", "idle") == 5
     assert after["convoy_queue_images", "colours"] == 0
     for stage in ("decode", "preprocess"):
-        assert rise("convoy_stage_seconds_count", stage) == 6
+        assert rise("convoy_stage_seconds_count", stage) == 5  # arrays of the right size need neither
     for stage in ("queue", "infer", "respond"):
         assert rise("convoy_stage_seconds_count", stage) == 5
     digests = {key[3] for key in after if key[0] == "convoy_model_info"}
