@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -23,7 +23,8 @@ INLINE_BYTES = 16 << 10  # decoding less than this takes less than handing it to
 REDUCED_TO = 4  # times the model's input: how far a photo may be reduced while it is decoded
 Picture = bytes | RGBImage  # encoded, or decoded by the client
 Pictures = Sequence[Picture | InvalidImage] | Rows  # each encoded, decoded, or known to be none
-Prepared = tuple[Rows, dict[int, InvalidImage]]  # the good ones, and by their place, ascending, the others
+Prepared = tuple[Rows, Mapping[int, InvalidImage]]  # the good ones, and by their place, ascending, the others
+NONE_INVALID: Mapping[int, InvalidImage] = {}
 NO_ROWS = np.empty((0, 0, 0, 3), np.uint8)
 
 
@@ -49,23 +50,29 @@ class Classifier:
         clock. Raises `Overloaded`, `DeadlineExceeded`, `Draining` or `InferenceFailed` for the request as a whole.
         """
         served = model or self._models.choose()
+        spec = served.loaded.metadata.input
         try:
-            rows, invalid = await self._prepare(pictures, served.loaded.metadata.input, deadline)
-            outcomes = await _answer(served, rows, priority, deadline) if len(rows) else []
+            if isinstance(pictures, np.ndarray) and pictures.shape[1:3] == (spec.height, spec.width):
+                rows, invalid = pictures, NONE_INVALID
+            elif sum(_work(picture, spec) for picture in pictures) <= INLINE_BYTES:
+                rows, invalid = self._rows(pictures, spec)
+            else:
+                rows, invalid = await self._rows_in_a_thread(pictures, spec, deadline)
+            outcomes: list[Prediction | ServiceError] = []
+            if len(rows):
+                probabilities, failures = await served.batcher.submit(rows, priority=priority, deadline=deadline)
+                outcomes += predictions(served.loaded.identity, probabilities)
+                for place, failure in failures.items():
+                    outcomes[place] = failure
         except ServiceError as exc:
             served.counts.failed(exc.slug, len(pictures))
             raise
         for place, error in invalid.items():
             outcomes.insert(place, error)
-            served.counts.failed(error.slug)
+        served.counts.classified(outcomes)
         return outcomes
 
-    async def _prepare(self, pictures: Pictures, spec: InputSpec, deadline: float | None) -> Prepared:
-        """Everything that can fail for one picture happens here, before the queue."""
-        if isinstance(pictures, np.ndarray) and pictures.shape[1:3] == (spec.height, spec.width):
-            return pictures, {}
-        if sum(_work(picture, spec) for picture in pictures) <= INLINE_BYTES:
-            return self._rows(pictures, spec)
+    async def _rows_in_a_thread(self, pictures: Pictures, spec: InputSpec, deadline: float | None) -> Prepared:
         try:
             async with asyncio.timeout_at(deadline):
                 return await asyncio.to_thread(self._rows, pictures, spec)
@@ -75,6 +82,7 @@ class Classifier:
             ) from exc
 
     def _rows(self, pictures: Pictures, spec: InputSpec) -> Prepared:
+        """Everything that can fail for one picture happens here, before the queue."""
         rows: list[RGBImage] = []
         invalid: dict[int, InvalidImage] = {}
         decode_s = preprocess_s = 0.0
@@ -104,16 +112,3 @@ def _work(picture: Picture | InvalidImage, spec: InputSpec) -> int:
     if isinstance(picture, bytes):
         return len(picture)
     return 0 if isinstance(picture, InvalidImage) or picture.shape == (spec.height, spec.width, 3) else picture.nbytes
-
-
-async def _answer(
-    served: Served, rows: Rows, priority: Priority, deadline: float | None
-) -> list[Prediction | ServiceError]:
-    """What the engine says of rows that are fit for it, counted."""
-    probabilities, failures = await served.batcher.submit(rows, priority=priority, deadline=deadline)
-    answers: list[Prediction | ServiceError] = [*predictions(served.loaded.identity, probabilities)]
-    for place, error in failures.items():
-        answers[place] = error
-        served.counts.failed(error.slug)
-    served.counts.predicted(answer for answer in answers if isinstance(answer, Prediction))
-    return answers

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from service.counters import Cell, Counters
+from service.errors import ServiceError
 from service.observer import BatchReport
 from service.prediction import Prediction
 
@@ -84,12 +85,15 @@ class ModelMetrics:
         self._wait = metrics.histogram("convoy_stage_seconds", "queue")
         self._infer = metrics.histogram("convoy_stage_seconds", "infer")
 
-    def predicted(self, predictions: Iterable[Prediction]) -> None:
-        """Images were answered so."""
-        for prediction in predictions:
-            self._predicted.add()
-            self._labels[prediction.index].add()
-            self._probability.observe(float(prediction.probabilities[prediction.index]))
+    def classified(self, outcomes: Iterable[Prediction | ServiceError]) -> None:
+        """Images of one request were answered so."""
+        for outcome in outcomes:
+            if isinstance(outcome, ServiceError):
+                self.failed(outcome.slug)
+            else:
+                self._predicted.add()
+                self._labels[outcome.index].add()
+                self._probability.observe(float(outcome.probabilities[outcome.index]))
 
     def failed(self, outcome: str, images: int = 1) -> None:
         """Images were not answered; `outcome` is the error's slug."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import socket
 import time
@@ -76,9 +77,14 @@ class Protocol(HttpToolsProtocol):
             self._direct.keep_alive = self._direct.keep_alive and self.parser.should_keep_alive()
             task = self.loop.create_task(self._direct.run(self._route, self._connection))
             self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
+            self._connection.tasks.add(task)
+            task.add_done_callback(self._answered)
         else:
             super().on_message_complete()
+
+    def _answered(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        self._connection.tasks.discard(task)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended, for whatever reason."""
@@ -157,6 +163,8 @@ class Server(uvicorn.Server):
         """Begin to answer, then say so."""
         self._loop = asyncio.get_running_loop()
         self._loop.add_signal_handler(signal.SIGHUP, self.reload)
+        gc.collect()
+        gc.freeze()  # what is there now stays: collections need not go through it again and again
         await super().startup(sockets)
         if self.started:
             self._announce()

@@ -34,6 +34,7 @@ class ServedModels:
     def __init__(self, repository: ModelRepository, settings: Settings, metrics: Metrics) -> None:
         self.repository, self._settings, self._metrics = repository, settings, metrics
         self._served: dict[Engine, Served] = {}
+        self._chosen: dict[tuple[str | None, str | None], Served] = {}  # what the last requests asked for
         self._heartbeat: asyncio.Task[None] | None = None
         self._retiring: dict[Engine, asyncio.Task[None]] = {}
         self._unwell: dict[str, str] = {}  # model name → why it can't answer
@@ -42,7 +43,10 @@ class ServedModels:
 
     def choose(self, name: str | None = None, version: str | None = None) -> Served:
         """The model that answers a request, for as long as a request may last; raises `ModelNotFound`."""
-        return self._served[self.repository.get(name or self._settings.default_model, version).engine]
+        if (served := self._chosen.get((name, version))) is None:
+            served = self._served[self.repository.get(name or self._settings.default_model, version).engine]
+            self._chosen[name, version] = served
+        return served
 
     async def start(self) -> None:
         """Begin to form batches and to watch the models."""
@@ -67,6 +71,7 @@ class ServedModels:
         for engine in current.keys() - self._served.keys():
             self._served[engine] = self._serve(current[engine])
         self.repository.inventory = inventory
+        self._chosen.clear()
         self._retiring |= {engine: asyncio.create_task(self._retire(self._served[engine])) for engine in gone}
         logger.info("models are up to date: %d served, %d retired", len(current), len(gone))
 

@@ -39,25 +39,19 @@ class DirectRoute:
 
     async def handle(self, request: Incoming, send: SendReply) -> None:
         """Answer `request` by one call of `send`; a client that goes away takes its images out of the queue."""
-        connection, task = request.connection, asyncio.current_task()
-        assert task is not None
-        connection.tasks.add(task)
-        given = request.header(HEADER)
-        current, error = identify(None if given is None else given.encode("latin-1"))
+        current, error = identify(request.headers.get(HEADER))
         telemetry.request_id.set(current.decode())  # of this task alone
         try:
             reply = problems.reply(error) if error else await self._endpoint(request)
         except ServiceError as exc:
             reply = problems.reply(exc)
         except (asyncio.CancelledError, ClientDisconnect) as exc:
-            if isinstance(exc, asyncio.CancelledError) and not connection.ended:
+            if isinstance(exc, asyncio.CancelledError) and not request.connection.ended:
                 raise
             reply = Reply(problems.CLIENT_CLOSED_REQUEST, b"text/plain", b"")
         except Exception:
             logger.exception("unexpected error")
             reply = problems.reply(UNEXPECTED)
-        finally:
-            connection.tasks.discard(task)
         await send(reply, (HEADER, current))
         now = time.perf_counter()
         if reply.since is not None:
@@ -74,4 +68,8 @@ class DirectRoute:
             await send({"type": "http.response.body", "body": reply.body})
 
         connection = scope.get("extensions", {}).get(CONNECTION_EXTENSION) or Connection()
+        task = asyncio.current_task()
+        assert task is not None
+        connection.tasks.add(task)
+        task.add_done_callback(connection.tasks.discard)
         await self.handle(Incoming(dict(scope["headers"]), scope["query_string"], receive, connection), answer)

@@ -24,7 +24,7 @@ class Connection:
 
     def __init__(self) -> None:
         self.ended = False
-        self.tasks: set[asyncio.Task[object]] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
 
     def end(self) -> None:
         """The client has gone; nobody waits for the answers any more."""
@@ -46,7 +46,7 @@ class Reply(NamedTuple):
 class Incoming:
     """One HTTP request: its head, and its body, whole already or as ASGI's `receive` brings it."""
 
-    __slots__ = ("_body", "_headers", "_query", "began", "connection")
+    __slots__ = ("_body", "_query", "began", "connection", "headers")
 
     def __init__(
         self,
@@ -56,14 +56,9 @@ class Incoming:
         connection: Connection,
         began: float | None = None,  # when its head was there, on time.perf_counter
     ) -> None:
-        self._headers, self._body, self.connection = headers, body, connection
+        self.headers, self._body, self.connection = headers, body, connection
         self._query: dict[str, str] = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True)) if query else {}
         self.began = time.perf_counter() if began is None else began
-
-    def header(self, name: bytes) -> str | None:
-        """The header's value; `name` in lower case."""
-        value = self._headers.get(name)
-        return None if value is None else value.decode("latin-1")
 
     def query(self, name: str) -> str | None:
         """The parameter's value, the last one where it is repeated."""
@@ -82,7 +77,7 @@ class Incoming:
         Raises `BodyTooLarge` as soon as it is known to be more than `limit` bytes, `ClientDisconnect` when it ends
         before its end.
         """
-        declared = self._headers.get(b"content-length", b"0")
+        declared = self.headers.get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > limit:
             raise _too_large(limit)
         received, more = 0, True
@@ -107,10 +102,15 @@ def _too_large(limit: int) -> BodyTooLarge:
     return BodyTooLarge(f"The body may have {limit:,} bytes at most; send less at a time.")
 
 
-def positive(text: str | None, place: str) -> int | None:
+def positive(given: str | None, place: str) -> int | None:
     """A whole number from 1 up, or None where there is none; raises `MalformedRequest`."""
-    if text is None:
+    if given is None:
         return None
-    if not (text.isascii() and text.isdigit() and len(text) < 16 and int(text)):
+    if not (given.isascii() and given.isdigit() and len(given) < 16 and int(given)):
         raise MalformedRequest(f"{place}: send a whole number, 1 or more.")
-    return int(text)
+    return int(given)
+
+
+def text(value: bytes | None) -> str | None:
+    """A header's value as text."""
+    return None if value is None else value.decode("latin-1")

@@ -21,7 +21,7 @@ from service import errors
 from service.api import npy, problems
 from service.api.accept import negotiate
 from service.api.bodies import PREDICT_BODIES, PredictResponse
-from service.api.incoming import Incoming, Reply, positive
+from service.api.incoming import Incoming, Reply, positive, text
 from service.api.uploads import read_uploads
 from service.classifier import Classifier
 from service.errors import MalformedRequest, ServiceError
@@ -32,6 +32,7 @@ from service.settings import Settings
 
 METHOD, PATH = "POST", "/v1/predict"
 JSON = "application/json"
+MEDIA_TYPES = (JSON, npy.MEDIA_TYPE)
 Outcome = Prediction | ServiceError
 NPY_SCHEMA = {"type": "string", "format": "binary", "description": "A .npy file: float32 (N, classes)."}
 RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -53,11 +54,11 @@ class Predict:
 
     async def __call__(self, request: Incoming) -> Reply:
         """Answer one request; raises `ServiceError`."""
-        settings = self._settings
-        allowed_ms = positive(request.header(b"x-request-timeout-ms"), "header X-Request-Timeout-Ms")
+        settings, headers = self._settings, request.headers
+        allowed_ms = positive(text(headers.get(b"x-request-timeout-ms")), "header X-Request-Timeout-Ms")
         allowed_ms = min(allowed_ms or settings.request_timeout_ms, settings.request_timeout_ms)
         deadline = asyncio.get_running_loop().time() + allowed_ms / 1000
-        media_type = negotiate(request.header(b"accept"), (JSON, npy.MEDIA_TYPE))
+        media_type = negotiate(text(headers.get(b"accept")), MEDIA_TYPES)
         chosen = self._models.choose(request.query("model"), request.query("version"))
         model = chosen.loaded.identity
         top_k = positive(request.query("top_k"), "query top_k")

@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from service.api import multipart, npy
-from service.api.incoming import Incoming
+from service.api.incoming import Incoming, text
 from service.classifier import Picture, Pictures
 from service.errors import (
     BodyTooLarge,
@@ -49,12 +49,13 @@ async def read_uploads(request: Incoming, settings: Settings) -> Uploads:
 
     Raises `UnsupportedMediaType`, `BodyTooLarge`, `TooManyImages`, `EmptyRequest`, `MalformedRequest` or `WrongShape`.
     """
-    declared, encoding = request.header(b"content-type") or "", request.header(b"content-encoding")
-    if encoding is not None and encoding.lower() != "identity":
+    declared, encoding = text(request.headers.get(b"content-type")) or "", request.headers.get(b"content-encoding")
+    if encoding is not None and encoding.lower() != b"identity":
         raise UnsupportedMediaType("Compressed bodies are not accepted; send the body without Content-Encoding.")
     media_type, parameters = (declared, {}) if declared in BARE else _content_type(declared)
     if media_type in RAW_IMAGE:
-        uploads = await _raw(request, settings)
+        data = await request.whole(min(settings.max_body_bytes, settings.max_image_bytes))
+        uploads = Uploads([data] if data else [])
     elif media_type in READERS:
         uploads = await READERS[media_type](request, settings, parameters)
     else:
@@ -64,11 +65,6 @@ async def read_uploads(request: Incoming, settings: Settings) -> Uploads:
     if not len(uploads.pictures):
         raise EmptyRequest("The request holds no image; send at least one.")
     return uploads
-
-
-async def _raw(request: Incoming, settings: Settings) -> Uploads:
-    data = await request.whole(min(settings.max_body_bytes, settings.max_image_bytes))
-    return Uploads([data] if data else [])
 
 
 async def _multipart(request: Incoming, settings: Settings, parameters: dict[str, str]) -> Uploads:
@@ -99,15 +95,15 @@ def _from_json(body: bytes, settings: Settings) -> Uploads:
     return Uploads([_from_base64(image, settings) for image in images])
 
 
-def _from_base64(text: str, settings: Settings) -> Picture | InvalidImage:
-    if text.startswith("data:"):
-        head, comma, text = text.partition(",")
+def _from_base64(encoded: str, settings: Settings) -> Picture | InvalidImage:
+    if encoded.startswith("data:"):
+        head, comma, encoded = encoded.partition(",")
         if not comma or not head.endswith(";base64"):
             return InvalidImage("The data URL is not base64; send data:image/png;base64,… or base64 alone.")
-    if len(text) * 3 // 4 > settings.max_image_bytes + 2:
+    if len(encoded) * 3 // 4 > settings.max_image_bytes + 2:
         raise BodyTooLarge(f"An image may have {settings.max_image_bytes:,} bytes at most; send a smaller one.")
     try:
-        return base64.b64decode(text, validate=True)
+        return base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):
         return InvalidImage("The text is not base64; encode the image file's bytes.")
 

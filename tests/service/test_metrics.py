@@ -9,6 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.counters import STRIP_BYTES, Counters
+from service.errors import InvalidImage
 from service.metrics import METRICS, Metrics, ModelMetrics
 from service.observer import BatchReport
 from service.prediction import ModelIdentity, Prediction
@@ -87,8 +88,8 @@ def test_the_number_of_labels_is_checked() -> None:
 def test_a_model_counts_its_answers_its_failures_and_its_batches() -> None:
     metrics = Metrics(Counters.alone())
     model = ModelMetrics(metrics, "m", "1", ("cat", "dog"))
-    model.predicted([prediction(0.1, 0.9), prediction(0.25, 0.75), prediction(0.5, 0.5)])
-    model.failed("invalid-image")
+    bad = InvalidImage("Send an image.")
+    model.classified([prediction(0.1, 0.9), prediction(0.25, 0.75), bad, prediction(0.5, 0.5)])
     model.failed("overloaded", 7)
     model.queued(5)
     model.ran(BatchReport("idle", 3, (0.25, 0.5), 0.125))
@@ -112,7 +113,7 @@ def test_versions_of_a_model_share_its_queue_and_a_new_process_begins_with_an_em
     for model, rows in zip((*versions, versions[0]), (5, 3, 4), strict=True):
         model.queued(rows)
     assert samples(metrics)["convoy_queue_images", (("model", "m"),)] == 7
-    versions[0].predicted([prediction(0.75, 0.25)])
+    versions[0].classified([prediction(0.75, 0.25)])
     successor = samples(Metrics(counters))
     assert successor["convoy_queue_images", (("model", "m"),)] == 0
     assert successor["convoy_predictions_total", (("label", "a"), ("model", "m"))] == 1
