@@ -74,7 +74,7 @@ def create_app(settings: Settings, counters: Counters | None = None) -> Applicat
         summary="Image classification with calibrated probabilities.",
         lifespan=lifespan,
     )
-    app.state.served, app.state.classifier = served, classifier
+    app.state.served, app.state.classifier, app.state.metrics = served, classifier, metrics
     log = RequestLog(metrics, settings.log_requests)
     app.direct = DirectRoute(
         predict.METHOD,

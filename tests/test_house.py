@@ -166,7 +166,7 @@ def test_the_top_level_is_fixed() -> None:
 
 def test_tests_mirror_the_source() -> None:
     untested_alone = {  # without behaviour, or exercised by the tests of the API, the supervisor, the whole
-        "service": {"__init__", "app", "errors", "observer", "server", "types", "worker"},
+        "service": {"__init__", "app", "errors", "observer", "types", "worker"},
         "service/api": {"__init__", "bodies", "npy", "problems", "request_log", "uploads"},
         "training": {"__init__", "errors", "evaluate", "onnx_graph", "progress", "recipes", "report"},
     }

@@ -72,9 +72,9 @@ def test_headers_and_query_are_text() -> None:
 
 def test_whole_numbers_from_one_up() -> None:
     assert (positive(None, "x"), positive("12", "x")) == (None, 12)
-    for text in ("0", "-1", "1.5", "", "many", "²", "9" * 30):
+    for given in ("0", "-1", "1.5", "", "many", "²", "9" * 30):
         with pytest.raises(MalformedRequest, match=r"query x: send a whole number, 1 or more\."):
-            positive(text, "query x")
+            positive(given, "query x")
 
 
 def test_the_end_of_a_connection_ends_its_tasks() -> None:

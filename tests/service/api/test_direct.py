@@ -1,0 +1,95 @@
+"""A request past the framework has what the framework's requests have: an id, a count, a problem for every error."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+import orjson
+import pytest
+from starlette.requests import ClientDisconnect
+
+from service.api.direct import DirectRoute, Header
+from service.api.incoming import Connection, Incoming, Reply
+from service.api.request_log import RequestLog
+from service.counters import Counters
+from service.errors import Overloaded
+from service.metrics import Metrics
+
+Endpoint = Callable[[Incoming], Awaitable[Reply]]
+
+
+async def fine(_request: Incoming) -> Reply:
+    return Reply(200, b"text/plain", b"fine", since=0.0)
+
+
+def raising(error: BaseException) -> Endpoint:
+    async def endpoint(_request: Incoming) -> Reply:
+        raise error
+
+    return endpoint
+
+
+async def handle(
+    endpoint: Endpoint, *, given: bytes | None = None, ended: bool = False, metrics: Metrics | None = None
+) -> tuple[Reply, Header]:
+    sent: list[tuple[Reply, Header]] = []
+
+    async def send(reply: Reply, request_id: Header) -> None:
+        sent.append((reply, request_id))
+
+    metrics, connection = metrics or Metrics(Counters.alone()), Connection()
+    connection.ended = ended
+    route = DirectRoute("POST", "/x", endpoint, max_body_bytes=9, log=RequestLog(metrics, "failed"), metrics=metrics)
+    await route.handle(Incoming({} if given is None else {b"x-request-id": given}, b"", b"", connection), send)
+    (answer,) = sent
+    return answer
+
+
+def test_the_clients_id_is_echoed_and_one_is_made_where_there_is_none() -> None:
+    assert asyncio.run(handle(fine, given=b"a-b"))[1] == (b"x-request-id", b"a-b")
+    made = {asyncio.run(handle(fine))[1][1] for _ in range(3)}
+    assert len(made) == 3
+    assert {len(each) for each in made} == {32}
+
+
+@pytest.mark.parametrize("given", [b"", b"a b", b"\xff", b"x" * 129])
+def test_an_id_that_could_be_something_else_is_refused_and_replaced(given: bytes) -> None:
+    reply, (_, current) = asyncio.run(handle(fine, given=given))
+    assert (reply.status, orjson.loads(reply.body)["instance"]) == (400, current.decode())
+    assert len(current) == 32
+
+
+def test_an_error_is_its_problem() -> None:
+    reply, _ = asyncio.run(handle(raising(Overloaded("Wait.", retry_after_s=3))))
+    assert (reply.status, reply.media_type) == (503, b"application/problem+json")
+    assert reply.headers == ((b"retry-after", b"3"),)
+
+
+def test_what_nobody_foresaw_is_500_and_in_the_log_alone(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.ERROR):
+        reply, _ = asyncio.run(handle(raising(RuntimeError("secret"))))
+    assert reply.status == 500
+    assert b"secret" not in reply.body
+    assert "secret" in caplog.text
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), ClientDisconnect()])
+def test_a_client_that_has_gone_is_499(error: BaseException) -> None:
+    assert asyncio.run(handle(raising(error), ended=True))[0].status == 499
+
+
+def test_a_cancelled_task_of_a_client_that_waits_stays_cancelled() -> None:
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(handle(raising(asyncio.CancelledError())))
+
+
+def test_requests_are_counted_by_status() -> None:
+    metrics = Metrics(Counters.alone())
+    for endpoint in (fine, fine, raising(Overloaded("Wait."))):
+        asyncio.run(handle(endpoint, metrics=metrics))
+    text = metrics.render().decode()
+    assert 'convoy_requests_total{route="/x",method="POST",status="200"} 2' in text
+    assert 'convoy_requests_total{route="/x",method="POST",status="503"} 1' in text
+    assert 'convoy_stage_seconds_count{stage="respond"} 2' in text
