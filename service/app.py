@@ -53,7 +53,7 @@ def create_app(settings: Settings, counters: Counters | None = None) -> Applicat
             classes=len(metadata.labels),
             height=metadata.input.height,
             width=metadata.input.width,
-            max_batch_size=settings.max_batch_size,
+            max_batch_size=settings.max_batch_size or None,
             threads=settings.threads or threads_per_worker(settings.workers or default_workers(settings.device)),
         )
 

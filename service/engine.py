@@ -26,6 +26,9 @@ from service.types import Probabilities, Rows
 
 INPUT, OUTPUT = "image", "probabilities"
 CUDA_BATCH_SIZES = (1, 8, 32, 128, 512, 1024)  # cuDNN tunes for each new shape, so there are few
+MEASUREMENTS = 2  # of each batch size; the quicker one counts
+WORTHWHILE = 0.03  # of an image's time: what a larger batch must save, since whoever is in it waits longer
+PATIENCE = 2  # batch sizes in a row that save nothing, before larger ones are not tried any more
 INLINE_S = 0.004  # a shorter inference runs on the event loop: to a thread and back would cost more than the waiting
 logger = logging.getLogger(__name__)
 
@@ -37,6 +40,7 @@ class Provider:
     name: str
     precisions: Callable[[], tuple[Precision, ...]]  # best first; fp32 is always there
     batch_sizes: Callable[[int], tuple[int, ...]]  # max_batch_size → sizes that are warmed, the only ones if it pads
+    largest: int  # batch that is tried where none is demanded
     memory: str | None = None  # where batches are padded and bound to buffers of the device; None: any size, as it is
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -55,6 +59,7 @@ PROVIDERS: dict[str, Provider] = {
         "CUDAExecutionProvider",
         precisions=lambda: ("fp16", "fp32"),
         batch_sizes=_cuda_buckets,
+        largest=CUDA_BATCH_SIZES[-1],
         memory="cuda",
         options={"cudnn_conv_algo_search": "HEURISTIC"},  # EXHAUSTIVE would stall each new shape
     ),
@@ -62,6 +67,7 @@ PROVIDERS: dict[str, Provider] = {
         "CPUExecutionProvider",
         precisions=lambda: ("int8", "fp32") if has_int8_dot_product() else ("fp32",),
         batch_sizes=_powers_of_two,
+        largest=128,
     ),
 }
 
@@ -78,16 +84,19 @@ class Engine:
         classes: int,
         height: int,
         width: int,
-        max_batch_size: int,
+        max_batch_size: int | None = None,
         threads: int,
     ) -> None:
-        """`precision` is the file to run; None leaves the choice to the provider's row in `PROVIDERS`."""
+        """`precision` is the file to run; None leaves the choice to the provider's row in `PROVIDERS`.
+
+        Without `max_batch_size`, `warm_up` finds the one with the most images per second.
+        """
         self.device, self.precision, self._session = _open(files, device, precision, threads)
         self._provider = PROVIDERS[self.device]
         self._row_shape, self._classes = (height, width, 3), classes
         self._check_signature()
-        self.max_batch_size = max_batch_size
-        self._batch_sizes = self._provider.batch_sizes(max_batch_size)
+        self.max_batch_size = max_batch_size or self._provider.largest
+        self._batch_sizes, self._choose_size = self._provider.batch_sizes(self.max_batch_size), not max_batch_size
         self._bound: dict[int, _BoundBatch] = {}
         self._inline_rows = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
@@ -104,14 +113,31 @@ class Engine:
         return str(self._session.get_providers()[0])
 
     def warm_up(self) -> None:
-        """Run every batch size that requests will meet, so that none of them pays for the first time."""
-        for size in self._batch_sizes:
+        """Run every batch size that requests will meet, so that none of them pays for the first time.
+
+        On the way the sizes are measured. Beyond some size an image takes longer again, since a batch does not fit the
+        processor's caches any more: that is where batches end unless the settings say otherwise.
+        """
+        best, seconds_per_row = 0, math.inf
+        for place, size in enumerate(self._batch_sizes):
             rows = np.zeros((size, *self._row_shape), np.uint8)
             self.infer(rows)
-            began = time.perf_counter()
-            self.infer(rows)
-            if not self._provider.memory and time.perf_counter() - began < INLINE_S:
+            seconds = min(self._time(rows) for _ in range(MEASUREMENTS))
+            if not self._provider.memory and seconds < INLINE_S:
                 self._inline_rows = size
+            if seconds / size < seconds_per_row * (1 - WORTHWHILE):
+                best, seconds_per_row = place, seconds / size
+            elif self._choose_size and place - best == PATIENCE:
+                break
+        if self._choose_size:
+            self._batch_sizes = self._batch_sizes[: best + 1]
+            self.max_batch_size = self._batch_sizes[-1]
+            self._bound = {size: bound for size, bound in self._bound.items() if size in self._batch_sizes}
+
+    def _time(self, rows: Rows) -> float:
+        began = time.perf_counter()
+        self.infer(rows)
+        return time.perf_counter() - began
 
     async def run(self, rows: Rows) -> Probabilities:
         """`infer`: at once where that is quick, else on the engine's thread."""

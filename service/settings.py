@@ -44,7 +44,9 @@ class Settings(BaseSettings):
     max_image_pixels: int = Field(
         40_000_000, gt=0, description="largest image in pixels, read from its header before decoding"
     )
-    max_batch_size: int = Field(128, gt=0, description="most images in one inference")
+    max_batch_size: int = Field(
+        0, ge=0, description="most images in one inference; 0 takes the size with the most images per second, measured"
+    )
     max_queue_delay_ms: float = Field(0, ge=0, description="how long a batch may wait to fill while the engine is free")
     queue_capacity: int = Field(4096, gt=0, description="images that may wait; beyond that requests get 503")
     queue_bytes: int = Field(256 * MIB, gt=0, description="and how many bytes of pixels they may have together")

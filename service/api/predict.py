@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
-from itertools import repeat
+from itertools import count, repeat
 from typing import Annotated, Any
 
 import numpy as np
@@ -79,21 +79,23 @@ class Predict:
 
 def _json(model: ModelIdentity, filenames: Iterable[str | None], outcomes: list[Outcome], top_k: int | None) -> bytes:
     predictions = [
-        {"index": index, "filename": filename, **_outcome(outcome, top_k)}
-        for index, (filename, outcome) in enumerate(zip(filenames, outcomes, strict=False))
+        {"index": index, "filename": filename, "error": _error(outcome)}
+        if isinstance(outcome, ServiceError)
+        else {
+            "index": index,
+            "filename": filename,
+            "label": outcome.label,
+            "probability": outcome.probabilities[outcome.index],
+            "probabilities": outcome.top(top_k),
+        }
+        for index, filename, outcome in zip(count(), filenames, outcomes, strict=False)
     ]
     reference = {"name": model.name, "version": model.version, "digest": model.digest}
     return orjson.dumps({"model": reference, "predictions": predictions}, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _outcome(outcome: Outcome, top_k: int | None) -> dict[str, Any]:
-    if isinstance(outcome, ServiceError):
-        return {"error": {"type": outcome.slug, "title": outcome.title, "detail": outcome.detail}}
-    return {
-        "label": outcome.label,
-        "probability": outcome.probabilities[outcome.index],
-        "probabilities": outcome.top(top_k),
-    }
+def _error(error: ServiceError) -> dict[str, str]:
+    return {"type": error.slug, "title": error.title, "detail": error.detail}
 
 
 def _npy(_model: ModelIdentity, _filenames: Iterable[str | None], outcomes: list[Outcome], _top_k: int | None) -> bytes:

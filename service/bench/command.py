@@ -6,7 +6,7 @@ import argparse
 import asyncio
 from pathlib import Path
 
-from service.bench import report, requests
+from service.bench import report, requests, stages
 from service.bench.load import Load, Outcome, Target, Unreachable
 from service.errors import StartupError
 
@@ -18,10 +18,16 @@ def add_options(parser: argparse.ArgumentParser, *, example: Path) -> None:
         "--image", type=Path, default=example, help="an image, or a folder of them (default: a drawing)"
     )
     parser.add_argument("--bulk", type=_positive, metavar="N", help="N images per request, as .npy, instead of one")
-    parser.add_argument("--bulk-size", type=_positive, default=32, metavar="PIXELS", help="their side (default: 32)")
+    parser.add_argument(
+        "--size",
+        type=_positive,
+        metavar="PIXELS",
+        help="resize the images to PIXELS × PIXELS (default: as they are; with --bulk, 32)",
+    )
     parser.add_argument("--connections", type=_positive, default=64, metavar="N", help="at a time (default: 64)")
     parser.add_argument("--rate", type=_positive, metavar="N", help="open loop: N requests per second, come what may")
     parser.add_argument("--seconds", type=_positive, default=10, metavar="S", help="how long (default: 10)")
+    parser.add_argument("--deadline-ms", type=_positive, metavar="MS", help="of each request (default: the server's)")
     parser.set_defaults(run=run)
 
 
@@ -30,11 +36,12 @@ def run(options: argparse.Namespace) -> int:
     try:
         target = Target.of(options.url)
         images = requests.read_images(options.image)
-        host, path = f"{target.host}:{target.port}", "/v1/predict"
+        head = requests.Head(f"{target.host}:{target.port}", deadline_ms=options.deadline_ms)
         if options.bulk:
-            bodies = requests.bulk(images, options.bulk, host=host, path=path, size=options.bulk_size)
+            bodies = requests.bulk(images, options.bulk, head, size=options.size or 32)
         else:
-            bodies = requests.single(images, host=host, path=path)
+            bodies = requests.single(requests.resized(images, options.size) if options.size else images, head)
+        before = stages.read(target.host, target.port)
         load = Load(target, bodies, options.bulk or 1, options.connections)
         with asyncio.Runner(loop_factory=_fast_loop()) as runner:
             outcome: Outcome = runner.run(
@@ -44,7 +51,9 @@ def run(options: argparse.Namespace) -> int:
             )
     except (Unreachable, ValueError) as exc:
         raise StartupError(str(exc)) from exc
-    print(f"{report.table(outcome)}\n\n{report.plot(outcome)}")  # noqa: T201 - a command prints
+    where = stages.table(before, stages.read(target.host, target.port))
+    parts = (report.table(outcome), report.plot(outcome), where and f"On the server, per request:\n{where}")
+    print("\n\n".join(filter(None, parts)))  # noqa: T201 - a command prints
     return 0 if outcome.statuses[200] else 1
 
 

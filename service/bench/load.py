@@ -33,6 +33,7 @@ class Outcome:
 
     images_per_request: int
     latencies_s: array[float] = field(default_factory=lambda: array("d"))  # of answers with status 200, in order
+    refusals_s: array[float] = field(default_factory=lambda: array("d"))  # of answers with another status
     statuses: Counter[int] = field(default_factory=Counter)  # 0: no answer
     seconds: float = 0.0
     late: int = 0  # requests that were due and never sent: all connections were busy to the end
@@ -119,8 +120,9 @@ class Load:
     def _answered(self, connection: Connection, status: int) -> None:
         began = self._began.pop(connection)
         self.outcome.statuses[status] += 1
-        if status == 200:
-            self.outcome.latencies_s.append(time.perf_counter() - began)
+        if status:
+            latencies = self.outcome.latencies_s if status == 200 else self.outcome.refusals_s
+            latencies.append(time.perf_counter() - began)
         if connection.usable:
             self._next(connection)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TextIO
 
 import numpy as np
@@ -40,19 +41,18 @@ def table(outcome: Outcome) -> str:
         ("images per second", f"{outcome.images_per_second:,.1f}"),
         *(
             (f"latency {'max' if percentile == 100 else f'p{percentile:g}'}", f"{value * 1000:.2f} ms")
-            for percentile, value in latencies(outcome)
+            for percentile, value in percentiles(outcome.latencies_s, PERCENTILES)
         ),
+        *(("refusal p99", f"{value * 1000:.2f} ms") for _, value in percentiles(outcome.refusals_s, (99.0,))),
         ("processor time of this tool", f"{outcome.client_cpu_s / outcome.seconds:.0%} of a core"),
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:{width}}  {value}" for name, value in rows)
 
 
-def latencies(outcome: Outcome) -> list[tuple[float, float]]:
-    """(percentile, seconds) of the requests answered with 200."""
-    if not outcome.latencies_s:
-        return []
-    return list(zip(PERCENTILES, np.percentile(np.asarray(outcome.latencies_s), PERCENTILES).tolist(), strict=True))
+def percentiles(seconds: Sequence[float], wanted: Sequence[float]) -> list[tuple[float, float]]:
+    """(percentile, seconds) for each percentile that is wanted; nothing of nothing."""
+    return list(zip(wanted, np.percentile(np.asarray(seconds), wanted).tolist(), strict=True)) if seconds else []
 
 
 def plot(outcome: Outcome, bins: int = 16) -> str:

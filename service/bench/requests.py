@@ -5,15 +5,27 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from service.types import RGBImage
+
 IMAGE_TYPES = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png", ".webp": "image/webp"}
 MOST_FILES = 1000
+EncodedImage = tuple[str, bytes]  # its media type, its bytes
 
 
-def read_images(path: Path) -> list[tuple[str, bytes]]:
+class Head(NamedTuple):
+    """What every request says before its body."""
+
+    host: str
+    path: str = "/v1/predict"
+    deadline_ms: int | None = None
+
+
+def read_images(path: Path) -> list[EncodedImage]:
     """(media type, bytes) of an image, or of up to MOST_FILES in a folder; raises `ValueError` when there is none."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     chosen = [file for file in files if file.suffix.lower() in IMAGE_TYPES and file.is_file()][:MOST_FILES]
@@ -22,25 +34,42 @@ def read_images(path: Path) -> list[tuple[str, bytes]]:
     return [(IMAGE_TYPES[file.suffix.lower()], file.read_bytes()) for file in chosen]
 
 
-def single(images: Sequence[tuple[str, bytes]], *, host: str, path: str) -> list[bytes]:
+def resized(images: Sequence[EncodedImage], size: int) -> list[EncodedImage]:
+    """The images as JPEGs of `size` × `size` pixels."""
+    return [("image/jpeg", _jpeg(_pixels(content, size))) for _, content in images]
+
+
+def single(images: Sequence[EncodedImage], head: Head) -> list[bytes]:
     """One image per request, as it is."""
-    return [post(content, media_type, host=host, path=path) for media_type, content in images]
+    return [post(content, media_type, head) for media_type, content in images]
 
 
-def bulk(images: Sequence[tuple[str, bytes]], count: int, *, host: str, path: str, size: int) -> list[bytes]:
+def bulk(images: Sequence[EncodedImage], count: int, head: Head, *, size: int) -> list[bytes]:
     """`count` images per request, as one array uint8 (count, size, size, 3), answered with an array."""
-    rows = [
-        np.asarray(Image.open(io.BytesIO(content)).convert("RGB").resize((size, size))) for _, content in images[:count]
-    ]
+    rows = [_pixels(content, size) for _, content in images[:count]]
     stream = io.BytesIO()
     np.save(stream, np.stack([rows[i % len(rows)] for i in range(count)]))
-    return [post(stream.getvalue(), "application/x-npy", host=host, path=path, accept="application/x-npy")]
+    return [post(stream.getvalue(), "application/x-npy", head, accept="application/x-npy")]
 
 
-def post(body: bytes, media_type: str, *, host: str, path: str, accept: str = "*/*") -> bytes:
+def post(body: bytes, media_type: str, head: Head, *, accept: str = "*/*") -> bytes:
     """A whole HTTP/1.1 request."""
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: {media_type}\r\nAccept: {accept}\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode("ascii") + body
+    lines = [
+        f"POST {head.path} HTTP/1.1",
+        f"Host: {head.host}",
+        f"Content-Type: {media_type}",
+        f"Accept: {accept}",
+        f"Content-Length: {len(body)}",
+        *([f"X-Request-Timeout-Ms: {head.deadline_ms}"] if head.deadline_ms else []),
+    ]
+    return "".join(line + "\r\n" for line in [*lines, ""]).encode("ascii") + body
+
+
+def _pixels(content: bytes, size: int) -> RGBImage:
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB").resize((size, size)))
+
+
+def _jpeg(pixels: RGBImage) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", quality=90)
+    return stream.getvalue()

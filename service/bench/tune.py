@@ -61,7 +61,7 @@ def best(candidate: Candidate, measure: Measure, target_ms: float) -> Result:
     result, connections = Result(candidate), 1
     while connections <= MOST_CONNECTIONS:
         outcome = measure(connections)
-        p99_ms = 1000 * dict(report.latencies(outcome)).get(99.0, float("inf"))
+        p99_ms = 1000 * dict(report.percentiles(outcome.latencies_s, (99.0,))).get(99.0, float("inf"))
         if p99_ms > target_ms or set(outcome.statuses) - {200}:
             break
         if outcome.images_per_second > result.images_per_second:
@@ -83,6 +83,7 @@ def add_options(parser: argparse.ArgumentParser, *, example: Path) -> None:
     """The command line's grammar."""
     parser.add_argument("--p99-ms", type=float, default=50.0, metavar="MS", help="latency target (default: 50)")
     parser.add_argument("--image", type=Path, default=example, help="an image, or a folder (default: a drawing)")
+    parser.add_argument("--size", type=int, metavar="PIXELS", help="resize the images to PIXELS × PIXELS")
     parser.add_argument("--seconds", type=float, default=3.0, metavar="S", help="per measurement (default: 3)")
     parser.add_argument("--output", type=Path, default=Path("convoy.env"), help="settings file (default: %(default)s)")
     parser.set_defaults(run=run)
@@ -92,12 +93,13 @@ def run(options: argparse.Namespace) -> int:
     """Try, say what came of it, write the settings."""
     try:
         images = requests.read_images(options.image)
+        images = requests.resized(images, options.size) if options.size else images
     except ValueError as exc:
         raise StartupError(str(exc)) from exc
 
     def attempt(candidate: Candidate) -> Result:
         with server(candidate) as target:
-            bodies = requests.single(images, host=f"{target.host}:{target.port}", path="/v1/predict")
+            bodies = requests.single(images, requests.Head(f"{target.host}:{target.port}"))
 
             def measure(connections: int) -> Outcome:
                 load = Load(target, bodies, 1, connections)

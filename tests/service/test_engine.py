@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from service.types import Probabilities, Rows
 from tests.conftest import RGB, SIZE, colour_probabilities
 
 
-def open_engine(file: Path, **changes: str | int) -> Engine:
+def open_engine(file: Path, **changes: str | int | None) -> Engine:
     options: dict[str, Any] = {
         "device": "cpu", "classes": 3, "height": SIZE, "width": SIZE, "max_batch_size": 8, "threads": 1
     }  # fmt: skip
@@ -111,12 +111,51 @@ def test_short_inferences_run_on_the_loop_and_long_ones_on_a_thread(
     assert threads == ["MainThread", "engine"]
 
 
+def clocked(engine: Engine, seconds: Mapping[int, float], monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The engine takes so long for so many rows; which sizes it has run, in order."""
+    sizes: list[int] = []
+
+    def time_of(rows: Rows) -> float:
+        sizes.append(len(rows))
+        return seconds[len(rows)]
+
+    monkeypatch.setattr(engine, "_time", time_of)
+    engine.warm_up()
+    return list(dict.fromkeys(sizes))
+
+
 def test_what_is_short_is_measured(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = open_engine(model_file)
-    clock = itertools.accumulate([0, 0.001, 1, 0.003, 1, 0.005, 1, 0.009])  # of 1, 2, 4 and 8 rows
-    monkeypatch.setattr("service.engine.time.perf_counter", lambda: next(clock))
-    engine.warm_up()
+    assert clocked(engine, {1: 0.001, 2: 0.003, 4: 0.005, 8: 0.009}, monkeypatch) == [1, 2, 4, 8]
     assert engine._inline_rows == 2
+    assert engine.max_batch_size == 8  # as demanded, whatever it costs
+
+
+def test_batches_end_where_larger_ones_save_nothing(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = open_engine(model_file, max_batch_size=None)
+    per_row = {1: 5, 2: 4, 4: 4.1, 8: 3, 16: 2.95, 32: 3.2, 64: 1, 128: 1}
+    ran = clocked(engine, {size: size * ms / 1000 for size, ms in per_row.items()}, monkeypatch)
+    assert ran == [1, 2, 4, 8, 16, 32]
+    assert engine.max_batch_size == 8
+
+
+def test_a_size_that_is_measured_is_at_most_the_devices_largest(
+    model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_engine(model_file, max_batch_size=None)
+    clocked(engine, {1 << power: 1.0 for power in range(8)}, monkeypatch)
+    assert engine.max_batch_size == 128
+
+
+@pytest.mark.usefixtures("bound")
+def test_a_device_with_memory_pads_to_the_sizes_that_are_left(
+    model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_engine(model_file, max_batch_size=None)
+    clocked(engine, {1: 1.0, 8: 1.0, 32: 1.0, 128: 4.0}, monkeypatch)
+    assert (engine.max_batch_size, engine.padded_sizes) == (32, (1, 8, 32))
+    rows = np.random.default_rng(0).integers(0, 256, (20, SIZE, SIZE, 3), np.uint8)
+    assert np.abs(engine.infer(rows) - colour_probabilities(rows)).max() < 1e-6
 
 
 class Failing:

@@ -23,7 +23,7 @@ def test_an_argument_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("port", "70000"), ("device", "tpu"), ("max_batch_size", "0"), ("host", None)]
+    ("name", "value"), [("port", "70000"), ("device", "tpu"), ("max_batch_size", "-1"), ("host", None)]
 )
 def test_nonsense_is_refused(name: str, value: object) -> None:
     with pytest.raises(ValidationError):

@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from service.bench.load import Load, Outcome, Target, Unreachable
-from service.bench.requests import post
+from service.bench.requests import Head, post
 
-REQUEST = post(b"pixels", "image/png", host="test", path="/v1/predict")
+REQUEST = post(b"pixels", "image/png", Head("test"))
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 BUSY = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"
 LAST = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"

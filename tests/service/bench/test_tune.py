@@ -24,7 +24,7 @@ def machine(saturates_at: int, ms_per_connection: float, fails_at: int | None = 
         count = 100 * min(connections, saturates_at)
         latencies = array("d", [connections * ms_per_connection / 1000] * count)
         statuses = Counter({200: count, **({503: 1} if connections == fails_at else {})})
-        return Outcome(1, latencies, statuses, seconds=1.0)
+        return Outcome(1, latencies, statuses=statuses, seconds=1.0)
 
     return measure
 
