@@ -26,7 +26,8 @@ from service.types import Probabilities, Rows
 
 INPUT, OUTPUT = "image", "probabilities"
 CUDA_BATCH_SIZES = (1, 8, 32, 128, 512, 1024)  # cuDNN tunes for each new shape, so there are few
-MEASUREMENTS = 2  # of each batch size; the quicker one counts
+MEASUREMENTS, MEASURED_S = 3, 0.02  # of each batch size, at least so many and so long; the quickest counts
+BATCH_S = 0.0002  # that forming a batch and answering its requests costs beside the inference
 WORTHWHILE = 0.03  # of an image's time: what a larger batch must save, since whoever is in it waits longer
 PATIENCE = 2  # batch sizes in a row that save nothing, before larger ones are not tried any more
 INLINE_S = 0.004  # a shorter inference runs on the event loop: to a thread and back would cost more than the waiting
@@ -122,11 +123,11 @@ class Engine:
         for place, size in enumerate(self._batch_sizes):
             rows = np.zeros((size, *self._row_shape), np.uint8)
             self.infer(rows)
-            seconds = min(self._time(rows) for _ in range(MEASUREMENTS))
+            seconds = self._time(rows)
             if not self._provider.memory and seconds < INLINE_S:
                 self._inline_rows = size
-            if seconds / size < seconds_per_row * (1 - WORTHWHILE):
-                best, seconds_per_row = place, seconds / size
+            if (seconds + BATCH_S) / size < seconds_per_row * (1 - WORTHWHILE):
+                best, seconds_per_row = place, (seconds + BATCH_S) / size
             elif self._choose_size and place - best == PATIENCE:
                 break
         if self._choose_size:
@@ -135,9 +136,13 @@ class Engine:
             self._bound = {size: bound for size, bound in self._bound.items() if size in self._batch_sizes}
 
     def _time(self, rows: Rows) -> float:
-        began = time.perf_counter()
-        self.infer(rows)
-        return time.perf_counter() - began
+        """Seconds that the inference of `rows` takes when nothing disturbs it."""
+        times: list[float] = []
+        while len(times) < MEASUREMENTS or sum(times) < MEASURED_S:
+            began = time.perf_counter()
+            self.infer(rows)
+            times.append(time.perf_counter() - began)
+        return min(times)
 
     async def run(self, rows: Rows) -> Probabilities:
         """`infer`: at once where that is quick, else on the engine's thread."""

@@ -17,7 +17,7 @@ from service.api.direct import DirectRoute, Header
 from service.api.incoming import CONNECTION_EXTENSION, Connection, Incoming, Reply
 from service.serving import ServedModels
 from service.settings import Settings
-from service.supervisor import CLOSED, CONNECTION, LAME_DUCK, READY, RELOAD, RELOADED
+from service.supervisor import CLOSED, CONNECTION, LAME_DUCK, READY, RELOAD, RELOADED, TAKEN
 
 Application = Callable[..., Awaitable[None]]  # ASGI 3
 DIRECT_BYTES = 1 << 20  # larger bodies are worth being read with ASGI's care, piece by piece
@@ -35,6 +35,7 @@ class Protocol(HttpToolsProtocol):
         self._connection, self._closed = Connection(), closed
         self._route: DirectRoute = self.app.direct
         self._path = self._route.path.encode()
+        self.models: ServedModels = self.app.state.served
         self._direct: Exchange | None = None  # the exchange whose request arrives
 
     def on_message_begin(self) -> None:
@@ -120,6 +121,7 @@ class Exchange:
         protocol = self._protocol
         if self.disconnected:
             return
+        self.keep_alive = self.keep_alive and not protocol.models.draining  # the next request is for another instance
         lines = [STATUS_LINE[reply.status], b"content-type: ", reply.media_type]
         for name, value in (*protocol.server_state.default_headers, request_id, *reply.headers):
             lines += (b"\r\n", name, b": ", value)
@@ -227,6 +229,7 @@ class WorkerServer(Server):
         except OSError:
             message, descriptors = b"", []
         if message == CONNECTION:
+            self._tell(TAKEN)
             asyncio.get_running_loop().create_task(self._serve_connection(socket.socket(fileno=descriptors[0])))
             return
         if message == RELOAD:

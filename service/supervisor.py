@@ -13,12 +13,15 @@ import signal
 import socket
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Callable
 
 from service.counters import STRIP_BYTES
 
 CONNECTION, LAME_DUCK, RELOAD = b"c", b"l", b"m"  # to a worker: a connection; be unready, but answer; new models
-READY, CLOSED, RELOADED = ord("r"), ord("c"), ord("m")  # from a worker: it answers; a connection has ended; models done
+READY, TAKEN, CLOSED, RELOADED = map(
+    ord, "rtcm"
+)  # from a worker: it answers; has a connection; which ended; has models
 RESTART_DELAYS_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)  # for workers that die soon after their start, again and again
 SOON_S = 60.0
 logger = logging.getLogger(__name__)
@@ -30,6 +33,7 @@ class Worker:
     def __init__(self, process: asyncio.subprocess.Process, channel: socket.socket, started: float) -> None:
         self.process, self.channel, self.started = process, channel, started
         self.ready, self.connections = False, 0
+        self.given: deque[socket.socket] = deque()  # connections that it has not said it has
         self.reloaded = asyncio.Event()  # or gone: nobody need wait for it
 
     def give(self, connection: socket.socket) -> bool:
@@ -38,8 +42,14 @@ class Worker:
             socket.send_fds(self.channel, [CONNECTION], [connection.fileno()])
         except OSError:  # its end is full or gone
             return False
+        self.given.append(connection)
         self.connections += 1
         return True
+
+    def took(self, count: int) -> None:
+        """It has so many more of its connections: nothing can be lost of them that was not its to lose."""
+        for _ in range(count):
+            self.given.popleft().close()
 
     def tell(self, message: bytes) -> None:
         """Send a message without a connection; a worker that is gone needs none."""
@@ -65,6 +75,7 @@ class Supervisor:
         self._listener, self._settings, self._count = listener, settings, count
         self._lame_duck_s, self._drain_timeout_s, self._announce = lame_duck_s, drain_timeout_s, announce
         self._workers: list[Worker] = []
+        self._homeless: deque[socket.socket] = deque()  # connections that no worker has
         self._turn = 0
         self._announced = self._failed = False
         self._stop, self._reload_asked = asyncio.Event(), asyncio.Event()
@@ -148,6 +159,7 @@ class Supervisor:
         worker.channel.close()
         worker.reloaded.set()
         self._workers.remove(worker)
+        self._homeless.extend(worker.given)
         self._listen_or_wait()
 
     def _hear(self, worker: Worker) -> None:
@@ -159,6 +171,7 @@ class Supervisor:
         if not said:  # it has ended, or will: `_keep` hears of that
             worker.ready = False
             asyncio.get_running_loop().remove_reader(worker.channel)
+        worker.took(said.count(TAKEN))
         worker.connections -= said.count(CLOSED)
         worker.ready = worker.ready or READY in said
         if RELOADED in said:
@@ -173,22 +186,27 @@ class Supervisor:
         if self._listener.fileno() < 0:
             return
         loop = asyncio.get_running_loop()
-        if any(worker.ready for worker in self._workers):
-            loop.add_reader(self._listener, self._accept)
-        else:
+        if not any(worker.ready for worker in self._workers):
             loop.remove_reader(self._listener)
+            return
+        for _ in range(len(self._homeless)):
+            self._place(self._homeless.popleft())
+        loop.add_reader(self._listener, self._accept)
 
     def _accept(self) -> None:
         try:
             connection, _ = self._listener.accept()
         except OSError:  # gone again, or no descriptor is free: the next turn tries again
             return
-        with connection:  # the worker has a descriptor of its own
-            self._turn += 1
-            count = len(self._workers)
-            for _, worker in sorted(  # among equals each in its turn
-                enumerate(self._workers), key=lambda entry: (entry[1].connections, (entry[0] - self._turn) % count)
-            ):
-                if worker.ready and worker.give(connection):
-                    return
-            logger.error("no worker takes connections; one was closed")
+        self._place(connection)
+
+    def _place(self, connection: socket.socket) -> None:
+        """Give a connection to a worker, or keep it until one takes it."""
+        self._turn += 1
+        count = len(self._workers)
+        for _, worker in sorted(  # among equals each in its turn
+            enumerate(self._workers), key=lambda entry: (entry[1].connections, (entry[0] - self._turn) % count)
+        ):
+            if worker.ready and worker.give(connection):
+                return
+        self._homeless.append(connection)

@@ -78,11 +78,13 @@ class Load:
         self._next: Callable[[Connection], None] = lambda _connection: None
         self._free: deque[Connection] = deque()
         self._due: deque[float] = deque()
+        self._over = asyncio.Event()
 
-    async def closed(self, seconds: float, progress: Progress) -> Outcome:
-        """Every connection always has a request under way."""
+    async def closed(self, seconds: float, progress: Progress, over: asyncio.Event | None = None) -> Outcome:
+        """Every connection always has a request under way, until `seconds` have passed or `over` is set."""
         self._next = lambda connection: self._send(connection, time.perf_counter())
         await self._open()
+        self._over = over or self._over
         return await self._run(seconds, progress, start=lambda: [self._next(c) for c in list(self._connections)])
 
     async def open(self, seconds: float, rate: float, progress: Progress, *, seed: int = 0) -> Outcome:
@@ -159,7 +161,7 @@ class Load:
         began, cpu = time.perf_counter(), time.process_time()
         self._running = True
         start()
-        while (left := began + seconds - time.perf_counter()) > 0:
+        while (left := began + seconds - time.perf_counter()) > 0 and not self._over.is_set():
             await asyncio.sleep(min(left, 0.5))
             self.outcome.seconds = time.perf_counter() - began
             progress(self.outcome)

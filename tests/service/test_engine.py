@@ -133,7 +133,7 @@ def test_what_is_short_is_measured(model_file: Path, monkeypatch: pytest.MonkeyP
 
 def test_batches_end_where_larger_ones_save_nothing(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = open_engine(model_file, max_batch_size=None)
-    per_row = {1: 5, 2: 4, 4: 4.1, 8: 3, 16: 2.95, 32: 3.2, 64: 1, 128: 1}
+    per_row = {1: 5, 2: 4, 4: 4.1, 8: 3, 16: 2.95, 32: 3.2, 64: 1, 128: 1}  # ms
     ran = clocked(engine, {size: size * ms / 1000 for size, ms in per_row.items()}, monkeypatch)
     assert ran == [1, 2, 4, 8, 16, 32]
     assert engine.max_batch_size == 8

@@ -1,0 +1,80 @@
+"""`convoy serve` as its users run it: real processes behind a real port."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+WORKERS = 2
+
+
+class Convoy:
+    """A running `convoy serve` with two workers and what it logs."""
+
+    def __init__(self, models: Path, **settings: str) -> None:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("CONVOY_")}
+        given = {"models_dir": str(models), "default_model": "colours", "device": "cpu", "port": "0"} | settings
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "service", "serve", "--workers", str(WORKERS)],
+            env=environment | {f"CONVOY_{name.upper()}": value for name, value in given.items()},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        self.port = int(line.partition("http://127.0.0.1:")[2].partition(" ")[0]) if line else 0
+        self._open = ExitStack()
+        self.log: list[str] = []
+        self.logged = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr
+        for line in self.process.stderr:
+            with self.logged:
+                self.log.append(line)
+                self.logged.notify_all()
+
+    def wait_for(self, text: str, times: int = 1) -> None:
+        """Until so many lines with `text` have been logged."""
+        with self.logged:
+            enough = self.logged.wait_for(lambda: sum(text in line for line in self.log) >= times, timeout=60)
+            assert enough, self.log
+
+    def connect(self) -> http.client.HTTPConnection:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        self._open.callback(connection.close)
+        return connection
+
+    def workers(self) -> list[int]:
+        """Process ids of the workers."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(pid) for pid in children.split()]
+
+    def close(self) -> None:
+        """Leave nothing behind, however the test went."""
+        self._open.close()
+        if self.process.poll() is None:
+            self.process.kill()
+        self._reader.join()
+        self.process.communicate()
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+
+@contextmanager
+def running(models: Path, **settings: str) -> Iterator[Convoy]:
+    convoy = Convoy(models, **settings)
+    try:
+        yield convoy
+    finally:
+        convoy.close()
