@@ -39,9 +39,7 @@ METRICS: dict[str, Family] = {
     "convoy_images_total": Family(
         "counter", "Images by what became of them: `predicted` or an error.", ("model", "version", "outcome")
     ),
-    "convoy_request_seconds": Family(
-        "histogram", "From a request's head to the last byte of its answer.", ("route",), SECONDS
-    ),
+    "convoy_request_seconds": Family("histogram", "From a request's head to its answer.", ("route",), SECONDS),
     "convoy_stage_seconds": Family("histogram", "Where the time of requests goes.", ("stage",), SECONDS),
     "convoy_batch_size": Family("histogram", "Images per inference.", ("model",), BATCH_SIZES),
     "convoy_batch_closed_total": Family("counter", "Why batches closed: idle, full, delay, drain.", ("reason",)),

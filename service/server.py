@@ -20,6 +20,7 @@ from service.settings import Settings
 from service.supervisor import CLOSED, CONNECTION, LAME_DUCK, READY, RELOAD, RELOADED, TAKEN
 
 Application = Callable[..., Awaitable[None]]  # ASGI 3
+FIRST_REQUEST_S = 0.5  # how long a stopping process waits for the first request on a connection
 DIRECT_BYTES = 1 << 20  # larger bodies are worth being read with ASGI's care, piece by piece
 
 
@@ -86,6 +87,13 @@ class Protocol(HttpToolsProtocol):
     def _answered(self, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)
         self._connection.tasks.discard(task)
+
+    def shutdown(self) -> None:
+        """The process stops: whoever has just connected may still have one request answered."""
+        if self.cycle is None:
+            self.loop.call_later(FIRST_REQUEST_S, super().shutdown)
+        else:
+            super().shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended, for whatever reason."""

@@ -97,6 +97,8 @@ class Supervisor:
             worker.tell(LAME_DUCK)
         await asyncio.sleep(0 if self._failed else self._lame_duck_s)
         loop.remove_reader(self._listener)
+        while self._accept():  # who has connected already is answered too
+            pass
         self._listener.close()
         for worker in self._workers:
             worker.process.terminate()
@@ -193,12 +195,14 @@ class Supervisor:
             self._place(self._homeless.popleft())
         loop.add_reader(self._listener, self._accept)
 
-    def _accept(self) -> None:
+    def _accept(self) -> bool:
+        """Take a connection, if there is one."""
         try:
             connection, _ = self._listener.accept()
         except OSError:  # gone again, or no descriptor is free: the next turn tries again
-            return
+            return False
         self._place(connection)
+        return True
 
     def _place(self, connection: socket.socket) -> None:
         """Give a connection to a worker, or keep it until one takes it."""

@@ -52,11 +52,11 @@ class DirectRoute:
         except Exception:
             logger.exception("unexpected error")
             reply = problems.reply(UNEXPECTED)
+        # Counted first: whoever has an answer finds it counted, even when this process dies at once.
+        self._log.record(self.path, self.method, self.path, reply.status, time.perf_counter() - request.began)
         await send(reply, (HEADER, current))
-        now = time.perf_counter()
         if reply.since is not None:
-            self._responded.observe(now - reply.since)
-        self._log.record(self.path, self.method, self.path, reply.status, now - request.began)
+            self._responded.observe(time.perf_counter() - reply.since)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection of the ASGI server."""
