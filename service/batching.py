@@ -85,7 +85,7 @@ class DynamicBatcher:
         `deadline` is on the event loop's clock. Raises `DeadlineExceeded` when it is over, and at once when it can't
         be met; `InferenceFailed` only when every row failed.
         """
-        self._admit(rows, priority, deadline)
+        self.admit(len(rows), rows.nbytes, priority=priority, deadline=deadline)
         request = Request(rows, priority, self._loop.time(), deadline, self._loop.create_future())
         if deadline is not None:
             self._timed.add(request)
@@ -99,23 +99,26 @@ class DynamicBatcher:
         finally:
             self._leave(request)
 
-    def _admit(self, rows: Rows, priority: Priority, deadline: float | None) -> None:
+    def admit(
+        self, rows: int, nbytes: int, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None
+    ) -> None:
+        """Raise what `submit` would raise at once for so many rows of so many bytes: to be asked before making them."""
         if self._broken:
             raise InferenceFailed("The service failed; send the request to another instance.")
         if self._stopping:
             raise Draining("The service is stopping; send the request to another instance, or again in a moment.")
         queued_rows, queued_bytes = self._queue.rows, self._queue.bytes
-        if queued_rows + len(rows) > self._capacity or (
-            queued_bytes and queued_bytes + rows.nbytes > self._capacity_bytes
-        ):  # an empty queue takes a request of any size in bytes, or a large one could never run
+        if queued_rows + rows > self._capacity or (queued_bytes and queued_bytes + nbytes > self._capacity_bytes):
+            # an empty queue takes a request of any size in bytes, or a large one could never run
             raise Overloaded(
                 "Too many images are waiting; try again in a moment, or send fewer at a time.",
-                retry_after_s=math.ceil(self.seconds_until(len(rows), priority)),
+                retry_after_s=math.ceil(self.seconds_until(rows, priority)),
             )
-        if deadline is not None and self._loop.time() + self.seconds_until(len(rows), priority) > deadline:
+        if deadline is not None and self._loop.time() + self.seconds_until(rows, priority) > deadline:
             raise DeadlineExceeded(
                 "The request can't be answered in its time with what waits before it; "
-                "allow more time, send fewer images, or try again later."
+                "allow more time, send fewer images, or try again later.",
+                retry_after_s=math.ceil(self.seconds_until(rows, priority)),
             )
 
     def _set_alarm(self, when: float) -> None:

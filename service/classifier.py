@@ -51,7 +51,9 @@ class Classifier:
         """
         served = model or self._models.choose()
         spec = served.loaded.metadata.input
+        batcher, row_bytes = served.batcher, spec.height * spec.width * 3
         try:
+            batcher.admit(len(pictures), len(pictures) * row_bytes, priority=priority, deadline=deadline)
             if isinstance(pictures, np.ndarray) and pictures.shape[1:3] == (spec.height, spec.width):
                 rows, invalid = pictures, NONE_INVALID
             elif sum(_work(picture, spec) for picture in pictures) <= INLINE_BYTES:
@@ -60,7 +62,7 @@ class Classifier:
                 rows, invalid = await self._rows_in_a_thread(pictures, spec, deadline)
             outcomes: list[Prediction | ServiceError] = []
             if len(rows):
-                probabilities, failures = await served.batcher.submit(rows, priority=priority, deadline=deadline)
+                probabilities, failures = await batcher.submit(rows, priority=priority, deadline=deadline)
                 outcomes += predictions(served.loaded.identity, probabilities)
                 for place, failure in failures.items():
                     outcomes[place] = failure

@@ -35,7 +35,7 @@ class Settings(BaseSettings):
     )
 
     log_requests: Literal["all", "failed"] = Field(
-        "failed", description="which requests have a line in the log; `/metrics` counts all of them"
+        "failed", description="which requests have a line in the log; `failed` leaves out refusals (503, 504) too"
     )
 
     max_body_bytes: int = Field(64 * MIB, gt=0, description="largest request body")

@@ -21,6 +21,7 @@ from service.metrics import Metrics
 HEADER = b"x-request-id"
 VALID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")  # what can stand in a header and a log line and mean only itself
 PROBES = ("/livez", "/readyz", "/metrics")
+REFUSALS = {503, 504}  # they come in floods, and a line for each would make matters worse
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 OTHER = "other"  # route or method: clients may make up as many as they like
 UNEXPECTED = ServiceError("The service failed; try again, and tell the operator the request id if it repeats.")
@@ -38,7 +39,7 @@ class RequestLog:
         method = method if method in METHODS else OTHER
         self._metrics.cell("convoy_requests_total", route, method, str(status)).add()
         self._metrics.histogram("convoy_request_seconds", route).observe(seconds)
-        if status >= 400 or (self._log_all and path not in PROBES):
+        if (status >= 400 and status not in REFUSALS) or (self._log_all and path not in PROBES):
             fields = {"method": method, "path": path, "status": status}
             logger.info("request", extra={**fields, "ms": round(seconds * 1000, 2)})
 

@@ -480,3 +480,20 @@ def test_an_idle_batcher_stops_at_once(batcher_cls: type[DynamicBatcher]) -> Non
         assert now() == 0
 
     run(scenario())
+
+
+def test_what_would_be_refused_can_be_asked_before_its_rows_are_made(batcher_cls: type[DynamicBatcher]) -> None:
+    async def scenario() -> None:
+        engine = Engine(per_row=1.0)
+        batcher = batcher_cls(engine, max_batch_size=4, queue_capacity=8)
+        await batcher.submit(rows(0, 1, 2, 3))  # 4 s: the pace is known
+        batcher.admit(8, 8 * 3)
+        with pytest.raises(Overloaded):
+            batcher.admit(9, 9 * 3)
+        batcher.admit(4, 4 * 3, deadline=now() + 5)
+        with pytest.raises(DeadlineExceeded) as refused:
+            batcher.admit(4, 4 * 3, deadline=now() + 3)
+        assert refused.value.retry_after_s == 4
+        assert batcher.queued_rows == 0
+
+    run(scenario())
