@@ -264,7 +264,6 @@ def _session(model_file: Path, provider: Provider, threads: int) -> onnxruntime.
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only: what matters of the rest is checked above
     options.inter_op_num_threads = 1
-    options.enable_mem_pattern = False  # it plans memory anew for each batch size, and there are many
     options.intra_op_num_threads = (threads or usable_cores()) if provider.name == "CPUExecutionProvider" else 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads must not burn a core
     try:

@@ -486,7 +486,8 @@ def test_what_would_be_refused_can_be_asked_before_its_rows_are_made(batcher_cls
     async def scenario() -> None:
         engine = Engine(per_row=1.0)
         batcher = batcher_cls(engine, max_batch_size=4, queue_capacity=8)
-        await batcher.submit(rows(0, 1, 2, 3))  # 4 s: the pace is known
+        await batcher.submit(rows(0, 1, 2, 3))  # takes 4 s
+        await pause()  # the pace is known
         batcher.admit(8, 8 * 3)
         with pytest.raises(Overloaded):
             batcher.admit(9, 9 * 3)
