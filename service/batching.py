@@ -21,6 +21,7 @@ from service.pace import Pace
 from service.queueing import Answer, Priority, Queue, Request, Slice, halves
 from service.types import Probabilities, Rows
 
+SURE = 0.75  # of the time that is left: what a request's wait may be foreseen to be, since some wait longer
 Run = Callable[[Rows], Awaitable[Probabilities]]
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class DynamicBatcher:
         self._delay_timer: asyncio.TimerHandle | None = None
         self._timed: set[Request] = set()  # those with a deadline, until they have their answer
         self._alarm: asyncio.TimerHandle | None = None  # one for all of them, since nearly all are answered before
+        self._alarm_at = math.inf
         self._stopping: asyncio.Event | None = None  # set once nothing waits
         self._broken = False
         self._observer = observer or Unobserved()
@@ -86,10 +88,11 @@ class DynamicBatcher:
         be met; `InferenceFailed` only when every row failed.
         """
         self.admit(len(rows), rows.nbytes, priority=priority, deadline=deadline)
-        request = Request(rows, priority, self._loop.time(), deadline, self._loop.create_future())
+        foreseen = self.seconds_until(len(rows), priority)
+        request = Request(rows, priority, self._loop.time(), deadline, foreseen, self._loop.create_future())
         if deadline is not None:
             self._timed.add(request)
-            if self._alarm is None or deadline < self._alarm.when():
+            if deadline < self._alarm_at:
                 self._set_alarm(deadline)
         self._queue.add(request)
         self._observer.queued(self._queue.rows)
@@ -114,21 +117,26 @@ class DynamicBatcher:
                 "Too many images are waiting; try again in a moment, or send fewer at a time.",
                 retry_after_s=math.ceil(self.seconds_until(rows, priority)),
             )
-        if deadline is not None and self._loop.time() + self.seconds_until(rows, priority) > deadline:
+        if deadline is not None and not self._in_time(rows, priority, deadline):
             raise DeadlineExceeded(
                 "The request can't be answered in its time with what waits before it; "
                 "allow more time, send fewer images, or try again later.",
                 retry_after_s=math.ceil(self.seconds_until(rows, priority)),
             )
 
+    def _in_time(self, rows: int, priority: Priority, deadline: float) -> bool:
+        """Whether `rows` more rows will be answered by then, with some room where others wait before them."""
+        left = deadline - self._loop.time()
+        return self.seconds_until(rows, priority) <= (left * SURE if self._queue.rows_before(priority) else left)
+
     def _set_alarm(self, when: float) -> None:
         if self._alarm:
             self._alarm.cancel()
-        self._alarm = self._loop.call_at(when, self._expire)
+        self._alarm, self._alarm_at = self._loop.call_at(when, self._expire), when
 
     def _expire(self) -> None:
         """Refuse whose time is up, and look again when the next one's is."""
-        now, self._alarm = self._loop.time(), None
+        now, self._alarm, self._alarm_at = self._loop.time(), None, math.inf
         for request in [request for request in self._timed if request.deadline is not None and request.deadline <= now]:
             self._leave(request)
             request.fail(
@@ -245,7 +253,11 @@ class DynamicBatcher:
             _fail(batch, error)
             self._queue.refuse_all(error)
         elif not self._run_failed:
-            self._pace.observe(self._run_rows, self._loop.time() - self._run_began)
+            now = self._loop.time()
+            self._pace.observe(self._run_rows, now - self._run_began)
+            for piece in batch:
+                if piece.stop == len(piece.request.rows):
+                    self._pace.judge(piece.request.foreseen, now - piece.request.enqueued)
         self._start_batch()
 
 

@@ -1,10 +1,11 @@
-"""How long batches took lately → how long rows that wait will take."""
+"""How long batches took lately, and how wrong that was → how long rows that wait will take."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
+MOST_DELAY = 4.0  # one request that was forgotten for a minute must not close the door to all others
 DECAY = 0.95  # of a batch's weight with each later one: about the last twenty count
 
 
@@ -23,6 +24,7 @@ class Pace:
     _rows_seconds: float = 0.0
     _per_batch: float = 0.0
     _per_row: float = 0.0
+    _delay: float = 1.0  # how many times longer than foreseen requests have waited lately
 
     def observe(self, rows: int, seconds: float) -> None:
         """A batch of so many rows took so long."""
@@ -38,6 +40,11 @@ class Pace:
         self._per_row = min(max(per_row, 0.0), mean_seconds / mean_rows)  # neither cost can be negative
         self._per_batch = mean_seconds - self._per_row * mean_rows
 
+    def judge(self, foreseen: float, waited: float) -> None:
+        """A request was to wait so long and waited so long: there is more to do than inference alone."""
+        if foreseen > 0:
+            self._delay += (1 - DECAY) * (min(waited / foreseen, MOST_DELAY) - self._delay)
+
     def seconds(self, rows: int, max_batch_size: int) -> float:
         """What `rows` rows will take in batches of at most `max_batch_size`; 0 before the first batch."""
-        return self._per_batch * math.ceil(rows / max_batch_size) + self._per_row * rows
+        return (self._per_batch * math.ceil(rows / max_batch_size) + self._per_row * rows) * max(self._delay, 1.0)

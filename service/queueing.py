@@ -41,6 +41,7 @@ class Request:
     priority: Priority
     enqueued: float  # of the event loop's monotonic clock, as is the deadline
     deadline: float | None
+    foreseen: float  # seconds until its answer, when it came
     answer: asyncio.Future[Answer]
     taken: int = 0
     answered: int = 0

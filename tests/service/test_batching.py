@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 
 import numpy as np
 import pytest
+import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -373,7 +374,7 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_once(batcher_cls: type[Dyna
         with pytest.raises(DeadlineExceeded):
             await batcher.submit(rows(1), deadline=asked + 0.9)
         assert now() == asked
-        assert values(await batcher.submit(rows(9), deadline=asked + 1.3)) == [9]
+        assert values(await batcher.submit(rows(9), deadline=asked + 1.7)) == [9]
         await backlog
 
     run(scenario())
@@ -498,3 +499,30 @@ def test_what_would_be_refused_can_be_asked_before_its_rows_are_made(batcher_cls
         assert batcher.queued_rows == 0
 
     run(scenario())
+
+
+def test_a_request_behind_others_is_taken_only_with_time_to_spare(batcher_cls: type[DynamicBatcher]) -> None:
+    async def scenario() -> None:
+        batcher = batcher_cls(Engine(per_batch=1.0), max_batch_size=1)
+        await batcher.submit(rows(0))
+        await pause()
+        waiting = [start(batcher.submit(rows(i))) for i in range(3)]  # one runs, two wait: the next one's turn is 4th
+        await pause()
+        batcher.admit(1, 3, deadline=now() + 6)
+        with pytest.raises(DeadlineExceeded):
+            batcher.admit(1, 3, deadline=now() + 5)
+        await asyncio.gather(*waiting)
+
+    run(scenario())
+
+
+def test_a_deadline_that_is_due_disturbs_none_that_is_not() -> None:
+    """On uvloop, whose handle for what is due already does not say when."""
+
+    async def scenario() -> None:
+        batcher, moment = DynamicBatcher(Engine(), max_batch_size=4), asyncio.get_running_loop().time()
+        batcher._set_alarm(moment - 1)
+        assert values(await batcher.submit(rows(7), deadline=moment + 60)) == [7]
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(scenario())

@@ -52,3 +52,28 @@ def test_the_latest_batches_weigh_most() -> None:
     for _ in range(100):
         pace.observe(10, 0.009)
     assert pace.seconds(10, 10) == pytest.approx(0.009, rel=0.01)
+
+
+def test_what_takes_longer_than_foreseen_is_foreseen_longer() -> None:
+    pace = Pace()
+    pace.observe(8, 1.0)
+    assert pace.seconds(16, 8) == 2.0
+    for _ in range(200):
+        pace.judge(1.0, 1.5)
+    assert pace.seconds(16, 8) == pytest.approx(3.0, rel=1e-3)
+
+
+def test_what_is_quicker_than_foreseen_is_not_counted_on() -> None:
+    pace = Pace()
+    pace.observe(8, 1.0)
+    for _ in range(200):
+        pace.judge(1.0, 0.1)
+    assert pace.seconds(8, 8) == 1.0
+
+
+def test_one_request_that_waited_for_ages_is_not_all_there_is() -> None:
+    pace = Pace()
+    pace.observe(8, 1.0)
+    pace.judge(1.0, 3600.0)
+    assert pace.seconds(8, 8) < 1.2
+    pace.judge(0.0, 1.0)  # nothing was known

@@ -15,7 +15,7 @@ LOOP.close()
 
 
 def request(rows: int, priority: Priority = Priority.INTERACTIVE, enqueued: float = 0.0) -> Request:
-    return Request(np.zeros((rows, 1, 1, 3), np.uint8), priority, enqueued, None, LOOP.create_future())
+    return Request(np.zeros((rows, 1, 1, 3), np.uint8), priority, enqueued, None, 0.0, LOOP.create_future())
 
 
 def spans(batch: list[Slice]) -> list[tuple[int, int]]:
