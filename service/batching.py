@@ -1,7 +1,8 @@
 """Requests' rows → batches for the engine → each request's own answer, row by row, in order.
 
 A batch closes when the engine is free, when it is full, or when its oldest row has waited `max_queue_delay_ms` since it
-was enqueued; what comes while the engine is busy joins the next one. A request that is cancelled or late leaves the
+was enqueued; what comes while the engine is busy joins the next one. A full one is handed over while another runs, so
+that the engine goes on without waiting for a busy event loop. A request that is cancelled or late leaves the
 queue at once. A batch that fails is halved until only the guilty rows fail. Raises `Overloaded`, `Draining`,
 `DeadlineExceeded` and `InferenceFailed`. Nothing here polls: arrivals, answers and timers are all that moves it.
 """
@@ -12,6 +13,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,13 +23,29 @@ from service.pace import Pace
 from service.queueing import Answer, Priority, Queue, Request, Slice, halves
 from service.types import Probabilities, Rows
 
+AHEAD = 2  # batches with the engine: one runs, and one that is full may wait for it
 SURE = 0.75  # of the time that is left: what a request's wait may be foreseen to be, since some wait longer
 Run = Callable[[Rows], Awaitable[Probabilities]]
 logger = logging.getLogger(__name__)
 
 
+@dataclass(eq=False, slots=True)
+class Batch:
+    """Rows that run together."""
+
+    reason: str  # why it closed
+    slices: list[Slice]
+    closed: float  # when, on the event loop's clock
+    failed: bool = False
+
+    @property
+    def rows(self) -> int:
+        """How many."""
+        return sum(map(len, self.slices))
+
+
 class DynamicBatcher:
-    """One queue for one engine, which runs one batch at a time. Create it inside the event loop that it serves."""
+    """One queue for one engine, which runs batch after batch. Create it inside the event loop that it serves."""
 
     def __init__(
         self,
@@ -45,8 +63,8 @@ class DynamicBatcher:
         self._loop = asyncio.get_running_loop()
         self._queue = Queue()
         self._pace = Pace()
-        self._running: asyncio.Task[None] | None = None
-        self._run_began, self._run_rows, self._run_failed = 0.0, 0, False
+        self._running: dict[asyncio.Task[None], Batch] = {}  # with the engine, in the order in which it takes them
+        self._engine_free_since = 0.0
         self._woken = False
         self._delay_timer: asyncio.TimerHandle | None = None
         self._timed: set[Request] = set()  # those with a deadline, until they have their answer
@@ -74,9 +92,9 @@ class DynamicBatcher:
     def seconds_until(self, rows: int, priority: Priority = Priority.INTERACTIVE) -> float:
         """When `rows` more rows would be answered, by the measured pace."""
         running = 0.0
-        if self._running is not None:
-            elapsed = self._loop.time() - self._run_began
-            running = max(0.0, self._pace.seconds(self._run_rows, self._max_batch_size) - elapsed)
+        for batch in self._running.values():
+            left = self._pace.seconds(batch.rows, self._max_batch_size)
+            running += left if running else max(0.0, left - (self._loop.time() - self._engine_began(batch)))
         return running + self._pace.seconds(self._queue.rows_before(priority) + rows, self._max_batch_size)
 
     async def submit(
@@ -160,8 +178,8 @@ class DynamicBatcher:
             async with asyncio.timeout(timeout_s):
                 await self._stopping.wait()
         except TimeoutError:
-            if self._running:
-                self._running.cancel()
+            for task in self._running:
+                task.cancel()
             self._queue.refuse_all(
                 Draining("The service stopped before the image's turn came; send it again to another instance.")
             )
@@ -174,23 +192,22 @@ class DynamicBatcher:
 
     def _start_batch(self) -> None:
         self._woken = False
-        if self._running is not None:
-            return
-        if (reason := self._reason_to_close()) is not None:
-            batch = self._queue.take(self._size_for(self.queued_rows))
+        while (reason := self._reason_to_close()) is not None:
+            batch = Batch(reason, self._queue.take(self._size_for(self.queued_rows)), self._loop.time())
             self._observer.queued(self._queue.rows)
-            self._run_began, self._run_failed = self._loop.time(), False
-            self._run_rows = sum(map(len, batch))
-            self._running = self._loop.create_task(self._answer(batch))
-            self._running.add_done_callback(lambda task: self._finished(task, batch, reason))
-        elif self._stopping and not self.queued_rows:
+            task = self._loop.create_task(self._answer(batch, batch.slices))
+            self._running[task] = batch
+            task.add_done_callback(self._finished)
+        if self._stopping and not self._running and not self.queued_rows:
             self._stopping.set()
 
     def _reason_to_close(self) -> str | None:
         """Why a batch should run now; where only time is missing, a timer looks again."""
         queued = self.queued_rows
-        if not queued:
+        if not queued or len(self._running) == AHEAD:
             return None
+        if self._running:  # bulk work is not handed over ahead: what comes before it would have to wait for it
+            return "full" if self._queue.rows_before(Priority.INTERACTIVE) >= self._max_batch_size else None
         if queued >= self._max_batch_size:
             return "full"
         if self._stopping:
@@ -212,50 +229,56 @@ class DynamicBatcher:
         below = max((allowed for allowed in self._batch_sizes if allowed <= size), default=size)
         return below if size * 2 < above else size
 
-    async def _answer(self, batch: list[Slice]) -> None:
-        """Run the batch and settle each of its slices; a failing one is halved."""
-        rows = batch[0].rows if len(batch) == 1 else np.concatenate([piece.rows for piece in batch])
+    async def _answer(self, batch: Batch, slices: list[Slice]) -> None:
+        """Run these slices of the batch and settle each; a failing run is halved."""
+        rows = slices[0].rows if len(slices) == 1 else np.concatenate([piece.rows for piece in slices])
         outcome: Probabilities | ServiceError
         try:
             outcome = await self._run(rows)
             if len(outcome) != len(rows):
                 raise InferenceFailed("The model did not give one answer per image.")
         except Exception as exc:
-            self._run_failed = True
+            batch.failed = True
             if len(rows) > 1:
-                for half in halves(batch, len(rows) // 2):
+                for half in halves(slices, len(rows) // 2):
                     if half := [piece for piece in half if not piece.request.answer.done()]:
-                        await self._answer(half)
+                        await self._answer(batch, half)
                 return
             if not isinstance(exc, ServiceError):
                 logger.exception("the engine failed on a row")
                 exc = InferenceFailed("The model failed on this image; tell the operator the request id if it repeats.")
             outcome = exc
         start = 0
-        for piece in batch:
+        for piece in slices:
             count = len(piece)
             piece.request.settle(
                 piece.start, outcome if isinstance(outcome, ServiceError) else outcome[start : start + count], count
             )
             start += count
 
-    def _finished(self, task: asyncio.Task[None], batch: list[Slice], reason: str) -> None:
-        """The engine is free again. Anything but a clean end of the batch ends its requests too."""
-        self._running = None
-        waited = tuple(self._run_began - piece.request.enqueued for piece in batch)
-        self._observer.ran(BatchReport(reason, self._run_rows, waited, self._loop.time() - self._run_began))
+    def _engine_began(self, batch: Batch) -> float:
+        return max(batch.closed, self._engine_free_since)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        """The engine has done a batch. Anything but a clean end of it ends its requests too."""
+        batch, now = self._running.pop(task), self._loop.time()
+        began, self._engine_free_since = self._engine_began(batch), now
+        waited = tuple(began - piece.request.enqueued for piece in batch.slices)
+        self._observer.ran(BatchReport(batch.reason, batch.rows, waited, now - began))
         if task.cancelled():
-            _fail(batch, Draining("The service stopped before it had an answer; send the request to another instance."))
+            error: ServiceError = Draining(
+                "The service stopped before it had an answer; send the request to another instance."
+            )
+            _fail(batch.slices, error)
         elif (exc := task.exception()) is not None:
             logger.critical("batching failed; nothing is answered from now on", exc_info=exc)
             self._broken = True
             error = InferenceFailed("The service failed; send the request to another instance.")
-            _fail(batch, error)
+            _fail(batch.slices, error)
             self._queue.refuse_all(error)
-        elif not self._run_failed:
-            now = self._loop.time()
-            self._pace.observe(self._run_rows, now - self._run_began)
-            for piece in batch:
+        elif not batch.failed:
+            self._pace.observe(batch.rows, now - began)
+            for piece in batch.slices:
                 if piece.stop == len(piece.request.rows):
                     self._pace.judge(piece.request.foreseen, now - piece.request.enqueued)
         self._start_batch()

@@ -28,6 +28,7 @@ INPUT, OUTPUT = "image", "probabilities"
 CUDA_BATCH_SIZES = (1, 8, 32, 128, 512, 1024)  # cuDNN tunes for each new shape, so there are few
 MEASUREMENTS, MEASURED_S = 3, 0.02  # of each batch size, at least so many and so long; the quickest counts
 BATCH_S = 0.0002  # that forming a batch and answering its requests costs beside the inference
+LEAST = 16  # rows that a batch may always have: few enough to be quick, and measurements err
 WORTHWHILE = 0.03  # of an image's time: what a larger batch must save, since whoever is in it waits longer
 PATIENCE = 2  # batch sizes in a row that save nothing, before larger ones are not tried any more
 INLINE_S = 0.004  # a shorter inference runs on the event loop: to a thread and back would cost more than the waiting
@@ -126,7 +127,7 @@ class Engine:
             seconds = self._time(rows)
             if not self._provider.memory and seconds < INLINE_S:
                 self._inline_rows = size
-            if (seconds + BATCH_S) / size < seconds_per_row * (1 - WORTHWHILE):
+            if size <= LEAST or (seconds + BATCH_S) / size < seconds_per_row * (1 - WORTHWHILE):
                 best, seconds_per_row = place, (seconds + BATCH_S) / size
             elif self._choose_size and place - best == PATIENCE:
                 break

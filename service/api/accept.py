@@ -7,7 +7,7 @@ from service.errors import NotAcceptable
 
 def negotiate(accept: str | None, offered: tuple[str, ...]) -> str:
     """The offered type that the client likes best, the first offered among equals; raises `NotAcceptable`."""
-    if not accept:
+    if not accept or accept == "*/*":
         return offered[0]
     ranges = [_parse(part) for part in accept.split(",")]
     best = max(offered, key=lambda media_type: _quality(media_type, ranges))

@@ -36,7 +36,7 @@ class Engine:
 
     def __init__(self, per_batch: float = 0.0, per_row: float = 0.0) -> None:
         self.per_batch, self.per_row, self.sizes = per_batch, per_row, list[int]()
-        self.reports, self.queue = list[BatchReport](), list[int]()
+        self.reports, self.queue, self._turn = list[BatchReport](), list[int](), asyncio.Lock()
 
     def queued(self, rows: int) -> None:
         self.queue.append(rows)
@@ -49,8 +49,9 @@ class Engine:
         return [report.reason for report in self.reports]
 
     async def __call__(self, batch: Rows) -> Probabilities:
-        self.sizes.append(len(batch))
-        await asyncio.sleep(self.per_batch + self.per_row * len(batch))
+        async with self._turn:
+            self.sizes.append(len(batch))
+            await asyncio.sleep(self.per_batch + self.per_row * len(batch))
         if (batch == POISON).any():
             raise InferenceFailed("poison")
         return batch[:, 0, 0, :1].astype(np.float32)
@@ -114,6 +115,24 @@ def test_a_batch_grows_while_the_engine_is_busy(batcher_cls: type[DynamicBatcher
     run(scenario())
 
 
+def test_a_full_batch_waits_with_the_engine_not_with_the_event_loop(batcher_cls: type[DynamicBatcher]) -> None:
+    async def scenario() -> None:
+        batcher = batcher_cls(Engine(per_batch=1), max_batch_size=4)
+        tasks = [start(batcher.submit(rows(0)))]
+        await pause(0.1)
+        tasks += [start(batcher.submit(rows(i))) for i in range(9)]
+        await pause(0.1)
+        assert batcher.queued_rows == 5  # four are handed over, and no more than that
+        bulk = batcher_cls(Engine(per_batch=1), max_batch_size=4)
+        tasks += [start(bulk.submit(rows(0))), start(bulk.submit(rows(*range(9)), priority=Priority.BULK))]
+        await pause(0.1)
+        assert bulk.queued_rows == 6  # what is urgent may still come before them
+        await asyncio.gather(*tasks)
+        assert now() == pytest.approx(4)
+
+    run(scenario())
+
+
 def test_rows_are_counted_not_requests(batcher_cls: type[DynamicBatcher]) -> None:
     async def scenario() -> None:
         engine = Engine()
@@ -139,7 +158,7 @@ def test_the_observer_hears_of_every_change(batcher_cls: type[DynamicBatcher]) -
         gone.cancel()
         await asyncio.gather(*tasks)
         await pause()
-        assert engine.queue == [1, 0, 3, 5, 6, 5, 1, 0]
+        assert engine.queue == [1, 0, 3, 5, 6, 2, 1, 0]
         assert [(report.reason, report.rows) for report in engine.reports] == [("idle", 1), ("full", 4), ("idle", 1)]
         assert engine.reports[1].waited_s == pytest.approx((0.06, 0.06))  # the last of the five rows waits longer
         assert engine.reports[2].waited_s == pytest.approx((0.16,))
@@ -267,7 +286,7 @@ def test_a_batcher_that_breaks_refuses_instead_of_hanging(
     async def scenario() -> None:
         batcher = batcher_cls(Engine(per_batch=1), max_batch_size=2)
 
-        async def broken(_batch: object) -> None:
+        async def broken(*_: object) -> None:
             raise RuntimeError("a bug in the batcher itself")
 
         monkeypatch.setattr(batcher, "_answer", broken)
@@ -324,9 +343,9 @@ def test_a_caller_that_gives_up_frees_its_place_at_once(batcher_cls: type[Dynami
         batcher = batcher_cls(Engine(per_batch=1), max_batch_size=4, queue_capacity=5)
         first = start(batcher.submit(rows(1)))
         await pause(0.1)
-        waiting = start(batcher.submit(rows(*range(5))))
+        waiting = start(batcher.submit(rows(*range(3))))
         await pause(0.1)
-        assert batcher.queued_rows == 5
+        assert batcher.queued_rows == 3
         waiting.cancel()
         await pause()
         assert batcher.queued_rows == 0

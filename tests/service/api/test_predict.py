@@ -369,7 +369,7 @@ def test_who_hangs_up_leaves_the_queue(settings: Settings) -> None:
                 await asyncio.sleep(0)
             batcher._run = held
             tasks = [asyncio.create_task(request(connections[0]))]
-            while batcher._running is None:
+            while not batcher._running:
                 await asyncio.sleep(0)
             tasks += [asyncio.create_task(request(connection)) for connection in connections[1:]]
             while batcher.queued_rows < 2:
