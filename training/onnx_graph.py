@@ -111,7 +111,7 @@ def count_macs(graph: InferenceGraph, *, height: int, width: int) -> int:
         elif isinstance(layer, nn.Linear):
             total += layer.weight.numel()
 
-    hooks = [layer.register_forward_hook(add) for layer in graph.layers]
+    hooks = [layer.register_forward_hook(add) for layer in graph.modules()]
     with torch.no_grad():
         graph(torch.zeros((1, height, width, 3), dtype=torch.uint8))
     for hook in hooks:
