@@ -1,0 +1,102 @@
+"""Degradations of whole batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from training.degrade import DEGRADATIONS, OPERATIONS, AugMix, Some, grey, jpeg
+
+
+def random(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def images() -> Tensor:
+    """Smooth pictures, as photographs are."""
+    coarse = 255 * torch.rand((64, 3, 5, 5), generator=random())
+    return torch.nn.functional.interpolate(coarse, (32, 32), mode="bilinear").byte().permute(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize("name", DEGRADATIONS)
+def test_every_degradation_keeps_shape_and_type_and_is_repeatable(name: str, images: Tensor) -> None:
+    before = images.clone()
+    once, again = DEGRADATIONS[name](images, random()), DEGRADATIONS[name](images, random())
+    assert (once.shape, once.dtype) == (images.shape, torch.uint8)
+    assert torch.equal(once, again)
+    assert torch.equal(images, before)
+    assert not torch.equal(once, images)
+    assert not torch.equal(once, DEGRADATIONS[name](images, random(1)))
+
+
+@pytest.mark.parametrize(("name", "share"), [("augmix-25", 0.25), ("grey-5", 0.05), ("jpeg-25", 0.25)])
+def test_only_its_share_of_the_images_is_touched(name: str, share: float, images: Tensor) -> None:
+    many = images.repeat(32, 1, 1, 1)
+    touched = (DEGRADATIONS[name](many, random()) != many).flatten(1).any(1).double().mean()
+    assert abs(float(touched) - share) < 0.03
+
+
+@pytest.mark.parametrize("degradation", [jpeg, grey, AugMix()])
+def test_a_batch_of_which_no_image_is_chosen_stays_as_it_is(degradation: Some, images: Tensor) -> None:
+    assert torch.equal(Some(0.0, degradation)(images, random()), images)
+
+
+def test_jpeg_keeps_fine_structure_in_light_and_not_in_colour(images: Tensor) -> None:
+    y, x = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
+    board = ((x + y) % 2).bool().view(1, 32, 32, 1)
+    white, red, green = (torch.tensor(c, dtype=torch.uint8) for c in ((255, 255, 255), (255, 0, 0), (0, 130, 0)))
+    light = jpeg(torch.where(board, white, 0 * white), random()).float()
+    colour = jpeg(torch.where(board, red, green), random()).float()
+    assert float(light.std((1, 2)).mean()) > 100
+    assert float(colour.std((1, 2)).mean()) < 10  # it was 100 in red and 65 in green
+    assert 0.5 < float((jpeg(images, random()).float() - images.float()).abs().mean()) < 8
+
+
+def test_grey_is_the_luma_in_every_channel() -> None:
+    red = torch.tensor([255, 0, 0], dtype=torch.uint8).expand(1, 2, 2, 3)
+    assert torch.equal(grey(red, random()), torch.full((1, 2, 2, 3), 76, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("count", [1, 2, 64])
+def test_augmix_distorts_mildly(count: int, images: Tensor) -> None:
+    images = images[:count]
+    mixed = AugMix()(images, random())
+    differences = (mixed.float() - images.float()).abs().mean((1, 2, 3))
+    assert bool((differences > 0).all())
+    assert 2 < float(differences.mean()) < 40
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_every_operation_stays_within_the_pixels_range_and_does_something(
+    operation: Callable[[Tensor, Tensor], Tensor], images: Tensor
+) -> None:
+    x = images.permute(0, 3, 1, 2).float()
+    x = 10 + 230 * x / x.amax((1, 2, 3), keepdim=True)
+    y = operation(x, torch.linspace(-0.3, 0.3, 64))
+    assert y.shape == x.shape
+    assert bool((y != x).flatten(1).any(1)[:20].all())
+    assert float(y.min()) >= 0
+    assert float(y.max()) <= 255.01
+
+
+def test_equalized_levels_are_spread_evenly() -> None:
+    x = torch.arange(1024).view(1, 1, 32, 32).div(8, rounding_mode="floor").float() + 60  # 128 levels, 60 … 187
+    y = OPERATIONS[1](x, torch.zeros(1))
+    assert torch.allclose(y, (x - 60) * (255 / 127))
+
+
+def test_operations_leave_a_flat_image_flat() -> None:
+    flat = torch.full((1, 3, 8, 8), 100.0)
+    for operation in OPERATIONS:
+        y = operation(flat, torch.full((1,), 0.2))
+        assert torch.allclose(y, y[:, :1, :1, :1].expand_as(y))
+
+
+def test_translation_moves_by_a_tenth_of_the_width() -> None:
+    ramp = torch.arange(32.0).expand(1, 3, 32, 32)
+    moved = OPERATIONS[7](ramp, torch.full((1,), 0.3))
+    assert torch.allclose(moved[..., :28] - ramp[..., :28], torch.full((1,), 3.2), atol=1e-3)

@@ -1,0 +1,156 @@
+"""A batch of uint8 images → the same batch as uploads are: some re-encoded as JPEG, some grey, some distorted.
+
+Only the student sees this; its teachers answer for the pixels as they were. Each row leaves most images alone.
+None of the distortions is among the corruptions of CIFAR-10-C but JPEG, which is what a service is sent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import simplejpeg
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Degradation = Callable[[Tensor, torch.Generator], Tensor]  # uint8 (N, H, W, 3) → uint8 (N, H, W, 3)
+
+
+@dataclass(frozen=True)
+class Some:
+    """Degrade a random part of the batch, `share` of it in the mean, and leave the rest as it is."""
+
+    share: float
+    degradation: Degradation
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        chosen = (torch.rand(len(images), generator=generator) < self.share).nonzero().flatten().to(images.device)
+        if not len(chosen):
+            return images
+        return images.index_copy(0, chosen, self.degradation(images[chosen], generator))
+
+
+def jpeg(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Encode and decode each image with a quality of 30 to 95 and, as cameras do, half as many colours (4:2:0)."""
+    qualities = torch.randint(30, 96, (len(images),), generator=generator).tolist()
+    decoded = [
+        torch.from_numpy(simplejpeg.decode_jpeg(simplejpeg.encode_jpeg(image, quality, colorsubsampling="420")))
+        for image, quality in zip(images.cpu().contiguous().numpy(), qualities, strict=True)
+    ]
+    return torch.stack(decoded).to(images.device)
+
+
+def grey(images: Tensor, _generator: torch.Generator) -> Tensor:
+    """The luma of ITU-R BT.601, in all three channels."""
+    luma = images.float() @ torch.tensor([0.299, 0.587, 0.114], device=images.device)
+    return luma.round().byte().unsqueeze(3).expand_as(images)
+
+
+@dataclass(frozen=True)
+class AugMix:
+    """Blend each image with a random mixture of chains of mild distortions.
+
+    D. Hendrycks et al., "AugMix" (2020), with its three chains of one to three operations and Dirichlet(1) and
+    Beta(1) weights; in place of its consistency loss the student has one target for every distortion.
+    """
+
+    chains: int = 3
+    depth: int = 3
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        n, device = len(images), images.device
+        pixels = images.permute(0, 3, 1, 2).float()  # (N, 3, H, W)
+        x = pixels.repeat(self.chains, 1, 1, 1)
+        lengths = torch.randint(1, self.depth + 1, (len(x),), generator=generator).to(device)
+        for place in range(self.depth):
+            drawn = torch.randint(len(OPERATIONS), (len(x),), generator=generator).to(device)
+            levels = 0.6 * torch.rand(len(x), generator=generator).to(device) - 0.3
+            drawn[lengths <= place] = -1  # this chain has ended
+            for number, operation in enumerate(OPERATIONS):
+                rows = (drawn == number).nonzero().flatten()
+                if len(rows):
+                    x[rows] = operation(x[rows], levels[rows])
+        weights = torch.rand((self.chains, n, 1, 1, 1), generator=generator).to(device).log()
+        mixture = (x.view(self.chains, *pixels.shape) * (weights / weights.sum(0))).sum(
+            0
+        )  # exponentials over their sum
+        share = torch.rand((n, 1, 1, 1), generator=generator).to(device)
+        return pixels.lerp(mixture, share).clamp(0, 255).round().byte().permute(0, 2, 3, 1)
+
+
+def _autocontrast(x: Tensor, _level: Tensor) -> Tensor:
+    low, high = x.amin((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
+    return torch.where(high > low, (x - low) * (255 / (high - low).clamp_min(1)), x)
+
+
+def _equalize(x: Tensor, _level: Tensor) -> Tensor:
+    """Each channel's levels by their rank among its pixels."""
+    n, channels, height, width = x.shape
+    index = x.round().clamp(0, 255).long().view(n * channels, height * width)
+    counts = torch.zeros((n * channels, 256), device=x.device)
+    below = counts.scatter_add_(1, index, torch.ones_like(index, dtype=x.dtype)).cumsum(1)
+    ranks = below.gather(1, index) - below.gather(1, index.amin(1, keepdim=True))
+    return (ranks * (255 / ranks.amax(1, keepdim=True).clamp_min(1))).view(n, channels, height, width)
+
+
+def _posterize(x: Tensor, level: Tensor) -> Tensor:
+    """Three or four of the eight bits."""
+    step = torch.where(level > 0, 32.0, 16.0).view(-1, 1, 1, 1)
+    return (x / step).floor() * step
+
+
+def _solarize(x: Tensor, level: Tensor) -> Tensor:
+    return torch.where(x >= (256 * (1 - level.abs())).view(-1, 1, 1, 1), 255 - x, x)
+
+
+def _rotate(x: Tensor, level: Tensor) -> Tensor:
+    """By up to 9 degrees."""
+    angle = level * (math.pi / 6)
+    return _affine(x, {(0, 0): angle.cos(), (0, 1): -angle.sin(), (1, 0): angle.sin(), (1, 1): angle.cos()})
+
+
+def _shear_x(x: Tensor, level: Tensor) -> Tensor:
+    return _affine(x, {(0, 1): 0.3 * level})
+
+
+def _shear_y(x: Tensor, level: Tensor) -> Tensor:
+    return _affine(x, {(1, 0): 0.3 * level})
+
+
+def _translate_x(x: Tensor, level: Tensor) -> Tensor:
+    """By up to a tenth of the width."""
+    return _affine(x, {(0, 2): 2 / 3 * level})
+
+
+def _translate_y(x: Tensor, level: Tensor) -> Tensor:
+    return _affine(x, {(1, 2): 2 / 3 * level})
+
+
+def _affine(x: Tensor, entries: dict[tuple[int, int], Tensor]) -> Tensor:
+    """Sample where a matrix (N, 2, 3), the identity but for `entries`, leads; the border is filled by reflection."""
+    matrix = torch.eye(2, 3, device=x.device).repeat(len(x), 1, 1)
+    for (row, column), values in entries.items():
+        matrix[:, row, column] = values
+    grid = F.affine_grid(matrix, list(x.shape), align_corners=False)
+    return F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
+
+
+OPERATIONS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (  # (N, 3, H, W), levels -0.3 … 0.3 (N,) → (N, 3, H, W)
+    _autocontrast,
+    _equalize,
+    _posterize,
+    _solarize,
+    _rotate,
+    _shear_x,
+    _shear_y,
+    _translate_x,
+    _translate_y,
+)
+
+DEGRADATIONS: dict[str, Degradation] = {
+    "augmix-25": Some(0.25, AugMix()),
+    "grey-5": Some(0.05, grey),
+    "jpeg-25": Some(0.25, jpeg),
+}
