@@ -6,6 +6,7 @@ import hashlib
 import io
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -162,5 +163,6 @@ def generated_data(
 
 @pytest.fixture
 def narrow_networks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The served network with a quarter of its channels: tests that train it are about the training, not the net."""
-    monkeypatch.setitem(ARCHITECTURES, "plain-cnn", lambda classes: PlainCNN(classes, widths=(16, 16, 16)))
+    """The served networks with few channels: tests that train them are about the training, not the nets."""
+    for name, depths in {"plain-cnn": (2, 2, 2), "plain-cnn-small": (2, 3, 3)}.items():
+        monkeypatch.setitem(ARCHITECTURES, name, partial(PlainCNN, widths=(16, 16, 16), depths=depths))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from pathlib import Path
@@ -55,6 +56,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--epochs", type=_positive, help="instead of the recipe's")
     command.add_argument("--seed", type=int, help="instead of the recipe's")
     command.add_argument("--max-steps", type=_positive, help="end after so many optimiser steps")
+    command.add_argument(
+        "--time-budget", type=_positive, metavar="MINUTES", help="stop then, with a checkpoint to resume from"
+    )
     command.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto")
     command.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
     command.set_defaults(run=_train)
@@ -107,7 +111,7 @@ def _train(options: argparse.Namespace) -> None:
         f"{recipe}: {run.total_steps:,} steps on {chosen_device.type} in {precision.value}, into {folder}",
         flush=True,
     )
-    loop.train(run, folder)
+    loop.train(run, folder, math.inf if options.time_budget is None else 60 * options.time_budget)
     print(f"Trained: {folder}. Next: convoy-train export {folder} models/NAME/VERSION")
 
 

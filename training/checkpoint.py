@@ -57,6 +57,7 @@ class Checkpoint:
     history: tuple[EpochRecord, ...]
     provenance: dict[str, str]
     teachers: tuple[Teacher, ...] = ()  # whole, so that resuming needs nothing but this file
+    answers: Tensor | None = None  # what the teachers have said so far, see `training.distill.Memory`
 
     @property
     def finished(self) -> bool:

@@ -1,18 +1,22 @@
 """Finished networks → targets for a new one, in place of labels (G. Hinton et al., 2015).
 
-Student and teachers see the very same pixels, and mixup makes new ones of them in every step: what is learned is the
-teachers' function, between the training images as well as on them, where the teachers know every answer by heart
-(L. Beyer et al., "Knowledge distillation: A good teacher is patient and consistent", 2022).
+Student and teachers see the very same view of an image, and mixup makes new ones of them in every step: what is
+learned is the teachers' function, between the training images as well as on them, where the teachers know every answer
+by heart (L. Beyer et al., "Knowledge distillation: A good teacher is patient and consistent", 2022).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from training.architectures import Network
+from training.checkpoint import Teacher
+from training.data import TrainingData
+from training.errors import CheckpointError
+from training.recipes import TrainConfig
 
 
 class Teachers:
@@ -31,3 +35,36 @@ class Teachers:
         place = int(torch.randint(2 * len(self._networks), (), generator=generator))
         logits: Tensor = self._networks[place // 2](pixels.flip(3) if place % 2 else pixels)
         return logits.float().softmax(1)
+
+
+class Memory:
+    """What the teachers said of each batch of a view cycle, so that they need to be asked only once.
+
+    A teacher's forward pass may cost more than a small student's whole step.
+    """
+
+    def __init__(self, batches: int, batch_size: int, classes: int) -> None:
+        self.answers = torch.full((batches, batch_size, classes), torch.nan, dtype=torch.float16)  # NaN: not asked yet
+
+    def recall(self, place: int, ask: Callable[[], Tensor]) -> Tensor:
+        """Probabilities float32 (N, classes) for the batch at `place` of the cycle, by `ask` if they are not known."""
+        if self.answers[place].isnan().any():
+            self.answers[place] = ask()
+        return self.answers[place].float()
+
+
+def check_teachers(recipe: str, config: TrainConfig, data: TrainingData, teachers: tuple[Teacher, ...]) -> None:
+    """Raise `CheckpointError` unless a run of `config` on `data` can learn from `teachers`."""
+    if len(teachers) != len(config.teachers):
+        expected = " and ".join(config.teachers) or "none"
+        raise CheckpointError(
+            f"Recipe {recipe} learns from {len(config.teachers)} finished runs ({expected}); "
+            f"--teachers names {len(teachers)}."
+        )
+    if any(teacher.labels != data.labels for teacher in teachers):
+        raise CheckpointError("The teachers were trained on other classes; train them on this data first.")
+    if config.start_from_teacher and teachers[0].config.architecture != config.architecture:
+        raise CheckpointError(
+            f"Recipe {recipe} starts from its first teacher's weights, and that is a "
+            f"{teachers[0].config.architecture}, not a {config.architecture}."
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,8 +16,9 @@ from training.architectures import ARCHITECTURES, Network
 from training.augment import AUGMENTATIONS, View
 from training.checkpoint import Checkpoint, EpochRecord, Teacher, network_of
 from training.data import Split, TrainingData
+from training.degrade import DEGRADATIONS
 from training.device import Precision
-from training.distill import Teachers
+from training.distill import Memory, Teachers, check_teachers
 from training.errors import CheckpointError, Interrupted
 from training.optim import LR_SCHEDULES, OPTIMIZERS, Lookahead
 from training.process import keep_freed_memory, stop_requests
@@ -26,6 +28,7 @@ from training.recipes import TrainConfig
 
 WHITENING_IMAGES = 5_000
 EVALUATION_BATCH = 500
+ORDER, VIEW, DEGRADATION = 0, 1, 1 << 20  # streams of random numbers, each clear of the others and of other seeds'
 
 
 class Run:
@@ -60,10 +63,18 @@ class Run:
             self.model.load_state_dict(teachers[0].model)
         self.teachers = teachers
         self.ensemble = Teachers([_on(device, network_of(teacher)) for teacher in teachers]) if teachers else None
+        self.memory = None
+        if teachers and config.view_cycle:
+            self.memory = Memory(config.view_cycle * self.steps_per_epoch, config.batch_size, len(data.labels))
         self.optimizer = OPTIMIZERS[config.optimizer](self.model, config)
         self.full_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.lookahead = Lookahead(self.model) if config.lookahead else None
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision is Precision.FP16)
+
+    @property
+    def view(self) -> int:
+        """Which batch of the view cycle comes next; without a cycle, which batch of the run."""
+        return self.step % ((self.config.view_cycle or self.config.epochs) * self.steps_per_epoch)
 
     def checkpoint(self) -> Checkpoint:
         """The run as it stands."""
@@ -81,6 +92,7 @@ class Run:
             history=tuple(self.history),
             provenance=self.provenance,
             teachers=self.teachers,
+            answers=self.memory.answers if self.memory else None,
         )
 
     def restore(self, saved: Checkpoint) -> None:
@@ -92,19 +104,21 @@ class Run:
         self.scaler.load_state_dict(saved.grad_scaler)
         if self.lookahead and saved.lookahead is not None:
             self.lookahead.load(saved.lookahead)
+        if self.memory and saved.answers is not None:
+            self.memory.answers.copy_(saved.answers)
         self.step, self.epoch_loss, self.history = saved.step, saved.epoch_loss, list(saved.history)
         self.provenance = saved.provenance
 
 
-def train(run: Run, folder: Path) -> Network:
+def train(run: Run, folder: Path, time_budget_s: float = math.inf) -> Network:
     """Do the steps that are left, with a checkpoint in `folder` after each epoch.
 
-    Raises `Interrupted` after SIGINT or SIGTERM, once a checkpoint of the very last step is written.
+    Raises `Interrupted` after SIGINT, SIGTERM or `time_budget_s`, once a checkpoint of the very last step is written.
     """
     keep_freed_memory()
     progress = Progress(run.config.epochs, run.steps_per_epoch, run.total_steps, run.step)
     try:
-        with stop_requests() as stop_requested:
+        with stop_requests(time_budget_s) as stop_requested:
             while run.step < run.total_steps and not stop_requested():
                 train_one_epoch(run, progress, stop_requested)
                 checkpoints.save(run.checkpoint(), folder)
@@ -121,7 +135,8 @@ def train_one_epoch(run: Run, progress: Progress, stop_requested: Callable[[], b
     """Train to the end of the current epoch, or until a stop is requested; record a finished epoch."""
     began, first = time.perf_counter(), run.step
     epoch = run.step // run.steps_per_epoch
-    order = torch.randperm(len(run.data.train), generator=_generator(run.config.seed, epoch, stream=0))
+    views_epoch = run.view // run.steps_per_epoch
+    order = torch.randperm(len(run.data.train), generator=_generator(run.config.seed, views_epoch, ORDER))
     run.model.train()
     while run.step < run.total_steps:
         place = run.step % run.steps_per_epoch
@@ -145,21 +160,12 @@ def train_one_epoch(run: Run, progress: Progress, stop_requested: Callable[[], b
 def train_one_step(run: Run, indices: Tensor, epoch: int) -> float:
     """One optimiser step on the training images `indices`; returns the mean loss before it."""
     config, through = run.config, run.step / run.total_steps
-    images, labels = (
-        run.data.train.images[indices].to(run.device),
-        run.data.train.labels[indices].to(run.device),
-    )
-    generator = _generator(config.seed, run.step, stream=1)
-    view = View(indices, epoch, config.seed, generator)
-    for name in config.augmentations:
-        images = AUGMENTATIONS[name](images, view)
-    inputs = pixels(images)
+    images, targets = next_batch(run, indices)
     factor = LR_SCHEDULES[config.lr_schedule](through)
     for group, lr in zip(run.optimizer.param_groups, run.full_lrs, strict=True):
         group["lr"] = lr * factor
     with run.precision.autocast(run.device):
-        targets = run.ensemble.targets(inputs, generator) if run.ensemble else labels
-        logits = run.model(inputs)
+        logits = run.model(pixels(images))
     loss = nn.functional.cross_entropy(logits.float(), targets, label_smoothing=config.label_smoothing)
     run.optimizer.zero_grad(set_to_none=True)
     run.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -171,6 +177,27 @@ def train_one_step(run: Run, indices: Tensor, epoch: int) -> float:
     if run.lookahead and run.step % Lookahead.INTERVAL == 0:
         run.lookahead.step(through)
     return loss.item()
+
+
+def next_batch(run: Run, indices: Tensor) -> tuple[Tensor, Tensor]:
+    """Images uint8 (N, H, W, 3) as the network is to see them next, and its targets: labels or probabilities."""
+    seed, train = run.config.seed, run.data.train
+    generator = _generator(seed, run.view, VIEW)
+    view = View(indices, run.view // run.steps_per_epoch, seed, generator)
+    images, targets = train.images[indices].to(run.device), train.labels[indices].to(run.device)
+    for name in run.config.augmentations:
+        images = AUGMENTATIONS[name](images, view)
+    if run.ensemble:
+        ensemble, clean = run.ensemble, pixels(images)
+        with run.precision.autocast(run.device):
+            if run.memory:
+                targets = run.memory.recall(run.view, lambda: ensemble.targets(clean, generator)).to(run.device)
+            else:
+                targets = ensemble.targets(clean, generator)
+    anew = _generator(seed, run.step, DEGRADATION)  # whether or not the view has been seen before
+    for name in run.config.degradations:
+        images = DEGRADATIONS[name](images, anew)
+    return images, targets
 
 
 @torch.no_grad()
@@ -197,23 +224,6 @@ def build_network(config: TrainConfig, data: TrainingData, device: torch.device)
     with torch.no_grad():
         model.initialise((pixels(data.train.images[:WHITENING_IMAGES]) - model.mean) / model.std)
     return _on(device, model)
-
-
-def check_teachers(recipe: str, config: TrainConfig, data: TrainingData, teachers: tuple[Teacher, ...]) -> None:
-    """Raise `CheckpointError` unless a run of `config` on `data` can learn from `teachers`."""
-    if len(teachers) != len(config.teachers):
-        expected = " and ".join(config.teachers) or "none"
-        raise CheckpointError(
-            f"Recipe {recipe} learns from {len(config.teachers)} finished runs ({expected}); "
-            f"--teachers names {len(teachers)}."
-        )
-    if any(teacher.labels != data.labels for teacher in teachers):
-        raise CheckpointError("The teachers were trained on other classes; train them on this data first.")
-    if config.start_from_teacher and teachers[0].config.architecture != config.architecture:
-        raise CheckpointError(
-            f"Recipe {recipe} starts from its first teacher's weights, and that is a "
-            f"{teachers[0].config.architecture}, not a {config.architecture}."
-        )
 
 
 def pixels(images: Tensor) -> Tensor:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 
 @contextmanager
-def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Within it SIGINT and SIGTERM only make the yielded question answer True; a second SIGINT ends at once."""
+def stop_requests(time_budget_s: float = math.inf) -> Iterator[Callable[[], bool]]:
+    """Within it SIGINT and SIGTERM only make the yielded question answer True; a second SIGINT ends at once.
+
+    The answer is True, too, when `time_budget_s` has passed.
+    """
     received: list[int] = []
+    deadline = time.monotonic() + time_budget_s
 
     def note(number: int, _frame: FrameType | None) -> None:
         received.append(number)
@@ -20,7 +26,7 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(received)
+        yield lambda: bool(received) or time.monotonic() >= deadline
     finally:
         for number, action in before.items():
             signal.signal(number, action)

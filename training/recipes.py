@@ -16,6 +16,7 @@ class TrainConfig:
     lr: float  # sgd: per 1,024 summed-loss images, see `training.optim`; adam: the usual step size
     lr_schedule: str
     augmentations: tuple[str, ...] = ()
+    degradations: tuple[str, ...] = ()  # what the student sees of it and its teachers don't, see `training.degrade`
     label_smoothing: float = 0.0
     weight_decay: float = 0.0
     momentum: float = 0.85
@@ -26,6 +27,7 @@ class TrainConfig:
     whiten_bias_epochs: int = 3
     teachers: tuple[str, ...] = ()  # recipes whose finished runs give the targets, see `training.distill`
     start_from_teacher: bool = False  # with the first teacher's weights, not with fresh ones
+    view_cycle: int | None = None  # epochs after which views repeat, and with them the teachers' remembered answers
     seed: int = 0
     max_steps: int | None = None  # ends the run early; the lr schedule ends with it
 
@@ -44,6 +46,20 @@ RECIPES: dict[str, TrainConfig] = {
         whiten_bias_epochs=0,
         teachers=("cifar10-teacher-44", "cifar10-teacher-24"),
         start_from_teacher=True,
+    ),
+    "cifar10-small": TrainConfig(
+        architecture="plain-cnn-small",
+        epochs=96,
+        batch_size=512,
+        optimizer="muon",
+        lr=9.0,
+        muon_lr=0.1,
+        lr_schedule="linear",
+        augmentations=("alternating-flip", "crop-4", "mixup"),
+        degradations=("augmix-25", "grey-5", "jpeg-25"),
+        weight_decay=0.012,
+        teachers=("cifar10", "cifar10-teacher-44", "cifar10-teacher-24"),
+        view_cycle=16,
     ),
     "cifar10-teacher-44": TrainConfig(
         architecture="plain-cnn",

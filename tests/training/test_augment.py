@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from training.augment import AUGMENTATIONS, Cutout, Mixup, RandomCrop, View, alternating_flip
+from training.recipes import RECIPES
 
 
 def view(n: int, *, epoch: int = 0, seed: int = 0) -> View:
@@ -33,6 +34,12 @@ def test_two_epochs_show_both_mirrors_of_every_image(images: Tensor) -> None:
     for image, a, b in zip(images, even, odd, strict=True):
         assert {a.numpy().tobytes(), b.numpy().tobytes()} == {image.numpy().tobytes(), image.flip(1).numpy().tobytes()}
     assert torch.equal(even, later)
+
+
+def test_mirrors_go_on_alternating_where_views_repeat() -> None:
+    cycles = {config.view_cycle for config in RECIPES.values() if config.view_cycle}
+    assert cycles
+    assert all(cycle % 2 == 0 for cycle in cycles)
 
 
 def test_about_half_of_the_images_start_mirrored() -> None:

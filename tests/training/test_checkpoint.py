@@ -31,6 +31,7 @@ def saved() -> Checkpoint:
         history=(EpochRecord(1, 0.5, 0.9, 100.0),),
         provenance={"torch": "2"},
         teachers=(Teacher("a", RECIPES["cifar10-teacher-24"], ("a", "b"), {"w": torch.zeros(2)}, {"torch": "2"}),),
+        answers=torch.ones((1, 2, 2), dtype=torch.float16),
     )
 
 
@@ -40,6 +41,8 @@ def test_it_comes_back_as_it_was(saved: Checkpoint, tmp_path: Path) -> None:
     assert torch.equal(found.model["w"], saved.model["w"])
     assert (found.config, found.history, found.step) == (saved.config, saved.history, saved.step)
     assert not found.finished
+    assert found.answers is not None
+    assert torch.equal(found.answers, torch.ones((1, 2, 2), dtype=torch.float16))
     (teacher,) = found.teachers
     assert torch.equal(teacher.model["w"], torch.zeros(2))
     assert replace(teacher, model={}) == replace(saved.teachers[0], model={})

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from training.architectures import Network
-from training.distill import Teachers
+from training.distill import Memory, Teachers
 
 
 class Says(Network):
@@ -41,3 +41,19 @@ def test_teachers_no_longer_learn() -> None:
     target = Teachers([network]).targets(torch.rand(1, 3, 4, 4, requires_grad=True), torch.Generator())
     assert not network.training
     assert not target.requires_grad
+
+
+def test_an_answer_is_asked_for_once_and_the_same_from_the_first_time_on() -> None:
+    memory, calls = Memory(batches=2, batch_size=3, classes=4), 0
+
+    def ask() -> Tensor:
+        nonlocal calls
+        calls += 1
+        return torch.rand((3, 4), generator=torch.Generator().manual_seed(calls)).softmax(1)
+
+    first, again, other = memory.recall(1, ask), memory.recall(1, ask), memory.recall(0, ask)
+    assert calls == 2
+    assert (first.dtype, first.shape) == (torch.float32, (3, 4))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.allclose(first.sum(1), torch.ones(3), atol=2e-3)

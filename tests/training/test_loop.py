@@ -6,6 +6,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ pytestmark = pytest.mark.usefixtures("narrow_networks")
 SMALL = {
     "cifar10-teacher-44": replace(RECIPES["cifar10-teacher-44"], epochs=2, batch_size=100, max_steps=22),
     "cifar10": replace(RECIPES["cifar10"], epochs=2, batch_size=100, max_steps=22),
+    "cifar10-small": replace(RECIPES["cifar10-small"], epochs=4, batch_size=200, view_cycle=2, max_steps=30),
     "tutorial": replace(RECIPES["tutorial"], epochs=3, batch_size=300),
 }
 
@@ -68,7 +70,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(data: Trai
 
 
 @pytest.mark.parametrize("recipe", SMALL)
-@pytest.mark.parametrize("stop_after", [1, 7, 18])
+@pytest.mark.parametrize("stop_after", [1, 7, 18])  # for cifar10-small in the first view cycle and in the second
 def test_a_stopped_run_resumes_to_the_same_bits(
     recipe: str, stop_after: int, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +168,69 @@ def test_a_student_starts_from_its_first_teacher_and_learns_what_the_teachers_kn
     assert not same_weights(cold, teacher)
     train(cold, tmp_path / "student")
     assert cold.history[-1].validation_accuracy > 0.3  # as good as its teacher, and it has seen no label
+
+
+def test_views_repeat_with_the_cycle_and_their_answers_are_remembered(data: TrainingData) -> None:
+    each = run("cifar10-small", data, replace(SMALL["cifar10-small"], degradations=()))
+    ensemble, asked = each.ensemble, 0
+
+    def counted(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        nonlocal asked
+        asked += 1
+        assert ensemble
+        return ensemble.targets(pixels, generator)
+
+    each.ensemble = Mock(targets=counted)
+    seen = []
+    for each.step in range(36):  # nine steps an epoch, two epochs a cycle
+        seen.append(loop.next_batch(each, torch.arange(200)))
+    assert asked == 18
+    for first, second in zip(seen[:18], seen[18:], strict=True):
+        assert torch.equal(first[0], second[0])
+        assert torch.equal(first[1], second[1])
+    assert not torch.equal(seen[0][0], seen[9][0])
+    assert not torch.equal(seen[0][1], seen[9][1])
+
+
+def test_degradations_are_drawn_anew_in_every_cycle_and_the_teachers_do_not_see_them(data: TrainingData) -> None:
+    config = replace(SMALL["cifar10-small"], view_cycle=None)
+    plain = run("cifar10-small", data, replace(config, degradations=()))
+    cycled, degraded = run("cifar10-small", data), run("cifar10-small", data, config)
+    indices = torch.arange(200)
+    first, clean, fresh = (loop.next_batch(each, indices) for each in (cycled, plain, degraded))
+    cycled.step = 18
+    second = loop.next_batch(cycled, indices)
+    assert torch.equal(fresh[1], clean[1])
+    assert torch.equal(fresh[0], first[0])
+    untouched = (clean[0] == first[0]).flatten(1).all(1)
+    assert 60 < int(untouched.sum()) < 140  # of 200; 54 % are to be
+    assert not torch.equal(untouched, (clean[0] == second[0]).flatten(1).all(1))
+
+
+def test_the_order_repeats_with_the_cycle(data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    orders: list[torch.Tensor] = []
+
+    def note(each: Run, indices: torch.Tensor, _epoch: int) -> float:
+        orders.append(indices)
+        each.step += 1
+        return 0.0
+
+    monkeypatch.setattr(loop, "train_one_step", note)
+    train(run("cifar10-small", data, replace(SMALL["cifar10-small"], max_steps=None)), tmp_path)
+    assert len(orders) == 36
+    assert all(torch.equal(a, b) for a, b in zip(orders[:18], orders[18:], strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(orders[:9], orders[9:18], strict=True))
+
+
+def test_a_run_stops_when_its_time_is_up_and_goes_on_later(data: TrainingData, tmp_path: Path) -> None:
+    whole, stopped = run("tutorial", data), run("tutorial", data)
+    train(whole, tmp_path / "whole")
+    with pytest.raises(Interrupted, match="after 1 of 18 steps; go on with: convoy-train train --resume"):
+        train(stopped, tmp_path / "stopped", time_budget_s=0.001)
+    resumed = run("tutorial", data)
+    resumed.restore(checkpoints.load(tmp_path / "stopped"))
+    train(resumed, tmp_path / "stopped", time_budget_s=1_000)
+    assert same_weights(whole, resumed)
 
 
 def test_teachers_must_be_those_of_the_recipe(data: TrainingData) -> None:

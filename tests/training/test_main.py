@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from training import loop
 from training.__main__ import main
+from training.architectures import Network
 
 
 def test_train_stop_resume_export_evaluate(
@@ -51,6 +53,24 @@ def test_mistakes_are_one_sentence(
     assert error.startswith("convoy-train: ")
     assert sentence in error
     assert error.count("\n") == 1
+
+
+def test_a_time_budget_stops_a_run_with_a_checkpoint(
+    generated_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budgets: list[float] = []
+    train = loop.train
+
+    def shorter(run: loop.Run, folder: Path, time_budget_s: float) -> Network:
+        budgets.append(time_budget_s)
+        return train(run, folder, time_budget_s / 1e6)
+
+    monkeypatch.setattr(loop, "train", shorter)
+    data, run = ["--data", str(generated_data)], str(tmp_path / "run")
+    assert main(["train", "tutorial", *data, "--output", run, "--time-budget", "3"]) == 130
+    assert main(["train", *data, "--resume", run, "--time-budget", "4"]) == 130
+    assert budgets == [180, 240]
+    assert capsys.readouterr().err.count("go on with: convoy-train train --resume") == 2
 
 
 def test_a_run_is_not_overwritten(generated_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
