@@ -66,10 +66,18 @@ class InputSpec(Record):
 
 
 class Calibration(Record):
-    """The temperature inside the graph, and what it was fitted on (C. Guo et al., 2017)."""
+    """The temperature inside the graph, and what it was fitted on (C. Guo et al., 2017).
+
+    `others` are those of files whose logits differ enough from the fp32 file's to have one of their own.
+    """
 
     temperature: Annotated[float, Field(gt=0)]
     fitted_on: str
+    others: dict[Precision, Annotated[float, Field(gt=0)]] = {}
+
+    def temperature_of(self, precision: Precision) -> float:
+        """The temperature inside the file of that precision."""
+        return self.others.get(precision, self.temperature)
 
 
 class Evaluation(Record):

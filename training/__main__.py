@@ -141,7 +141,8 @@ def _export(options: argparse.Namespace) -> None:
         description=options.description,
         notes=tuple(options.note),
     )
-    print(report.table(metadata.evaluations[0]))
+    for evaluation in metadata.evaluations:
+        print(report.table(evaluation), end="\n\n")
     print(
         f"Exported {options.model}: {metadata.macs / 1e6:.1f} million multiply-accumulates, temperature "
         f"{metadata.calibration.temperature:.3f}. Next: convoy-train evaluate {options.model} --record"
@@ -151,10 +152,10 @@ def _export(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     from training import data, evaluate, report
 
-    evaluation = evaluate.evaluate_model(options.model, data.find_data(options.data))
-    print(report.table(evaluation))
+    evaluations = evaluate.evaluate_model(options.model, data.find_data(options.data))
+    print("\n\n".join(report.table(evaluation) for evaluation in evaluations))
     if options.record:
-        evaluate.record(options.model, evaluation)
+        evaluate.record(options.model, evaluations)
 
 
 def _add_data(command: argparse.ArgumentParser) -> None:

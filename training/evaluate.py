@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from service.metadata import Evaluation, ModelMetadata
+from service.metadata import Evaluation, ModelMetadata, Precision
 from training import report
 from training.calibrate import (
     brier_score,
@@ -26,23 +26,27 @@ from training.errors import TrainingError
 from training.onnx_graph import run_onnx
 
 
-def evaluate_model(folder: Path, data: Path) -> Evaluation:
-    """Evaluate the fp32 file of the model in `folder` on the official test split at `data`."""
+def evaluate_model(folder: Path, data: Path) -> tuple[Evaluation, ...]:
+    """Evaluate every file of the model in `folder` on the official test split at `data`."""
     metadata = read_model(folder)
     if metadata.labels != LABELS:
         raise TrainingError(f"{folder} was not trained on CIFAR-10's classes, so its test split says nothing about it.")
     try:
-        onnx_file = metadata.files["fp32"].verify(folder)
+        files = {precision: file.verify(folder) for precision, file in metadata.files.items()}
     except ValueError as exc:
         raise TrainingError(f"The model in {folder} is damaged: {exc}; restore the folder or export it again.") from exc
     test = load_test_split(data)
-    return evaluate_probabilities(
-        run_onnx(onnx_file, test.images.numpy()),
-        test.labels,
-        labels=metadata.labels,
-        temperature=metadata.calibration.temperature,
-        split="test",
-        command=f"convoy-train evaluate models/{metadata.name}/{metadata.version}",
+    return tuple(
+        evaluate_probabilities(
+            run_onnx(file, test.images.numpy()),
+            test.labels,
+            labels=metadata.labels,
+            temperature=metadata.calibration.temperature_of(precision),
+            split="test",
+            precision=precision,
+            command=f"convoy-train evaluate models/{metadata.name}/{metadata.version}",
+        )
+        for precision, file in files.items()
     )
 
 
@@ -54,13 +58,12 @@ def read_model(folder: Path) -> ModelMetadata:
         raise TrainingError(f"{folder} is not an exported model: its metadata.json is missing or not valid.") from exc
 
 
-def record(folder: Path, evaluation: Evaluation) -> None:
-    """Write `evaluation` into the model's metadata and card, in place of an earlier one of the same split."""
+def record(folder: Path, evaluations: tuple[Evaluation, ...]) -> None:
+    """Write `evaluations` into the model's metadata and card, in place of earlier ones of the same split and file."""
     metadata = read_model(folder)
-    others = tuple(
-        e for e in metadata.evaluations if (e.split, e.precision) != (evaluation.split, evaluation.precision)
-    )
-    metadata = metadata.model_copy(update={"evaluations": (*others, evaluation)})
+    new = {(e.split, e.precision) for e in evaluations}
+    others = tuple(e for e in metadata.evaluations if (e.split, e.precision) not in new)
+    metadata = metadata.model_copy(update={"evaluations": (*others, *evaluations)})
     metadata.write(folder)
     report.write_card(metadata, folder)
 
@@ -72,6 +75,7 @@ def evaluate_probabilities(
     labels: tuple[str, ...],
     temperature: float,
     split: Literal["validation", "test"],
+    precision: Precision,
     command: str,
 ) -> Evaluation:
     """Measure calibrated probabilities (N, classes) against the true classes int64 (N,)."""
@@ -79,7 +83,7 @@ def evaluate_probabilities(
     correct = p.argmax(1) == truth
     return Evaluation(
         split=split,
-        precision="fp32",
+        precision=precision,
         images=len(truth),
         accuracy=float(correct.double().mean()),
         nll=negative_log_likelihood(p, truth),

@@ -1,4 +1,4 @@
-"""Golden samples: generated pictures and the probabilities that torch gave for them.
+"""Golden samples: generated pictures and the probabilities that torch, or a file less exact than it, gave for them.
 
 The service replays them before it lets a model answer, so that a damaged file, a wrong build or a broken provider
 shows before the first request. No image of any data set is among them.
@@ -6,10 +6,13 @@ shows before the first request. No image of any data set is among them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+from service.metadata import Precision
 
 PICTURES = 64
 
@@ -31,6 +34,12 @@ def pictures(height: int, width: int, count: int = PICTURES, seed: int = 0) -> n
     return images.clip(0, 255).round().astype(np.uint8)
 
 
-def save(path: Path, images: npt.NDArray[np.uint8], probabilities: npt.NDArray[np.float32]) -> None:
-    """Write both arrays to the npz file at `path`."""
-    np.savez_compressed(path, images=images, probabilities=probabilities)
+def save(
+    path: Path,
+    images: npt.NDArray[np.uint8],
+    probabilities: npt.NDArray[np.float32],
+    others: Mapping[Precision, npt.NDArray[np.float32]],
+) -> None:
+    """Write `images`, `probabilities` and, for each other precision's file, `probabilities_int8` and so on."""
+    arrays = {f"probabilities_{precision}": values for precision, values in others.items()}
+    np.savez_compressed(path, images=images, probabilities=probabilities, **arrays)  # type: ignore[arg-type]

@@ -45,7 +45,7 @@ def card(metadata: ModelMetadata) -> str:
         f"| input | `image`, uint8 (N, {spec.height}, {spec.width}, 3), RGB; other sizes: `{spec.resize_policy}` |",
         "| output | `probabilities`, float32 (N, classes), softmax and temperature inside the graph |",
         f"| labels | {', '.join(metadata.labels)} |",
-        f"| temperature | {metadata.calibration.temperature:.4f}, fitted on {metadata.calibration.fitted_on} |",
+        f"| temperature | {_temperatures(metadata)}, fitted on {metadata.calibration.fitted_on} |",
         "",
         "## Evaluation",
         "",
@@ -92,6 +92,11 @@ def _teachers(teachers: tuple[TeacherRecord, ...]) -> list[str]:
         *(f"| {name} | " + " | ".join(_plain(values.get(name, "–")) for _, values in fields) + " |" for name in names),
         "",
     ]
+
+
+def _temperatures(metadata: ModelMetadata) -> str:
+    others = (f"{temperature:.4f} in the {kind} file" for kind, temperature in metadata.calibration.others.items())
+    return ", ".join((f"{metadata.calibration.temperature:.4f}", *others))
 
 
 def _evaluation_row(e: Evaluation) -> str:

@@ -1,0 +1,40 @@
+"""Gates: a file that computes something else, or is right less often, is refused. The rest is in test_export."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.metadata import Evaluation, Precision
+from training.errors import ExportError
+from training.model_files import check_accuracy
+
+
+def evaluation(precision: Precision, accuracy: float) -> Evaluation:
+    return Evaluation(
+        split="validation",
+        precision=precision,
+        images=5_000,
+        accuracy=accuracy,
+        nll=0.2,
+        brier=0.1,
+        ece=0.01,
+        ece_uncalibrated=0.02,
+        class_accuracy={},
+        command="",
+    )
+
+
+def test_an_int8_file_may_lose_two_tenths_of_a_point() -> None:
+    check_accuracy((evaluation("fp32", 0.9432), evaluation("fp16", 0.9434), evaluation("int8", 0.9412)))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_file_that_loses_more_is_refused(precision: Precision) -> None:
+    with pytest.raises(ExportError, match=rf"The {precision} file is right about 94\.10%.*nothing was written"):
+        check_accuracy((evaluation("fp32", 0.9432), evaluation(precision, 0.9410)))
+
+
+def test_accuracy_that_is_no_number_is_refused() -> None:
+    broken = evaluation("int8", 0.9).model_copy(update={"accuracy": float("nan")})
+    with pytest.raises(ExportError, match="int8 file"):
+        check_accuracy((evaluation("fp32", 0.9), broken))
