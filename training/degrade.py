@@ -34,7 +34,11 @@ class Some:
 
 def jpeg(images: Tensor, generator: torch.Generator) -> Tensor:
     """Encode and decode each image with a quality of 30 to 95 and, as cameras do, half as many colours (4:2:0)."""
-    qualities = torch.randint(30, 96, (len(images),), generator=generator).tolist()
+    return reencode(images, torch.randint(30, 96, (len(images),), generator=generator).tolist())
+
+
+def reencode(images: Tensor, qualities: list[int]) -> Tensor:
+    """Each image encoded as JPEG of its quality, 4:2:0, and decoded: uint8 (N, H, W, 3)."""
     decoded = [
         torch.from_numpy(simplejpeg.decode_jpeg(simplejpeg.encode_jpeg(image, quality, colorsubsampling="420")))
         for image, quality in zip(images.cpu().contiguous().numpy(), qualities, strict=True)
