@@ -27,6 +27,7 @@ Version = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,8}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Precision = Literal["fp32", "fp16", "int8"]
+SplitName = Literal["validation", "test"]
 
 
 class Record(BaseModel):
@@ -83,7 +84,7 @@ class Calibration(Record):
 class Evaluation(Record):
     """What the exported file measured on one split, single view, last epoch."""
 
-    split: Literal["validation", "test"]
+    split: SplitName
     precision: Precision
     images: PositiveInt
     accuracy: Fraction
@@ -93,6 +94,24 @@ class Evaluation(Record):
     ece_uncalibrated: Fraction
     class_accuracy: dict[str, Fraction]
     command: str
+
+
+class Robustness(Record):
+    """Accuracy of the exported file on one split as uploads may be: re-encoded, grey, corrupted (CIFAR-10-C's ways)."""
+
+    split: SplitName
+    precision: Precision
+    images: PositiveInt
+    jpeg_75: Fraction
+    grey: Fraction
+    corruptions: dict[str, tuple[Fraction, ...]]  # at severities 1, 2 …
+    command: str
+
+    @property
+    def mean_corruption_accuracy(self) -> float:
+        """Over all corruptions and severities."""
+        accuracies = [accuracy for each in self.corruptions.values() for accuracy in each]
+        return sum(accuracies) / len(accuracies)
 
 
 TrainingConfig = dict[str, str | int | float | bool | list[str] | None]
@@ -141,6 +160,7 @@ class ModelMetadata(Record):
     golden: FileRecord
     calibration: Calibration
     evaluations: tuple[Evaluation, ...] = ()
+    robustness: tuple[Robustness, ...] = ()
     notes: tuple[str, ...] = ()
     provenance: Provenance
 

@@ -13,6 +13,7 @@ from training.errors import Interrupted, TrainingError
 from training.recipes import RECIPES
 
 if TYPE_CHECKING:
+    from service.metadata import Robustness
     from training.checkpoint import Teacher
 
 STARTING = ("output", "teachers", "epochs", "seed", "max_steps")  # options that decide what a new run is
@@ -74,6 +75,15 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("evaluate", help="measure an exported model on the 10,000 test images")
     command.add_argument("model", type=Path, metavar="models/NAME/VERSION", help="the model's folder")
     _add_data(command)
+    command.add_argument(
+        "--split", choices=("test", "validation"), default="test", help="validation, to try things out"
+    )
+    command.add_argument(
+        "--suite",
+        choices=("clean", "full"),
+        default="clean",
+        help="full: on damaged images too, which takes 77 × as long",
+    )
     command.add_argument("--record", action="store_true", help="write the result into the model's metadata and card")
     command.set_defaults(run=_evaluate)
     return top
@@ -152,10 +162,15 @@ def _export(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     from training import data, evaluate, report
 
-    evaluations = evaluate.evaluate_model(options.model, data.find_data(options.data))
-    print("\n\n".join(report.table(evaluation) for evaluation in evaluations))
+    found = data.find_data(options.data)
+    evaluations = evaluate.evaluate_model(options.model, found, options.split)
+    print("\n\n".join(report.table(evaluation) for evaluation in evaluations), flush=True)
+    robustness: tuple[Robustness, ...] = ()
+    if options.suite == "full":
+        robustness = evaluate.evaluate_robustness(options.model, found, options.split)
+        print("", *(report.robustness_table(each) for each in robustness), sep="\n\n")
     if options.record:
-        evaluate.record(options.model, evaluations)
+        evaluate.record(options.model, evaluations, robustness)
 
 
 def _add_data(command: argparse.ArgumentParser) -> None:

@@ -5,15 +5,16 @@ It measures the shipped ONNX file, single view, not the network in torch.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from service.metadata import Evaluation, ModelMetadata, Precision
+from service.metadata import Evaluation, ModelMetadata, Precision, Robustness, SplitName
 from training import report
 from training.calibrate import (
     brier_score,
@@ -21,33 +22,61 @@ from training.calibrate import (
     negative_log_likelihood,
     with_temperature,
 )
-from training.data import LABELS, load_test_split
+from training.data import LABELS, Split, load_test_split, load_training_data
 from training.errors import TrainingError
 from training.onnx_graph import run_onnx
+from training.robustness import measure_robustness
+
+R = TypeVar("R", Evaluation, Robustness)
 
 
-def evaluate_model(folder: Path, data: Path) -> tuple[Evaluation, ...]:
-    """Evaluate every file of the model in `folder` on the official test split at `data`."""
+def evaluate_model(folder: Path, data: Path, split: SplitName = "test") -> tuple[Evaluation, ...]:
+    """Evaluate every file of the model in `folder` on a split of the data set at `data`."""
+    metadata, files, images = _open(folder, data, split)
+    return tuple(
+        evaluate_probabilities(
+            run_onnx(file, images.images.numpy()),
+            images.labels,
+            labels=metadata.labels,
+            temperature=metadata.calibration.temperature_of(precision),
+            split=split,
+            precision=precision,
+            command=_command(metadata, split),
+        )
+        for precision, file in files.items()
+    )
+
+
+def evaluate_robustness(folder: Path, data: Path, split: SplitName = "test") -> tuple[Robustness, ...]:
+    """As `evaluate_model`, on images that are re-encoded, grey, or corrupted."""
+    metadata, files, images = _open(folder, data, split)
+    return tuple(
+        measure_robustness(
+            partial(run_onnx, file),
+            images,
+            split=split,
+            precision=precision,
+            command=_command(metadata, split) + " --suite full",
+        )
+        for precision, file in files.items()
+    )
+
+
+def _open(folder: Path, data: Path, split: SplitName) -> tuple[ModelMetadata, dict[Precision, Path], Split]:
+    """What the model in `folder` says of itself, its files, and the images; raises `TrainingError`."""
     metadata = read_model(folder)
     if metadata.labels != LABELS:
-        raise TrainingError(f"{folder} was not trained on CIFAR-10's classes, so its test split says nothing about it.")
+        raise TrainingError(f"{folder} was not trained on CIFAR-10's classes, so its images say nothing about it.")
     try:
         files = {precision: file.verify(folder) for precision, file in metadata.files.items()}
     except ValueError as exc:
         raise TrainingError(f"The model in {folder} is damaged: {exc}; restore the folder or export it again.") from exc
-    test = load_test_split(data)
-    return tuple(
-        evaluate_probabilities(
-            run_onnx(file, test.images.numpy()),
-            test.labels,
-            labels=metadata.labels,
-            temperature=metadata.calibration.temperature_of(precision),
-            split="test",
-            precision=precision,
-            command=f"convoy-train evaluate models/{metadata.name}/{metadata.version}",
-        )
-        for precision, file in files.items()
-    )
+    return metadata, files, load_test_split(data) if split == "test" else load_training_data(data).validation
+
+
+def _command(metadata: ModelMetadata, split: SplitName) -> str:
+    command = f"convoy-train evaluate models/{metadata.name}/{metadata.version}"
+    return command if split == "test" else f"{command} --split {split}"
 
 
 def read_model(folder: Path) -> ModelMetadata:
@@ -58,14 +87,22 @@ def read_model(folder: Path) -> ModelMetadata:
         raise TrainingError(f"{folder} is not an exported model: its metadata.json is missing or not valid.") from exc
 
 
-def record(folder: Path, evaluations: tuple[Evaluation, ...]) -> None:
-    """Write `evaluations` into the model's metadata and card, in place of earlier ones of the same split and file."""
+def record(folder: Path, evaluations: tuple[Evaluation, ...], robustness: tuple[Robustness, ...] = ()) -> None:
+    """Write both into the model's metadata and card, in place of earlier ones of the same split and file."""
     metadata = read_model(folder)
-    new = {(e.split, e.precision) for e in evaluations}
-    others = tuple(e for e in metadata.evaluations if (e.split, e.precision) not in new)
-    metadata = metadata.model_copy(update={"evaluations": (*others, *evaluations)})
+    metadata = metadata.model_copy(
+        update={
+            "evaluations": _replaced(metadata.evaluations, evaluations),
+            "robustness": _replaced(metadata.robustness, robustness),
+        }
+    )
     metadata.write(folder)
     report.write_card(metadata, folder)
+
+
+def _replaced(old: tuple[R, ...], new: tuple[R, ...]) -> tuple[R, ...]:
+    measured = {(each.split, each.precision) for each in new}
+    return tuple(each for each in old if (each.split, each.precision) not in measured) + new
 
 
 def evaluate_probabilities(
@@ -74,7 +111,7 @@ def evaluate_probabilities(
     *,
     labels: tuple[str, ...],
     temperature: float,
-    split: Literal["validation", "test"],
+    split: SplitName,
     precision: Precision,
     command: str,
 ) -> Evaluation:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from service.metadata import Evaluation, ModelMetadata, TeacherRecord
+from service.metadata import Evaluation, ModelMetadata, Robustness, TeacherRecord
 
 CARD = "MODEL_CARD.md"
 
@@ -23,6 +23,25 @@ def table(evaluation: Evaluation) -> str:
         *((f"  {label}", f"{accuracy:.1%}") for label, accuracy in evaluation.class_accuracy.items()),
     ]
     return "\n".join(f"{name:14} {value}" for name, value in rows)
+
+
+def robustness_table(robustness: Robustness) -> str:
+    """What `convoy-train evaluate --suite full` prints besides."""
+    head = f"{robustness.images:,} ({robustness.split} split, damaged, {robustness.precision} ONNX file)"
+    rows = [("images", head), *_robustness_rows(robustness, " ")]
+    return "\n".join(f"{name:26} {value}" for name, value in rows)
+
+
+def _robustness_rows(robustness: Robustness, between: str) -> list[tuple[str, str]]:
+    return [
+        ("JPEG quality 75, 4:2:0", f"{robustness.jpeg_75:.2%}"),
+        ("grey", f"{robustness.grey:.2%}"),
+        ("mean of 15 corruptions", f"{robustness.mean_corruption_accuracy:.2%}"),
+        *(
+            (name, between.join(f"{accuracy:.1%}" for accuracy in accuracies))
+            for name, accuracies in robustness.corruptions.items()
+        ),
+    ]
 
 
 def write_card(metadata: ModelMetadata, folder: Path) -> None:
@@ -58,6 +77,7 @@ def card(metadata: ModelMetadata) -> str:
         "The temperature was fitted on the validation split, so the validation ECE flatters; the test ECE does not.",
         "",
         *_class_table(metadata),
+        *_robustness(metadata),
         *(f"- {note}" for note in metadata.notes),
         *([""] if metadata.notes else []),
         "## Training",
@@ -113,6 +133,24 @@ def _class_table(metadata: ModelMetadata) -> list[str]:
         shares = [f"{e.class_accuracy[label]:.1%}" if label in e.class_accuracy else "–" for e in metadata.evaluations]
         lines.append(f"| {label} | " + " | ".join(shares) + " |")
     return [*lines, ""]
+
+
+def _robustness(metadata: ModelMetadata) -> list[str]:
+    if not metadata.robustness:
+        return []
+    columns = [dict(_robustness_rows(each, " · ")) for each in metadata.robustness]
+    return [
+        "## Robustness",
+        "",
+        "Accuracy on damaged images. The corruptions are CIFAR-10-C's (D. Hendrycks and T. Dietterich, 2019) at "
+        "severities 1 to 5, implemented anew: frost is generated, not photographed.",
+        "",
+        "| | " + " | ".join(f"{each.split} ({each.precision})" for each in metadata.robustness) + " |",
+        "|---" * (len(columns) + 1) + "|",
+        *(f"| {name} | " + " | ".join(column[name] for column in columns) + " |" for name in columns[0]),
+        "| command | " + " | ".join(f"`{each.command}`" for each in metadata.robustness) + " |",
+        "",
+    ]
 
 
 def _plain(value: object) -> str:

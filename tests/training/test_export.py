@@ -14,12 +14,13 @@ import torch
 
 from service.metadata import ModelMetadata
 from training import checkpoint as checkpoints
-from training import golden, model_files, report
+from training import golden, model_files, report, robustness
 from training.checkpoint import load_teacher
+from training.corruptions import CORRUPTIONS
 from training.data import TrainingData, load_training_data
 from training.device import Precision
 from training.errors import CheckpointError, ExportError, TrainingError
-from training.evaluate import evaluate_model, read_model, record
+from training.evaluate import evaluate_model, evaluate_robustness, read_model, record
 from training.export import export
 from training.loop import Run, train
 from training.model_files import torch_logits
@@ -147,6 +148,25 @@ def test_evaluation_measures_every_file_on_the_test_split_and_is_recorded_once(
     record(model, evaluations)
     record(model, evaluations)
     assert [e.split for e in read_model(model).evaluations] == ["validation"] * 3 + ["test"] * 3
+
+
+def test_robustness_is_measured_on_every_file_and_recorded(
+    model: Path, generated_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(robustness, "CORRUPTIONS", {"contrast": CORRUPTIONS["contrast"]})
+    measured = evaluate_robustness(model, generated_data, "validation")
+    record(model, (), measured)
+    record(model, (), measured)
+    found = read_model(model).robustness
+    assert [(e.split, e.precision, e.images) for e in found] == [
+        ("validation", precision, 200) for precision in ("fp32", "fp16", "int8")
+    ]
+    assert found[0].command == "convoy-train evaluate models/tiny/1 --split validation --suite full"
+    card = (model / "MODEL_CARD.md").read_text()
+    assert (
+        "| contrast | " + " | ".join(" · ".join(f"{a:.1%}" for a in e.corruptions["contrast"]) for e in found) in card
+    )
+    assert f"{found[0].jpeg_75:.2%}" in report.robustness_table(found[0])
 
 
 def test_the_card_shows_numbers_with_their_commands(model: Path, generated_data: Path) -> None:

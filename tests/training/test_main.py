@@ -101,7 +101,7 @@ def test_a_reader_that_stops_early_is_no_traceback(tmp_path: Path) -> None:
     model = Path(__file__).parents[2] / "models" / "tutorial-cnn" / "1"
     script = (
         "import sys, training.evaluate as e; from service.metadata import ModelMetadata as M; "
-        "e.evaluate_model = lambda folder, data: M.read(folder).evaluations; "
+        "e.evaluate_model = lambda folder, *_: M.read(folder).evaluations; "
         "from training.__main__ import main; sys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", script, "evaluate", str(model), "--data", str(tmp_path)]
