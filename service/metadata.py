@@ -70,15 +70,25 @@ class Calibration(Record):
     """The temperature inside the graph, and what it was fitted on (C. Guo et al., 2017).
 
     `others` are those of files whose logits differ enough from the fp32 file's to have one of their own.
+    `thresholds` are split-conformal: coverage ("0.95") → the probability from which on a class belongs to the set that
+    holds the true one that often; the most probable class always does.
     """
 
     temperature: Annotated[float, Field(gt=0)]
     fitted_on: str
     others: dict[Precision, Annotated[float, Field(gt=0)]] = {}
+    thresholds: dict[Precision, dict[str, Fraction]] = {}
 
     def temperature_of(self, precision: Precision) -> float:
         """The temperature inside the file of that precision."""
         return self.others.get(precision, self.temperature)
+
+
+class SetRecord(Record):
+    """How often a prediction set held the true class, and how many classes it held on average."""
+
+    coverage: Fraction
+    mean_size: Annotated[float, Field(ge=1)]
 
 
 class Evaluation(Record):
@@ -93,6 +103,7 @@ class Evaluation(Record):
     ece: Fraction
     ece_uncalibrated: Fraction
     class_accuracy: dict[str, Fraction]
+    prediction_sets: dict[str, SetRecord] = {}  # by the coverage that was asked for
     command: str
 
 

@@ -1,12 +1,15 @@
-"""Logits → the temperature that makes their softmax honest, and the measures of how honest it is."""
+"""Logits → the temperature that makes their softmax honest, and the measures of how honest it is; prediction sets."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 BINS = 15
+COVERAGES = (0.9, 0.95, 0.99)
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
@@ -26,6 +29,23 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]
     return float(log_t.detach().exp())
+
+
+def conformal_threshold(probabilities: Tensor, labels: Tensor, coverage: float) -> float:
+    """The probability from which on a class belongs to the set that holds the true one with probability `coverage`.
+
+    Split-conformal with one minus the true class's probability as the score (V. Vovk et al., 2005; M. Sadinle et al.,
+    "Least Ambiguous Set-Valued Classifiers", 2019): (N, classes), (N,) held out → 0 … 1. The promise is for new images
+    like these, on average over them.
+    """
+    scores = (1 - probabilities.double().gather(1, labels.unsqueeze(1)).squeeze(1)).sort().values
+    place = math.ceil((len(scores) + 1) * coverage)
+    return 1 - float(scores[place - 1]) if place <= len(scores) else 0.0
+
+
+def prediction_sets(probabilities: Tensor, threshold: float) -> Tensor:
+    """Which classes are in each image's set: bool (N, classes); the most probable one always is."""
+    return (probabilities >= threshold) | (probabilities == probabilities.amax(1, keepdim=True))
 
 
 def with_temperature(probabilities: Tensor, temperature: float) -> Tensor:

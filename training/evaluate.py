@@ -5,6 +5,7 @@ It measures the shipped ONNX file, single view, not the network in torch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -14,12 +15,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from service.metadata import Evaluation, ModelMetadata, Precision, Robustness, SplitName
+from service.metadata import Evaluation, ModelMetadata, Precision, Robustness, SetRecord, SplitName
 from training import report
 from training.calibrate import (
     brier_score,
     expected_calibration_error,
     negative_log_likelihood,
+    prediction_sets,
     with_temperature,
 )
 from training.data import LABELS, Split, load_test_split, load_training_data
@@ -39,6 +41,7 @@ def evaluate_model(folder: Path, data: Path, split: SplitName = "test") -> tuple
             images.labels,
             labels=metadata.labels,
             temperature=metadata.calibration.temperature_of(precision),
+            thresholds=metadata.calibration.thresholds.get(precision, {}),
             split=split,
             precision=precision,
             command=_command(metadata, split),
@@ -111,6 +114,7 @@ def evaluate_probabilities(
     *,
     labels: tuple[str, ...],
     temperature: float,
+    thresholds: Mapping[str, float],
     split: SplitName,
     precision: Precision,
     command: str,
@@ -132,5 +136,14 @@ def evaluate_probabilities(
             for i, label in enumerate(labels)
             if bool((truth == i).any())
         },
+        prediction_sets={asked: _measure_sets(p, truth, threshold) for asked, threshold in thresholds.items()},
         command=command,
+    )
+
+
+def _measure_sets(p: Tensor, truth: Tensor, threshold: float) -> SetRecord:
+    sets = prediction_sets(p, threshold)
+    return SetRecord(
+        coverage=float(sets.gather(1, truth.unsqueeze(1)).double().mean()),
+        mean_size=float(sets.sum(1).double().mean()),
     )

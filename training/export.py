@@ -19,7 +19,6 @@ import torch
 
 from service.metadata import (
     Calibration,
-    Evaluation,
     FileRecord,
     InputSpec,
     ModelMetadata,
@@ -31,6 +30,7 @@ from service.metadata import (
 from training import checkpoint as checkpoints
 from training import golden, report
 from training.architectures import Network
+from training.calibrate import COVERAGES, conformal_threshold
 from training.checkpoint import Checkpoint
 from training.data import TrainingData
 from training.errors import ExportError
@@ -69,7 +69,21 @@ def _fill(
     network, (_, height, width, _) = checkpoints.network_of(saved), data.validation.images.shape
     files = write_files(folder, network, data, {"name": name, "version": number, "labels": ",".join(saved.labels)})
     command = f"convoy-train export runs/{saved.recipe}-{saved.config.seed} models/{name}/{number}"
-    evaluations = tuple(_validate(file, precision, data, command) for precision, file in files.items())
+    answers = {precision: file.probabilities(data.validation.images.numpy()) for precision, file in files.items()}
+    thresholds = {precision: _thresholds(answer, data) for precision, answer in answers.items()}
+    evaluations = tuple(
+        evaluate_probabilities(
+            answers[precision],
+            data.validation.labels,
+            labels=saved.labels,
+            temperature=file.temperature,
+            thresholds=thresholds[precision],
+            split="validation",
+            precision=precision,
+            command=command,
+        )
+        for precision, file in files.items()
+    )
     check_accuracy(evaluations)
     golden_file = _write_golden(folder / "golden.npz", network, files, height, width)
     metadata = ModelMetadata(
@@ -87,6 +101,7 @@ def _fill(
             temperature=files["fp32"].temperature,
             fitted_on=f"{len(data.validation):,} training images kept for validation",
             others={"int8": files["int8"].temperature},
+            thresholds=thresholds,
         ),
         evaluations=evaluations,
         notes=notes,
@@ -97,16 +112,9 @@ def _fill(
     return metadata
 
 
-def _validate(file: ModelFile, precision: Precision, data: TrainingData, command: str) -> Evaluation:
-    return evaluate_probabilities(
-        file.probabilities(data.validation.images.numpy()),
-        data.validation.labels,
-        labels=data.labels,
-        temperature=file.temperature,
-        split="validation",
-        precision=precision,
-        command=command,
-    )
+def _thresholds(answer: npt.NDArray[np.float32], data: TrainingData) -> dict[str, float]:
+    p, truth = torch.from_numpy(answer), data.validation.labels
+    return {str(coverage): conformal_threshold(p, truth, coverage) for coverage in COVERAGES}
 
 
 def _write_golden(path: Path, network: Network, files: dict[Precision, ModelFile], height: int, width: int) -> Path:

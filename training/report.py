@@ -20,6 +20,13 @@ def table(evaluation: Evaluation) -> str:
         ("NLL", f"{evaluation.nll:.4f}"),
         ("Brier score", f"{evaluation.brier:.4f}"),
         ("ECE, 15 bins", f"{evaluation.ece:.2%} ({evaluation.ece_uncalibrated:.2%} without temperature)"),
+        *(
+            (
+                f"sets for {float(asked):.0%}",
+                f"hold the class {sets.coverage:.2%} of the time, {sets.mean_size:.2f} large",
+            )
+            for asked, sets in evaluation.prediction_sets.items()
+        ),
         *((f"  {label}", f"{accuracy:.1%}") for label, accuracy in evaluation.class_accuracy.items()),
     ]
     return "\n".join(f"{name:14} {value}" for name, value in rows)
@@ -77,6 +84,7 @@ def card(metadata: ModelMetadata) -> str:
         "The temperature was fitted on the validation split, so the validation ECE flatters; the test ECE does not.",
         "",
         *_class_table(metadata),
+        *_set_table(metadata),
         *_robustness(metadata),
         *(f"- {note}" for note in metadata.notes),
         *([""] if metadata.notes else []),
@@ -133,6 +141,25 @@ def _class_table(metadata: ModelMetadata) -> list[str]:
         shares = [f"{e.class_accuracy[label]:.1%}" if label in e.class_accuracy else "–" for e in metadata.evaluations]
         lines.append(f"| {label} | " + " | ".join(shares) + " |")
     return [*lines, ""]
+
+
+def _set_table(metadata: ModelMetadata) -> list[str]:
+    if not metadata.calibration.thresholds:
+        return []
+    return [
+        "Prediction sets: every class from a threshold of probability on, and always the most probable one. The "
+        "thresholds are split-conformal, from the images that the temperature was fitted on.",
+        "",
+        "| split | file | asked for | measured | mean size | threshold |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| {e.split} | {e.precision} | {float(asked):.0%} | {sets.coverage:.2%} | {sets.mean_size:.3f} "
+            f"| {metadata.calibration.thresholds[e.precision][asked]:.4f} |"
+            for e in metadata.evaluations
+            for asked, sets in e.prediction_sets.items()
+        ),
+        "",
+    ]
 
 
 def _robustness(metadata: ModelMetadata) -> list[str]:

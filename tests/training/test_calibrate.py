@@ -9,9 +9,11 @@ import torch
 
 from training.calibrate import (
     brier_score,
+    conformal_threshold,
     expected_calibration_error,
     fit_temperature,
     negative_log_likelihood,
+    prediction_sets,
     with_temperature,
 )
 
@@ -48,3 +50,29 @@ def test_nll_and_brier_by_hand() -> None:
 
 def test_a_probability_of_zero_is_not_infinite() -> None:
     assert math.isfinite(negative_log_likelihood(torch.eye(2), torch.tensor([1, 0])))
+
+
+@pytest.mark.parametrize("coverage", [0.8, 0.9, 0.95])
+def test_prediction_sets_hold_the_true_class_as_often_as_promised(coverage: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn((8_000, 10), generator=generator)
+    labels = torch.multinomial((0.5 * logits).softmax(1), 1, generator=generator).squeeze(1)  # overconfident by 2
+    p = logits.softmax(1)
+    threshold = conformal_threshold(p[:4_000], labels[:4_000], coverage)
+    sets = prediction_sets(p[4_000:], threshold)
+    held = sets.gather(1, labels[4_000:].unsqueeze(1)).double().mean()
+    assert abs(float(held) - coverage) < 0.015  # 2.5 standard deviations of the two samples together
+    assert bool(sets.any(1).all())
+
+
+def test_the_threshold_is_the_smallest_sample_quantile_that_keeps_the_promise() -> None:
+    p_true = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
+    p, labels = torch.stack([p_true, 1 - p_true], 1), torch.zeros(9, dtype=torch.long)
+    assert conformal_threshold(p, labels, 0.5) == pytest.approx(0.5)  # the fifth of nine
+    assert conformal_threshold(p, labels, 0.9) == pytest.approx(0.1)
+    assert conformal_threshold(p, labels, 0.95) == 0  # nine images can't promise that
+
+
+def test_a_set_is_never_empty() -> None:
+    sets = prediction_sets(torch.tensor([[0.4, 0.35, 0.25]]), 0.9)
+    assert sets.tolist() == [[True, False, False]]

@@ -150,6 +150,21 @@ def test_evaluation_measures_every_file_on_the_test_split_and_is_recorded_once(
     assert [e.split for e in read_model(model).evaluations] == ["validation"] * 3 + ["test"] * 3
 
 
+def test_prediction_sets_keep_their_promise_and_are_in_the_card(model: Path, generated_data: Path) -> None:
+    calibration = ModelMetadata.read(model).calibration
+    assert set(calibration.thresholds) == {"fp32", "fp16", "int8"}
+    for thresholds in calibration.thresholds.values():
+        assert set(thresholds) == {"0.9", "0.95", "0.99"}
+        assert thresholds["0.9"] >= thresholds["0.95"] >= thresholds["0.99"]
+    for evaluation in evaluate_model(model, generated_data):
+        for asked, sets in evaluation.prediction_sets.items():
+            assert sets.coverage > float(asked) - 0.06  # 200 images to calibrate with and 400 to measure on
+        assert "sets for 95%" in report.table(evaluation)
+    assert f"| 99% | {read_model(model).evaluations[0].prediction_sets['0.99'].coverage:.2%} |" in report.card(
+        read_model(model)
+    )
+
+
 def test_robustness_is_measured_on_every_file_and_recorded(
     model: Path, generated_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
