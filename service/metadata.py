@@ -91,6 +91,14 @@ class SetRecord(Record):
     mean_size: Annotated[float, Field(ge=1)]
 
 
+class ReliabilityBin(Record):
+    """Images whose answer had a probability in one interval: its mean, and how often the answer was right."""
+
+    images: Annotated[int, Field(ge=0)]
+    probability: Fraction
+    accuracy: Fraction
+
+
 class Evaluation(Record):
     """What the exported file measured on one split, single view, last epoch."""
 
@@ -104,6 +112,7 @@ class Evaluation(Record):
     ece_uncalibrated: Fraction
     class_accuracy: dict[str, Fraction]
     prediction_sets: dict[str, SetRecord] = {}  # by the coverage that was asked for
+    reliability: tuple[ReliabilityBin, ...] = ()  # intervals of equal width from 0 to 1
     command: str
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from service.metadata import ModelMetadata
 from tests.conftest import REAL_DATA
-from training import report
+from training import plots, report
 from training.evaluate import evaluate_model
 from training.golden import pictures
 from training.onnx_graph import run_onnx
@@ -43,7 +43,10 @@ def test_files_tell_nothing_of_the_machine_that_made_them(folder: Path) -> None:
 
 
 def test_the_card_is_the_one_its_metadata_makes(folder: Path) -> None:
-    assert (folder / report.CARD).read_text() == report.card(ModelMetadata.read(folder))
+    metadata = ModelMetadata.read(folder)
+    assert (folder / report.CARD).read_text() == report.card(metadata)
+    if shown := report.plotted(metadata):
+        assert (folder / report.RELIABILITY).read_text() == plots.reliability_svg(shown)
 
 
 def test_golden_samples_are_generated_and_come_out_as_recorded(folder: Path) -> None:

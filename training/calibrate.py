@@ -55,11 +55,17 @@ def with_temperature(probabilities: Tensor, temperature: float) -> Tensor:
 
 def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = BINS) -> float:
     """ECE with equal-width bins over the top probability (M. P. Naeini et al., 2015): (N, classes), (N,) → 0 … 1."""
+    _, top, correct = reliability(probabilities, labels, bins).unbind(1)
+    return float((correct - top).abs().sum() / len(labels))
+
+
+def reliability(probabilities: Tensor, labels: Tensor, bins: int = BINS) -> Tensor:
+    """Sums per equal-width bin of the top probability: images, top probabilities, right answers: (bins, 3)."""
     top, predicted = probabilities.double().max(1)
     correct = (predicted == labels).double()
     bin_of = (top * bins).ceil().long().clamp(1, bins) - 1  # (low, high], as is usual
-    gaps = torch.zeros(bins, dtype=torch.double).index_add_(0, bin_of, correct - top)
-    return float(gaps.abs().sum() / len(labels))
+    sums = torch.zeros((bins, 3), dtype=torch.double)
+    return sums.index_add_(0, bin_of, torch.stack([torch.ones_like(top), top, correct], 1))
 
 
 def negative_log_likelihood(probabilities: Tensor, labels: Tensor) -> float:

@@ -15,13 +15,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from service.metadata import Evaluation, ModelMetadata, Precision, Robustness, SetRecord, SplitName
+from service.metadata import Evaluation, ModelMetadata, Precision, ReliabilityBin, Robustness, SetRecord, SplitName
 from training import report
 from training.calibrate import (
     brier_score,
     expected_calibration_error,
     negative_log_likelihood,
     prediction_sets,
+    reliability,
     with_temperature,
 )
 from training.data import LABELS, Split, load_test_split, load_training_data
@@ -137,6 +138,10 @@ def evaluate_probabilities(
             if bool((truth == i).any())
         },
         prediction_sets={asked: _measure_sets(p, truth, threshold) for asked, threshold in thresholds.items()},
+        reliability=tuple(
+            ReliabilityBin(images=int(n), probability=top / max(n, 1), accuracy=right / max(n, 1))
+            for n, top, right in reliability(p, truth).tolist()
+        ),
         command=command,
     )
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from service.metadata import Evaluation, ModelMetadata, Robustness, TeacherRecord
+from training import plots
 
 CARD = "MODEL_CARD.md"
+RELIABILITY = "reliability.svg"
 
 
 def table(evaluation: Evaluation) -> str:
@@ -52,8 +54,16 @@ def _robustness_rows(robustness: Robustness, between: str) -> list[tuple[str, st
 
 
 def write_card(metadata: ModelMetadata, folder: Path) -> None:
-    """Write the model card of `metadata` into `folder`."""
+    """Write the model card of `metadata`, and the plot in it, into `folder`."""
+    if shown := plotted(metadata):
+        (folder / RELIABILITY).write_text(plots.reliability_svg(shown), encoding="utf-8")
     (folder / CARD).write_text(card(metadata), encoding="utf-8")
+
+
+def plotted(metadata: ModelMetadata) -> list[Evaluation]:
+    """The evaluations whose reliability the card shows: on the test split, as soon as that was measured."""
+    known = [e for e in metadata.evaluations if e.reliability]
+    return [e for e in known if e.split == "test"] or known
 
 
 def card(metadata: ModelMetadata) -> str:
@@ -83,6 +93,7 @@ def card(metadata: ModelMetadata) -> str:
         "",
         "The temperature was fitted on the validation split, so the validation ECE flatters; the test ECE does not.",
         "",
+        *([f"![How often an answer is right, over its probability]({RELIABILITY})", ""] if plotted(metadata) else []),
         *_class_table(metadata),
         *_set_table(metadata),
         *_robustness(metadata),

@@ -14,6 +14,7 @@ from training.calibrate import (
     fit_temperature,
     negative_log_likelihood,
     prediction_sets,
+    reliability,
     with_temperature,
 )
 
@@ -76,3 +77,11 @@ def test_the_threshold_is_the_smallest_sample_quantile_that_keeps_the_promise() 
 def test_a_set_is_never_empty() -> None:
     sets = prediction_sets(torch.tensor([[0.4, 0.35, 0.25]]), 0.9)
     assert sets.tolist() == [[True, False, False]]
+
+
+def test_reliability_sums_are_of_every_image_once() -> None:
+    p = torch.tensor([[0.7, 0.3], [0.4, 0.6], [0.1, 0.9], [0.9, 0.1]])
+    sums = reliability(p, torch.tensor([0, 0, 1, 1]), bins=5)
+    assert sums[:3].eq(0).all()  # two classes: nothing is below 0.5
+    assert torch.allclose(sums[3], torch.tensor([2, 1.3, 1], dtype=torch.double))
+    assert torch.allclose(sums[4], torch.tensor([2, 1.8, 1], dtype=torch.double))

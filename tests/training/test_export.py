@@ -14,7 +14,7 @@ import torch
 
 from service.metadata import ModelMetadata
 from training import checkpoint as checkpoints
-from training import golden, model_files, report, robustness
+from training import golden, model_files, plots, report, robustness
 from training.checkpoint import load_teacher
 from training.corruptions import CORRUPTIONS
 from training.data import TrainingData, load_training_data
@@ -65,7 +65,13 @@ def model(shelf: Path, finished: Path, data: TrainingData, tmp_path: Path) -> Pa
 
 def test_a_model_is_complete_and_says_what_it_is(model: Path) -> None:
     onnx_files = {"model.onnx", "model.fp16.onnx", "model.int8.onnx"}
-    assert {path.name for path in model.iterdir()} == {"metadata.json", "golden.npz", "MODEL_CARD.md", *onnx_files}
+    assert {path.name for path in model.iterdir()} == {
+        "metadata.json",
+        "golden.npz",
+        "MODEL_CARD.md",
+        "reliability.svg",
+        *onnx_files,
+    }
     metadata = ModelMetadata.read(model)
     assert (metadata.name, metadata.version, metadata.input.height) == ("tiny", "1", 32)
     assert {file.verify(model).name for file in metadata.files.values()} == onnx_files
@@ -148,6 +154,17 @@ def test_evaluation_measures_every_file_on_the_test_split_and_is_recorded_once(
     record(model, evaluations)
     record(model, evaluations)
     assert [e.split for e in read_model(model).evaluations] == ["validation"] * 3 + ["test"] * 3
+
+
+def test_the_card_plots_reliability_on_the_test_split_once_that_is_measured(model: Path, generated_data: Path) -> None:
+    before = (model / "reliability.svg").read_text()
+    assert "validation split" in before
+    record(model, evaluate_model(model, generated_data))
+    after = (model / "reliability.svg").read_text()
+    assert after == plots.reliability_svg(report.plotted(read_model(model)))
+    assert "test split" in after
+    assert "validation split" not in after
+    assert "(reliability.svg)" in (model / "MODEL_CARD.md").read_text()
 
 
 def test_prediction_sets_keep_their_promise_and_are_in_the_card(model: Path, generated_data: Path) -> None:

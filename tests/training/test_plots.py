@@ -1,0 +1,58 @@
+"""Plots are well-formed and show what they are given where it belongs."""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from service.metadata import Evaluation, ReliabilityBin
+from training.plots import PANEL, PUBLISHED, Network, accuracy_svg, reliability_svg
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def evaluation(bins: tuple[ReliabilityBin, ...]) -> Evaluation:
+    return Evaluation(
+        split="test",
+        precision="int8",
+        images=100,
+        accuracy=0.9,
+        nll=0.2,
+        brier=0.1,
+        ece=0.0123,
+        ece_uncalibrated=0.1,
+        class_accuracy={},
+        reliability=bins,
+        command="",
+    )
+
+
+def test_reliability_has_a_bar_for_every_bin_with_images() -> None:
+    empty = ReliabilityBin(images=0, probability=0, accuracy=0)
+    bins = (empty, empty, ReliabilityBin(images=40, probability=0.5, accuracy=0.25), empty)
+    root = ElementTree.fromstring(reliability_svg([evaluation(bins), evaluation(bins)]))
+    bars = [bar for bar in root.iter(f"{SVG}rect") if bar.find(f"{SVG}title") is not None]
+    assert len(bars) == 2
+    assert float(bars[0].attrib["height"]) == PANEL * 0.25
+    assert float(bars[0].attrib["x"]) == PANEL * 0.5
+    assert [t.text for t in root.iter(f"{SVG}text")].count("int8, test split, ECE 1.23%") == 2
+
+
+def test_networks_stand_where_their_accuracy_and_arithmetic_put_them() -> None:
+    ours = [Network("a", 30, 0.95, ours=True), Network("b", 60, 0.94, ours=True)]
+    root = ElementTree.fromstring(accuracy_svg(ours))
+    red = [c for c in root.iter(f"{SVG}circle") if c.attrib["fill"] == "#cc3311"]
+    assert len(list(root.iter(f"{SVG}circle"))) == len(PUBLISHED) + 2
+    assert float(red[0].attrib["cx"]) < float(red[1].attrib["cx"])
+    assert float(red[0].attrib["cy"]) < float(red[1].attrib["cy"])  # higher up
+
+
+def test_a_network_outside_the_frame_is_left_out() -> None:
+    assert "far below" not in accuracy_svg([Network("far below", 4.5, 0.74, ours=True)])
+
+
+@pytest.mark.parametrize("network", PUBLISHED, ids=lambda network: network.name)
+def test_published_networks_are_within_the_frame(network: Network) -> None:
+    assert re.search(re.escape(f"{network.name}, {network.accuracy:.2%}"), accuracy_svg([]))

@@ -1,0 +1,124 @@
+"""Evaluations → pictures as SVG text: reliability of each file, accuracy over arithmetic beside published networks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from service.metadata import Evaluation
+
+PANEL, MARGIN = 220, 44  # pixels
+
+
+def reliability_svg(evaluations: Sequence[Evaluation]) -> str:
+    """One panel per evaluation: how often the answer is right, over the probability that it was given."""
+    panels = [
+        f'<g transform="translate({place * (PANEL + MARGIN) + MARGIN} {MARGIN})">{_reliability(each)}</g>'
+        for place, each in enumerate(evaluations)
+    ]
+    return _svg(len(evaluations) * (PANEL + MARGIN) + MARGIN, PANEL + 2 * MARGIN, panels)
+
+
+def _reliability(evaluation: Evaluation) -> str:
+    bins, width = evaluation.reliability, PANEL / len(evaluation.reliability)
+    bars = "".join(
+        f'<rect x="{i * width:.1f}" y="{PANEL * (1 - b.accuracy):.1f}" width="{width - 1:.1f}" '
+        f'height="{PANEL * b.accuracy:.1f}" fill="#4477aa" opacity="{0.25 + 0.75 * b.images / evaluation.images:.2f}">'
+        f"<title>{b.images:,} images, probability {b.probability:.3f}, right {b.accuracy:.3f}</title></rect>"
+        for i, b in enumerate(bins)
+        if b.images
+    )
+    title = f"{evaluation.precision}, {evaluation.split} split, ECE {evaluation.ece:.2%}"
+    return (
+        f"{_frame([(v, f'{v:.1f}') for v in (0, 0.5, 1)], [(v, f'{v:.1f}') for v in (0, 0.5, 1)], PANEL, PANEL)}{bars}"
+        f'<path d="M0 {PANEL}L{PANEL} 0" stroke="#cc3311" stroke-dasharray="4 3"/>'
+        f'<text x="0" y="-10">{title}</text>'
+        f'<text x="{PANEL / 2}" y="{PANEL + 34}" text-anchor="middle">probability of the answer</text>'
+    )
+
+
+@dataclass(frozen=True)
+class Network:
+    """A point of the plot: single-view test accuracy and million multiply-accumulates per image."""
+
+    name: str
+    macs: float  # millions
+    accuracy: float
+    ours: bool = False
+
+
+# pytorch-cifar-models (chenyaofo), CondenseNet (ShichenLiu, learned group convolutions) and pytorch-cifar (kuangliu).
+PUBLISHED = (
+    Network("ShuffleNetV2 0.5", 10.9, 0.9013),
+    Network("MobileNetV2 0.5", 28.0, 0.9288),
+    Network("CondenseNet-50", 28.6, 0.9378),
+    Network("ResNet-20", 40.8, 0.9260),
+    Network("CondenseNet-74", 51.9, 0.9472),
+    Network("MobileNetV2 0.75", 59.3, 0.9372),
+    Network("CondenseNet-86", 65.8, 0.9494),
+    Network("ResNet-32", 69.1, 0.9353),
+    Network("CondenseNet-98", 81.3, 0.9517),
+    Network("MobileNetV2 1.0", 88.0, 0.9379),
+    Network("MobileNetV2, stride-1 stem", 91.2, 0.9443),
+    Network("ResNet-44", 97.4, 0.9401),
+    Network("CondenseNet-110", 98.2, 0.9537),
+    Network("CondenseNet-122", 116.7, 0.9552),
+    Network("ResNet-56", 125.8, 0.9437),
+)
+
+
+def accuracy_svg(ours: Iterable[Network]) -> str:
+    """Accuracy over multiply-accumulates (logarithmic), of published networks and `ours`, those in red."""
+    width, height, low, high = 760, 420, 0.90, 0.965
+    left, right = math.log(9), math.log(150)
+
+    def point(network: Network) -> str:
+        x = width * (math.log(network.macs) - left) / (right - left)
+        y = height * (high - network.accuracy) / (high - low)
+        colour = "#cc3311" if network.ours else "#4477aa"
+        return (
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>'
+            f'<text x="{x + 7:.1f}" y="{y + 4:.1f}" fill="{colour}">{network.name}, {network.accuracy:.2%}</text>'
+        )
+
+    shown = sorted((n for n in (*PUBLISHED, *ours) if low <= n.accuracy <= high), key=lambda n: (n.macs, n.accuracy))
+    frame = _frame(
+        [((math.log(v) - left) / (right - left), str(v)) for v in (10, 20, 30, 50, 100)],
+        [((v - low) / (high - low), f"{v:.0%}") for v in (0.90, 0.91, 0.92, 0.93, 0.94, 0.95, 0.96)],
+        width,
+        height,
+    )
+    caption = (
+        f'<text x="{width / 2}" y="{height + 34}" text-anchor="middle">million multiply-accumulates per image</text>'
+        '<text x="0" y="-10">CIFAR-10 test accuracy, one view; published networks blue, these red</text>'
+    )
+    points = "".join(point(network) for network in shown)
+    return _svg(
+        width + 4 * MARGIN,
+        height + 2 * MARGIN,
+        [f'<g transform="translate({MARGIN} {MARGIN})">{frame}{caption}{points}</g>'],
+    )
+
+
+def _frame(xs: list[tuple[float, str]], ys: list[tuple[float, str]], width: float, height: float) -> str:
+    """Axes with grid lines at fractions of the way along each, and what is written there."""
+    vertical = "".join(
+        f'<path d="M{f * width:.1f} 0V{height}" stroke="#dddddd"/>'
+        f'<text x="{f * width:.1f}" y="{height + 16}" text-anchor="middle">{label}</text>'
+        for f, label in xs
+    )
+    horizontal = "".join(
+        f'<path d="M0 {(1 - f) * height:.1f}H{width}" stroke="#dddddd"/>'
+        f'<text x="-6" y="{(1 - f) * height + 4:.1f}" text-anchor="end">{label}</text>'
+        for f, label in ys
+    )
+    return f'{vertical}{horizontal}<path d="M0 0V{height}H{width}" fill="none" stroke="#333333"/>'
+
+
+def _svg(width: float, height: float, parts: Iterable[str]) -> str:
+    body = "\n".join(parts)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
+        f'font-family="sans-serif" font-size="11">\n<rect width="100%" height="100%" fill="white"/>\n{body}\n</svg>\n'
+    )
