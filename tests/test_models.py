@@ -49,6 +49,10 @@ def test_the_card_is_the_one_its_metadata_makes(folder: Path) -> None:
         assert (folder / report.RELIABILITY).read_text() == plots.reliability_svg(shown)
 
 
+def test_the_plot_shows_the_models_that_are_shipped() -> None:
+    assert (ROOT / "models" / plots.ACCURACY).read_text() == plots.accuracy_svg(plots.shipped(ROOT / "models"))
+
+
 def test_golden_samples_are_generated_and_come_out_as_recorded(folder: Path) -> None:
     with np.load(folder / "golden.npz") as arrays:
         assert np.array_equal(arrays["images"], pictures(32, 32))

@@ -1,4 +1,4 @@
-"""The command line `convoy-train`: train | evaluate | export."""
+"""The command line `convoy-train`: train | export | evaluate | compare."""
 
 from __future__ import annotations
 
@@ -86,6 +86,10 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--record", action="store_true", help="write the result into the model's metadata and card")
     command.set_defaults(run=_evaluate)
+
+    command = commands.add_parser("compare", help="plot the models' accuracy and arithmetic beside published networks")
+    command.add_argument("models", type=Path, nargs="?", default=Path("models"), help="the model repository")
+    command.set_defaults(run=_compare)
     return top
 
 
@@ -171,6 +175,21 @@ def _evaluate(options: argparse.Namespace) -> None:
         print("", *(report.robustness_table(each) for each in robustness), sep="\n\n")
     if options.record:
         evaluate.record(options.model, evaluations, robustness)
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from training import plots
+
+    networks = plots.shipped(options.models)
+    if not networks:
+        raise TrainingError(
+            f"No model in {options.models} was measured on the test images; evaluate one with --record."
+        )
+    target = options.models / plots.ACCURACY
+    target.write_text(plots.accuracy_svg(networks), encoding="utf-8")
+    for network in networks:
+        print(f"{network.name:24} {network.accuracy:.2%} at {network.macs:.1f} million multiply-accumulates")
+    print(f"Plotted: {target}")
 
 
 def _add_data(command: argparse.ArgumentParser) -> None:

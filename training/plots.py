@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from service.metadata import Evaluation
+from service.metadata import FILE_NAME, Evaluation, ModelMetadata
 
 PANEL, MARGIN = 220, 44  # pixels
+ACCURACY = "accuracy.svg"
 
 
 def reliability_svg(evaluations: Sequence[Evaluation]) -> str:
@@ -66,6 +68,17 @@ PUBLISHED = (
     Network("CondenseNet-122", 116.7, 0.9552),
     Network("ResNet-56", 125.8, 0.9437),
 )
+
+
+def shipped(models: Path) -> list[Network]:
+    """Every file in the model repository `models` that was measured on the test split."""
+    found = (ModelMetadata.read(path.parent) for path in sorted(models.glob(f"*/*/{FILE_NAME}")))
+    return [
+        Network(f"{metadata.name}/{metadata.version} {e.precision}", metadata.macs / 1e6, e.accuracy, ours=True)
+        for metadata in found
+        for e in metadata.evaluations
+        if e.split == "test"
+    ]
 
 
 def accuracy_svg(ours: Iterable[Network]) -> str:

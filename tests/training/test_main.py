@@ -42,6 +42,7 @@ def test_train_stop_resume_export_evaluate(
         ),
         (["export", "/nowhere", "models/x/1", "--data", "/nowhere"], "There is no CIFAR-10 at /nowhere"),
         (["evaluate", "/nowhere"], "/nowhere is not an exported model"),
+        (["compare", "/nowhere"], "No model in /nowhere was measured"),
     ],
 )
 def test_mistakes_are_one_sentence(
