@@ -9,11 +9,11 @@ from training.errors import ExportError
 from training.model_files import check_accuracy
 
 
-def evaluation(precision: Precision, accuracy: float) -> Evaluation:
+def evaluation(precision: Precision, accuracy: float, images: int = 5_000) -> Evaluation:
     return Evaluation(
         split="validation",
         precision=precision,
-        images=5_000,
+        images=images,
         accuracy=accuracy,
         nll=0.2,
         brier=0.1,
@@ -32,6 +32,12 @@ def test_an_int8_file_may_lose_two_tenths_of_a_point() -> None:
 def test_a_file_that_loses_more_is_refused(precision: Precision) -> None:
     with pytest.raises(ExportError, match=rf"The {precision} file is right about 94\.10%.*nothing was written"):
         check_accuracy((evaluation("fp32", 0.9432), evaluation(precision, 0.9410)))
+
+
+def test_of_few_images_three_may_be_lost() -> None:
+    check_accuracy((evaluation("fp32", 0.5, images=200), evaluation("int8", 0.485, images=200)))
+    with pytest.raises(ExportError, match=r"more than 1\.5% lost"):
+        check_accuracy((evaluation("fp32", 0.5, images=200), evaluation("int8", 0.48, images=200)))
 
 
 def test_accuracy_that_is_no_number_is_refused() -> None:
