@@ -246,7 +246,7 @@ def _open(
         chosen = next(each for each in wanted if each in files)
         if provider.name not in onnxruntime.get_available_providers():
             reason = "this build of ONNX Runtime does not have it"
-        elif (session := _session(files[chosen], provider, threads)) is None:
+        elif (session := _session(files[chosen], provider, threads, chosen)) is None:
             reason = "its device, driver or libraries are missing"
         elif (used := session.get_providers()[0]) != provider.name:
             reason = f"ONNX Runtime took {used} in its place"
@@ -261,12 +261,16 @@ def _open(
     raise StartupError("No execution provider of ONNX Runtime works here; install the extra cpu or gpu.")
 
 
-def _session(model_file: Path, provider: Provider, threads: int) -> onnxruntime.InferenceSession | None:
+def _session(
+    model_file: Path, provider: Provider, threads: int, precision: Precision
+) -> onnxruntime.InferenceSession | None:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only: what matters of the rest is checked above
     options.inter_op_num_threads = 1
     options.intra_op_num_threads = (threads or usable_cores()) if provider.name == "CPUExecutionProvider" else 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads must not burn a core
+    if precision == "int8":  # exact where the processor lacks int8 dot products: its 16-bit sums would overflow
+        options.add_session_config_entry("session.x64quantprecision", "1")
     try:
         return onnxruntime.InferenceSession(
             str(model_file), options, providers=[(provider.name, dict(provider.options))]
