@@ -73,7 +73,8 @@ def damage_model(folder: Path) -> None:
 def change_golden(folder: Path, **others: np.ndarray) -> None:
     """Turn the probabilities round, and add those of other files."""
     with np.load(folder / "golden.npz") as arrays:
-        np.savez(folder / "golden.npz", images=arrays["images"], probabilities=arrays["probabilities"][::-1], **others)
+        changed = {"images": arrays["images"], "probabilities": arrays["probabilities"][::-1], **others}
+    np.savez(folder / "golden.npz", **changed)
     rewrite(folder, lambda d: d.update(golden=FileRecord.of(folder / "golden.npz").model_dump()))
 
 
