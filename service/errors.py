@@ -99,6 +99,12 @@ class WrongShape(ServiceError):
     slug, title, status = "wrong-shape", "Wrong shape", HTTPStatus.UNPROCESSABLE_ENTITY
 
 
+class InvalidSource(ServiceError):
+    """An archive or table that can't be read, or asks too much of the machine; its images are not to blame."""
+
+    slug, title, status = "invalid-source", "Not a readable batch", HTTPStatus.UNPROCESSABLE_ENTITY
+
+
 class EmptyRequest(ServiceError):
     """A request without an image."""
 

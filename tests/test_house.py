@@ -19,6 +19,7 @@ TIERS = [
     {"batching"},
     {"serving"},
     {"classifier"},
+    {"jobs"},
     {"api"},
     {"app", "server"},
     {"worker"},
@@ -35,7 +36,9 @@ HOMES = {
     "pydantic": {"api.bodies", "settings", "metadata"},
     "pydantic_settings": {"settings"},
     "python_multipart": {"api.multipart"},
-    "orjson": {"api"},
+    "orjson": {"api", "jobs"},
+    "fsspec": {"jobs.sources.files"},
+    "pyarrow": {"jobs"},
 }
 NEVER_IN_SERVICE = {"torch", "training", "onnx", "onnxscript", "pickle", "requests"}
 TOP_LEVEL = {
@@ -167,6 +170,8 @@ def test_the_top_level_is_fixed() -> None:
 def test_tests_mirror_the_source() -> None:
     untested_alone = {  # without behaviour, or exercised by the tests of the API, the supervisor, the whole
         "service": {"__init__", "app", "errors", "observer", "types", "worker"},
+        "service/jobs": {"__init__", "inputs"},
+        "service/jobs/sources": {"__init__"},
         "service/api": {"__init__", "bodies", "npy", "problems", "request_log", "uploads"},
         "training": {"__init__", "errors", "evaluate", "onnx_graph", "progress", "recipes", "report"},
     }

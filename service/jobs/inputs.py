@@ -1,0 +1,95 @@
+"""What every source gives: inputs, in an order that is always the same, each of which can be read or says why not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from service.errors import InvalidImage, InvalidSource
+from service.types import RGBImage
+
+Content = bytes | RGBImage  # encoded, or pixels that need no decoding
+MOST_ID_LENGTH = 1024  # characters; an id stands in every row, so it must not be a way to fill the disk
+GRACE_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One thing to be scored. `read` raises `InvalidImage`; it works until the next input is asked for."""
+
+    id: str | None  # None: a row without one
+    read: Callable[[], Content]
+    truth: str | None = None  # the label it is known to have
+
+    def content(self) -> Content | InvalidImage:
+        """What was read, or why there is nothing."""
+        try:
+            return self.read()
+        except InvalidImage as exc:
+            return exc
+
+
+class Budget:
+    """What a source may still unpack to."""
+
+    def __init__(self, bytes_: int) -> None:
+        self._left = bytes_
+
+    def spend(self, bytes_: int) -> None:
+        """Raise `InvalidSource` once it is used up."""
+        self._left -= bytes_
+        if self._left < 0:
+            raise InvalidSource("The batch unpacks to far more than its own size; send its images in parts.")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a source may ask of the machine."""
+
+    max_image_bytes: int = 20 << 20
+    max_inputs: int = 100_000_000
+    max_ratio: int = 100  # bytes unpacked per byte packed, beyond a grace: more is a bomb
+    max_unpacked_bytes: int = 1 << 50
+
+    def budget(self, packed_bytes: int) -> Budget:
+        """How much a source of so many bytes may unpack to."""
+        return Budget(min(packed_bytes * self.max_ratio + GRACE_BYTES, self.max_unpacked_bytes))
+
+    def check_count(self, inputs: int) -> None:
+        """Raise `InvalidSource` when there are too many."""
+        if inputs > self.max_inputs:
+            raise InvalidSource(f"A batch may hold {self.max_inputs:,} images at most; split it.")
+
+    def too_large(self) -> InvalidImage:
+        """What an input of too many bytes is answered with."""
+        return InvalidImage(f"An image may have {self.max_image_bytes:,} bytes at most; send a smaller one.")
+
+
+ReadStream = Callable[[BinaryIO, int, Limits], Iterator[Input]]  # a seekable file and its size → its inputs
+
+
+def refused(id_: str | None, reason: str) -> Input:
+    """An input that is answered with an error; `reason` says what to do."""
+
+    def read() -> Content:
+        raise InvalidImage(reason)
+
+    return Input(id_, read)
+
+
+def member(name: str, read: Callable[[], Content]) -> Input:
+    """An archive's member or a folder's file: its folder's name may be its label. A path that leads out is refused."""
+    name = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    parts = name.replace("\\", "/").split("/")
+    if len(name) > MOST_ID_LENGTH:
+        return refused(name[:MOST_ID_LENGTH], f"A path may have {MOST_ID_LENGTH} characters at most; shorten it.")
+    if ".." in parts or not parts[0] or parts[0].endswith(":"):
+        return refused(name, "The member's path leads out of the archive; pack it with a relative path.")
+    return Input(name, read, parts[-2] if len(parts) > 1 else None)
+
+
+def hidden(name: str) -> bool:
+    """Whether a path is of a kind that no one means to score: dot-files, and what macOS puts beside each file."""
+    parts = name.replace("\\", "/").split("/")
+    return any((part[:1] == "." and part not in (".", "..")) or part == "__MACOSX" for part in parts)

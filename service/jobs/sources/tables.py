@@ -1,0 +1,145 @@
+"""Tables → their rows' images: NDJSON with base64, and Parquet as dataset hubs ship it.
+
+A row that is none has its error in its place; a table that can't be read raises `InvalidSource`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import orjson
+
+from service.errors import InvalidImage, InvalidSource
+from service.jobs.inputs import MOST_ID_LENGTH, Input, Limits, refused
+
+if TYPE_CHECKING:
+    import pyarrow
+
+BESIDE_THE_IMAGE = 64 << 10  # bytes of a line
+IMAGE_COLUMNS = ("image", "img")  # the second is what CIFAR-10 has on its hub
+ROWS_AT_ONCE = 32  # of Parquet in memory, each with an image of any allowed size
+NOT_A_ROW = 'The line is no JSON object; send {"id": "…", "image": "<base64>"}.'
+
+
+def ndjson_inputs(stream: BinaryIO, _size: int, limits: Limits) -> Iterator[Input]:
+    """`{"id": …, "image": "<base64>", "label": …}` per line; id and label may be absent, empty lines don't count."""
+    longest = limits.max_image_bytes * 4 // 3 + BESIDE_THE_IMAGE
+    seen = 0
+    while line := stream.readline(longest):
+        if len(line) == longest and not line.endswith(b"\n"):
+            while (rest := stream.readline(longest)) and not rest.endswith(b"\n"):
+                pass
+            found = Input(None, partial(_refuse, limits.too_large()))
+        elif line.isspace():
+            continue
+        else:
+            found = _row(line, limits)
+        seen += 1
+        limits.check_count(seen)
+        yield found
+
+
+def _row(line: bytes, limits: Limits) -> Input:
+    try:
+        row: Any = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        row = None
+    if not isinstance(row, dict):
+        return refused(None, NOT_A_ROW)
+    id_, image, truth = _id(row.get("id")), row.get("image"), row.get("label")
+    if not isinstance(image, str):
+        return refused(id_, 'The row has no image; send {"id": "…", "image": "<base64>"}.')
+    return Input(id_, partial(_from_base64, image, limits), truth if isinstance(truth, str) else None)
+
+
+def _id(value: object) -> str | None:
+    return None if value is None else str(value)[:MOST_ID_LENGTH]
+
+
+def _refuse(error: InvalidImage) -> bytes:
+    raise error
+
+
+def _from_base64(text: str, limits: Limits) -> bytes:
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    try:
+        content = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as exc:
+        raise InvalidImage("The text is not base64; encode the image file's bytes.") from exc
+    if len(content) > limits.max_image_bytes:
+        raise limits.too_large()
+    return content
+
+
+def parquet_inputs(stream: BinaryIO, size: int, limits: Limits) -> Iterator[Input]:
+    """A column `image` (binary, or a struct with `bytes`), perhaps `id` and `label`."""
+    parquet, errors = _pyarrow()
+    try:
+        table = parquet.ParquetFile(stream, buffer_size=1 << 20, pre_buffer=False)
+        limits.check_count(table.metadata.num_rows)
+        schema = table.schema_arrow
+        image = next((name for name in IMAGE_COLUMNS if name in schema.names), None)
+        if image is None:
+            raise InvalidSource("The Parquet file has no column `image`; name the images' column so.")
+        names = _label_names(schema)
+        columns = [name for name in (image, "id", "label") if name in schema.names]
+        budget = limits.budget(size)
+        for batch in table.iter_batches(ROWS_AT_ONCE, columns=columns):
+            budget.spend(batch.nbytes)
+            rows = batch.to_pydict()
+            for at, value in enumerate(rows[image]):
+                id_ = _id(rows["id"][at]) if "id" in rows else None
+                truth = _truth(rows["label"][at], names) if "label" in rows else None
+                yield Input(id_, partial(_cell, value, limits), truth)
+    except errors as exc:
+        raise InvalidSource("The Parquet file is damaged, cut off or encrypted; write it again.") from exc
+
+
+def parquet_is_available() -> bool:
+    """Whether the extra `parquet` is installed."""
+    try:
+        _pyarrow()
+    except InvalidSource:
+        return False
+    return True
+
+
+def _pyarrow() -> tuple[Any, tuple[type[Exception], ...]]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as exc:
+        raise InvalidSource(
+            "Parquet can't be read here; install convoy's extra `parquet`, or send another format."
+        ) from exc
+    return parquet, (pyarrow.ArrowException, OSError, ValueError, OverflowError)
+
+
+def _label_names(schema: pyarrow.Schema) -> list[str]:
+    """The classes' names that Hugging Face's `datasets` keeps beside a column of numbers."""
+    try:
+        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        return [str(name) for name in features["label"]["names"]]
+    except (TypeError, KeyError, ValueError):
+        return []
+
+
+def _truth(value: object, names: list[str]) -> str | None:
+    if isinstance(value, int):
+        return names[value] if 0 <= value < len(names) else None
+    return value if isinstance(value, str) else None
+
+
+def _cell(value: object, limits: Limits) -> bytes:
+    content = value.get("bytes") if isinstance(value, dict) else value
+    if not isinstance(content, bytes):
+        raise InvalidImage("The row has no image: its cell holds no bytes.")
+    if len(content) > limits.max_image_bytes:
+        raise limits.too_large()
+    return content

@@ -1,0 +1,113 @@
+"""Tar archives, plain or compressed → their members, one at a time; nothing is unpacked to disk.
+
+A member that is no plain file or too large has its error in its place. An archive that can't be read on, or that
+unpacks to more than its budget, raises `InvalidSource`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import BinaryIO, Protocol, TypeVar
+
+from service.errors import InvalidSource
+from service.jobs.inputs import Budget, Input, Limits, hidden, member, refused
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+BLOCK = 256 << 10
+BROKEN_TAR = "The tar archive is damaged or cut off; send it whole."
+T = TypeVar("T")
+
+
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes:
+        """The next bytes, so many at most."""
+
+
+Open = Callable[[BinaryIO], _Readable]
+
+
+class _Forward:
+    """What `tarfile` reads from: it may only go forwards, never much at once, never beyond the budget."""
+
+    def __init__(self, stream: _Readable, budget: Budget, most_at_once: int) -> None:
+        self._stream, self._budget, self._most_at_once = stream, budget, most_at_once
+        self._position, self._last = 0, b""
+
+    def tell(self) -> int:
+        """Bytes unpacked so far."""
+        return self._position
+
+    def seek(self, position: int) -> None:
+        """Pass over what lies between."""
+        while self._position < position and self.read(min(BLOCK, position - self._position)):
+            pass
+
+    def read(self, size: int) -> bytes:
+        """The next bytes."""
+        if size > self._most_at_once:
+            raise InvalidSource("The tar archive has a header of absurd size; pack it again.")
+        content = self._stream.read(size)
+        self._position += len(content)
+        self._budget.spend(len(content))
+        self._last = content
+        return content
+
+    def check_end(self) -> None:
+        """Raise `InvalidSource` unless the block read last marks an archive's end: `tarfile` would not mind."""
+        if self._last.strip(b"\0") or not self._last:
+            raise InvalidSource(BROKEN_TAR)
+        while self.read(BLOCK):  # to the end: only there do the decompressors compare checksums
+            pass
+
+
+def _tar_inputs(open_: Open, stream: BinaryIO, size: int, limits: Limits) -> Iterator[Input]:
+    most_at_once = max(limits.max_image_bytes + tarfile.BLOCKSIZE, BLOCK)
+    forward = _Forward(open_(stream), limits.budget(size), most_at_once)
+    archive = _translated(lambda: tarfile.TarFile(fileobj=forward))  # type: ignore[arg-type]  # all it needs of a file
+    seen = 0
+    while (entry := _translated(archive.next)) is not None:
+        archive.members.clear()  # type: ignore[attr-defined]  # it would remember every one of them
+        if entry.isdir() or hidden(entry.name):
+            continue
+        seen += 1
+        limits.check_count(seen)
+        if entry.isreg() and not entry.issparse():
+            yield member(entry.name, partial(_untar, archive, entry, limits))
+        else:
+            yield refused(
+                member(entry.name, bytes).id, "The archive's member is a link or no plain file; pack the image itself."
+            )
+    _translated(forward.check_end)
+
+
+def _untar(archive: tarfile.TarFile, entry: tarfile.TarInfo, limits: Limits) -> bytes:
+    if entry.size > limits.max_image_bytes:
+        raise limits.too_large()
+
+    def read() -> bytes:
+        file = archive.extractfile(entry)
+        return file.read() if file else b""
+
+    return _translated(read)
+
+
+def _translated(step: Callable[[], T]) -> T:
+    try:
+        return step()
+    except InvalidSource:
+        raise
+    except Exception as exc:  # tarfile raises nearly anything on damaged archives, and so do the decompressors
+        raise InvalidSource(BROKEN_TAR) from exc
+
+
+tar_inputs = partial(_tar_inputs, lambda stream: stream)
+tar_gz_inputs = partial(_tar_inputs, lambda stream: gzip.GzipFile(fileobj=stream))
+tar_zst_inputs = partial(_tar_inputs, lambda stream: zstd.ZstdFile(stream))

@@ -1,0 +1,84 @@
+"""Makes the archives and tables that the tests of batch scoring read."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import io
+import json
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pyarrow
+from backports import zstd
+from pyarrow import parquet
+
+from service.jobs.inputs import Input, Limits
+from service.jobs.sources import SOURCES
+
+Pictures = Iterable[tuple[str, bytes]]
+
+
+def as_zip(pictures: Pictures, compression: int = zipfile.ZIP_DEFLATED) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", compression) as archive:
+        for name, content in pictures:
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+def as_tar(pictures: Pictures) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for name, content in pictures:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def as_ndjson(pictures: Pictures) -> bytes:
+    lines = [json.dumps({"id": name, "image": base64.b64encode(content).decode()}) for name, content in pictures]
+    return "".join(line + "\n" for line in lines).encode()
+
+
+def as_parquet(pictures: Pictures) -> bytes:
+    names, contents = zip(*pictures, strict=True)
+    stream = io.BytesIO()
+    table = {"id": list(names), "image": [{"bytes": content, "path": None} for content in contents]}
+    parquet.write_table(pyarrow.table(table), stream)
+    return stream.getvalue()
+
+
+PACKERS: dict[str, Callable[[Pictures], bytes]] = {
+    "zip": as_zip,
+    "tar": as_tar,
+    "tar.gz": lambda pictures: gzip.compress(as_tar(pictures)),
+    "tar.zst": lambda pictures: zstd.compress(as_tar(pictures)),
+    "ndjson": as_ndjson,
+    "parquet": as_parquet,
+}
+
+
+def inputs(kind: str, content: bytes, limits: Limits | None = None) -> Iterable[Input]:
+    """The inputs of a packed file."""
+    return SOURCES[kind].read(io.BytesIO(content), len(content), limits or Limits())
+
+
+def outcomes(kind: str, content: bytes, limits: Limits | None = None) -> list[tuple[str | None, object]]:
+    """Each input's id with its content, or with the detail of its error."""
+    found = []
+    for each in inputs(kind, content, limits):
+        content_or_error = each.content()
+        found.append((each.id, getattr(content_or_error, "detail", content_or_error)))
+    return found
+
+
+def write_folder(folder: Path, pictures: Pictures) -> Path:
+    for name, content in pictures:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return folder

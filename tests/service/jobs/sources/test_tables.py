@@ -1,0 +1,130 @@
+"""Tables → rows."""
+
+from __future__ import annotations
+
+import io
+import json
+import tracemalloc
+
+import pyarrow
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from service.errors import InvalidSource
+from service.jobs.inputs import Limits
+from tests.service.jobs.packing import PACKERS, as_ndjson, as_parquet, inputs, outcomes
+
+PICTURES = [("a", b"first"), ("b", b"second" * 1000), ("c", b"")]
+
+
+def table(columns: dict[str, object], metadata: dict[str, str] | None = None) -> bytes:
+    stream = io.BytesIO()
+    parquet.write_table(pyarrow.table(columns).replace_schema_metadata(metadata), stream)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["ndjson", "parquet"])
+def test_rows_come_in_order(kind: str) -> None:
+    assert outcomes(kind, PACKERS[kind](PICTURES)) == PICTURES
+
+
+@pytest.mark.parametrize("kind", ["ndjson", "parquet"])
+def test_too_many_rows_are_refused(kind: str) -> None:
+    with pytest.raises(InvalidSource, match="2 images at most"):
+        outcomes(kind, PACKERS[kind](PICTURES), Limits(max_inputs=2))
+
+
+@pytest.mark.parametrize("kind", ["ndjson", "parquet"])
+def test_an_image_that_is_too_large_has_an_error_in_its_place(kind: str) -> None:
+    first, (_, large), last = outcomes(kind, PACKERS[kind](PICTURES), Limits(max_image_bytes=5))
+    assert (first, last) == (PICTURES[0], PICTURES[2])
+    assert "5 bytes at most" in str(large)
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        (b"no JSON", "no JSON object"),
+        (b"[1]", "no JSON object"),
+        (b'{"id": "x"}', "has no image"),
+        (b'{"image": 5}', "has no image"),
+        (b'{"image": "%%%"}', "not base64"),
+        (b'{"image": "\xff"}', "no JSON object"),
+    ],
+)
+def test_a_line_that_is_no_row_has_an_error_in_its_place(line: bytes, error: str) -> None:
+    (_, first), (_, bad), (_, last) = outcomes(
+        "ndjson", as_ndjson([("a", b"x")]) + line + b"\n" + as_ndjson([("b", b"y")])
+    )
+    assert (first, last) == (b"x", b"y")
+    assert error in str(bad)
+
+
+def test_a_line_longer_than_any_image_is_passed_over_with_an_error() -> None:
+    long = b'{"image": "' + b"A" * 500_000 + b'"}\n'
+    (_, bad), (_, good) = outcomes("ndjson", long + as_ndjson([("b", b"y")]), Limits(max_image_bytes=100))
+    assert "100 bytes at most" in str(bad)
+    assert good == b"y"
+
+
+def test_ids_and_labels_are_taken_and_data_urls_understood() -> None:
+    lines = [
+        {"id": 7, "image": "eA==", "label": "cat"},
+        {"image": "data:image/png;base64,eA==", "label": 3},
+    ]
+    found = list(inputs("ndjson", "\n\n".join(map(json.dumps, lines)).encode()))
+    assert [(each.id, each.content(), each.truth) for each in found] == [("7", b"x", "cat"), (None, b"x", None)]
+
+
+@settings(max_examples=200, deadline=None)
+@given(content=st.binary(max_size=300))
+def test_any_bytes_are_rows_or_errors(content: bytes) -> None:
+    outcomes("ndjson", content)
+
+
+def test_a_binary_column_will_do() -> None:
+    assert outcomes("parquet", table({"image": [b"x", None]})) == [
+        (None, b"x"),
+        (None, "The row has no image: its cell holds no bytes."),
+    ]
+
+
+def test_labels_are_text_or_numbers_with_names_beside_them() -> None:
+    names = json.dumps({"info": {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}})
+    numbers = table({"img": [b"x", b"y", b"z"], "label": [1, 0, 2]}, {"huggingface": names})
+    assert [each.truth for each in inputs("parquet", numbers)] == ["dog", "cat", None]
+    text = table({"image": [b"x"], "label": ["cat"]})
+    assert [each.truth for each in inputs("parquet", text)] == ["cat"]
+    assert [each.truth for each in inputs("parquet", table({"image": [b"x"], "label": [1]}))] == [None]
+
+
+def test_a_table_without_images_is_refused() -> None:
+    with pytest.raises(InvalidSource, match="no column `image`"):
+        outcomes("parquet", table({"picture": [b"x"]}))
+
+
+def test_a_table_that_is_cut_off_is_refused() -> None:
+    packed = as_parquet(PICTURES)
+    for cut in range(0, len(packed), 7):
+        with pytest.raises(InvalidSource):
+            outcomes("parquet", packed[:cut])
+
+
+def test_a_table_that_unpacks_to_too_much_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.jobs.inputs.GRACE_BYTES", 1 << 20)
+    packed = table({"image": [bytes(1 << 20)] * 200})
+    tracemalloc.start()
+    with pytest.raises(InvalidSource, match="unpacks to far more"):
+        outcomes("parquet", packed, Limits(max_ratio=10))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100 << 20
+
+
+def test_without_pyarrow_the_answer_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = as_parquet(PICTURES)
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    with pytest.raises(InvalidSource, match="extra `parquet`"):
+        outcomes("parquet", packed)

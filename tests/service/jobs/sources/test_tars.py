@@ -1,0 +1,48 @@
+"""What only tar archives have."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+
+import pytest
+
+from service.errors import InvalidSource
+from tests.service.jobs.packing import as_tar, outcomes
+
+
+def test_links_and_devices_in_a_tar_have_errors_in_their_places() -> None:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE):
+            member = tarfile.TarInfo(f"kind{kind.decode()}")
+            member.type, member.linkname = kind, "/etc/passwd"
+            archive.addfile(member)
+    found = outcomes("tar", stream.getvalue())
+    assert len(found) == 4
+    assert all("is a link or no plain file" in str(error) for _, error in found)
+
+
+def test_an_absurd_header_in_a_tar_is_not_read_into_memory() -> None:
+    member = tarfile.TarInfo("pax")
+    member.type, member.size = tarfile.XHDTYPE, 1 << 30
+    packed = gzip.compress(member.tobuf(tarfile.USTAR_FORMAT) + bytes(64 << 20))
+    with pytest.raises(InvalidSource, match="absurd"):
+        outcomes("tar.gz", packed)
+
+
+def test_a_sparse_member_has_an_error_in_its_place() -> None:
+    packed = bytearray(as_tar([("a", b"x")]))
+    member = tarfile.TarInfo("sparse")
+    member.type = tarfile.GNUTYPE_SPARSE
+    found = outcomes("tar", member.tobuf(tarfile.GNU_FORMAT) + bytes(packed))
+    assert "no plain file" in str(found[0][1])
+    assert found[1] == ("a", b"x")
+
+
+def test_a_name_that_is_not_text_is_shown_with_marks() -> None:
+    packed = as_tar([("a?b", b"x")]).replace(b"a?b", b"a\xffb")
+    header = tarfile.TarInfo.frombuf(bytearray(as_tar([("a?b", b"x")])[:512]), "utf-8", "strict")
+    packed = packed.replace(b"%06o\0" % header.chksum, b"%06o\0" % (header.chksum + 0xFF - ord("?")))
+    assert outcomes("tar", packed) == [("a�b", b"x")]

@@ -1,0 +1,82 @@
+"""What only zip archives have."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from service.errors import InvalidSource
+from tests.service.jobs.packing import as_zip, inputs, outcomes
+
+PICTURES = [("cat/a.png", b"first"), ("dog/b.png", b"second" * 1000), ("c.png", b"")]
+
+
+def test_a_link_in_a_zip_has_an_error_in_its_place() -> None:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        link = zipfile.ZipInfo("link")
+        link.create_system, link.external_attr = 3, 0o120777 << 16
+        archive.writestr(link, "/etc/passwd")
+    ((_, error),) = outcomes("zip", stream.getvalue())
+    assert "is a link or no plain file" in str(error)
+
+
+def test_an_encrypted_member_has_an_error_in_its_place() -> None:
+    packed = bytearray(as_zip([("a", b"x"), ("b", b"y")]))
+    at = packed.find(b"PK\x01\x02") + 8
+    packed[at : at + 2] = struct.pack("<H", 1)
+    (_, error), (_, good) = outcomes("zip", bytes(packed))
+    assert "encrypted" in str(error)
+    assert good == b"y"
+
+
+def test_members_that_overlap_are_counted_as_often_as_they_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """D. Fifield, "A better zip bomb", 2019: many entries of the table of contents share one compressed kernel."""
+    monkeypatch.setattr("service.jobs.inputs.GRACE_BYTES", 1 << 20)
+    stream = io.BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        warnings.simplefilter("ignore")
+        archive.writestr("kernel", bytes(1 << 20))
+        for _ in range(1000):
+            archive.filelist.append(archive.filelist[0])
+    with pytest.raises(InvalidSource, match="unpacks to far more"):
+        outcomes("zip", stream.getvalue())
+
+
+def test_a_zip_that_lies_about_a_members_size_is_damaged() -> None:
+    packed = bytearray(as_zip([("a", bytes(1000))]))
+    at = packed.find(b"PK\x01\x02") + 24
+    packed[at : at + 4] = struct.pack("<L", 10)
+    ((_, error),) = outcomes("zip", bytes(packed))
+    assert "damaged" in str(error)
+
+
+def test_a_zip_behind_other_bytes_is_read() -> None:
+    assert outcomes("zip", b"#!/bin/sh\nexit\n" + as_zip(PICTURES)) == PICTURES
+
+
+def test_a_zip_with_64_bit_numbers_is_read() -> None:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive, archive.open("a", "w", force_zip64=True) as member:
+        member.write(b"x")
+    assert outcomes("zip", stream.getvalue()) == [("a", b"x")]
+
+
+def test_a_zip_of_more_members_than_16_bits_count_is_read(tmp_path: Path) -> None:
+    path, count = tmp_path / "many.zip", 70_000
+    with zipfile.ZipFile(path, "w") as archive:
+        for index in range(count):
+            archive.writestr(f"{index}", b"")
+    content = path.read_bytes()
+    assert sum(1 for _ in inputs("zip", content)) == count
+
+
+def test_a_name_of_absurd_length_is_cut_and_has_an_error() -> None:
+    ((id_, error),) = outcomes("zip", as_zip([("x" * 5000, b"x")]))
+    assert len(str(id_)) == 1024
+    assert "shorten it" in str(error)
