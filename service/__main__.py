@@ -1,4 +1,4 @@
-"""The command line `convoy`: serve, bench, tune."""
+"""The command line `convoy`: serve, score, bench, tune."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from service import telemetry
 from service.bench import command, tune
 from service.cores import default_workers
 from service.errors import StartupError
+from service.jobs import command as jobs_command
 from service.settings import Settings, load
 from service.supervisor import Supervisor
 
@@ -46,6 +47,8 @@ def parser() -> argparse.ArgumentParser:
         "--settings", type=Path, metavar="FILE", help="settings as NAME=VALUE lines, as `tune` writes them"
     )
     serve.set_defaults(run=_serve)
+    score = commands.add_parser("score", help="classify whole folders, archives and tables, without a server")
+    jobs_command.add_options(score)
     command.add_options(commands.add_parser("bench", help="put load on a running server"), example=EXAMPLE)
     tune.add_options(commands.add_parser("tune", help="find the settings for this machine"), example=EXAMPLE)
     return top

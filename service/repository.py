@@ -68,7 +68,7 @@ class ModelRepository:
         for folder in sorted(path.parent for path in self._root.glob("*/*/metadata.json")):
             name, version = folder.parent.name, folder.name
             try:
-                model = self._unchanged(folder) or self._load(folder)
+                model = self._unchanged(folder) or load_version(folder, self._open_engine)
             except (OSError, ValueError, ServiceError, StartupError) as exc:
                 found.failed[name, version] = str(exc)
                 logger.error("model %s/%s is not served: %s", name, version, exc)
@@ -113,35 +113,36 @@ class ModelRepository:
         loaded = self.models.get(folder.parent.name, {}).get(folder.name)
         return loaded if loaded is not None and loaded.metadata == ModelMetadata.read(folder) else None
 
-    def _load(self, folder: Path) -> LoadedModel:
-        began = time.monotonic()
-        metadata = ModelMetadata.read(folder)
-        if (metadata.name, metadata.version) != (folder.parent.name, folder.name):
-            raise ValueError(f"its metadata says it is {metadata.name}/{metadata.version}")
-        if metadata.input.resize_policy not in RESIZE_POLICIES:
-            raise ValueError(
-                f"its resize policy {metadata.input.resize_policy} is not one of {', '.join(RESIZE_POLICIES)}"
-            )
-        engine = self._open_engine(metadata, {kind: file.verify(folder) for kind, file in metadata.files.items()})
-        pictures, expected = _read_golden(metadata.golden.verify(folder), engine.precision)
-        _replay(engine, pictures, expected, GOLDEN_TOLERANCE[engine.precision])
+
+def load_version(folder: Path, open_engine: OpenEngine, *, warm_up: bool = True) -> LoadedModel:
+    """The version in `folder`, verified; raises `OSError`, `ValueError`, `ServiceError` or `StartupError`."""
+    began = time.monotonic()
+    metadata = ModelMetadata.read(folder)
+    if (metadata.name, metadata.version) != (folder.parent.name, folder.name):
+        raise ValueError(f"its metadata says it is {metadata.name}/{metadata.version}")
+    if metadata.input.resize_policy not in RESIZE_POLICIES:
+        raise ValueError(f"its resize policy {metadata.input.resize_policy} is not one of {', '.join(RESIZE_POLICIES)}")
+    engine = open_engine(metadata, {kind: file.verify(folder) for kind, file in metadata.files.items()})
+    pictures, expected = _read_golden(metadata.golden.verify(folder), engine.precision)
+    _replay(engine, pictures, expected, GOLDEN_TOLERANCE[engine.precision])
+    if warm_up:
         engine.warm_up()
-        logger.info(
-            "model %s/%s serves on %s, %s, after %.2f s",
-            metadata.name,
-            metadata.version,
-            engine.provider,
-            engine.precision,
-            time.monotonic() - began,
-        )
-        card, digest = folder / "MODEL_CARD.md", f"sha256:{metadata.files[engine.precision].sha256}"
-        return LoadedModel(
-            identity=ModelIdentity(metadata.name, metadata.version, digest, metadata.labels),
-            metadata=metadata,
-            engine=engine,
-            canary=pictures[:1],
-            card=card.read_text(encoding="utf-8") if card.is_file() else "",
-        )
+    logger.info(
+        "model %s/%s serves on %s, %s, after %.2f s",
+        metadata.name,
+        metadata.version,
+        engine.provider,
+        engine.precision,
+        time.monotonic() - began,
+    )
+    card, digest = folder / "MODEL_CARD.md", f"sha256:{metadata.files[engine.precision].sha256}"
+    return LoadedModel(
+        identity=ModelIdentity(metadata.name, metadata.version, digest, metadata.labels),
+        metadata=metadata,
+        engine=engine,
+        canary=pictures[:1],
+        card=card.read_text(encoding="utf-8") if card.is_file() else "",
+    )
 
 
 def _read_golden(path: Path, precision: Precision) -> tuple[Rows, Probabilities]:

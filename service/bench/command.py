@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
         raise StartupError(str(exc)) from exc
     where = stages.table(before, stages.read(target.host, target.port))
     parts = (report.table(outcome), report.plot(outcome), where and f"On the server, per request:\n{where}")
-    print("\n\n".join(filter(None, parts)))  # noqa: T201 - a command prints
+    print("\n\n".join(filter(None, parts)))
     return 0 if outcome.statuses[200] else 1
 
 

@@ -1,0 +1,172 @@
+"""`convoy score PATH… --output FILE`: its options, and one run from them, without a server."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from service.cores import default_workers, usable_cores
+from service.errors import ServiceError, StartupError
+from service.jobs.inputs import Input, Limits
+from service.jobs.ledger import Ledger
+from service.jobs.results import RESULTS, Encoder
+from service.jobs.sources.files import Opened, open_path
+from service.jobs.tally import Tally
+from service.metadata import ModelMetadata
+from service.settings import Settings, load
+
+if TYPE_CHECKING:  # with them come the engine and all it needs, which `convoy serve`'s parent process does without
+    from service.jobs.score import Run
+    from service.jobs.scoring import Task
+
+FROM_SETTINGS = ("models_dir", "device", "precision")
+CPU_BATCH_SIZE, GPU_BATCH_SIZE = 64, 512
+GPU_WORKERS = 4  # one GPU is fed by so many decoding processes, each with a session of its own
+INTERRUPTED = 130
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The command line's grammar."""
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="zip, tar, NDJSON or Parquet file, folder, glob, list of paths (.txt), CIFAR-10 batches, image; or a URL",
+    )
+    suffixes = ", ".join(suffix for each in RESULTS.values() for suffix in each.suffixes)
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help=f"ends in {suffixes}")
+    parser.add_argument("--model", metavar="NAME", help="default: the configured one")
+    parser.add_argument("--version", metavar="N", help="default: the highest")
+    parser.add_argument("--top-k", type=int, metavar="K", help="only the K most probable classes")
+    parser.add_argument("--summary", action="store_true", help="print images per label, and accuracy where it is known")
+    parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes (default: as many as pay)")
+    for name in FROM_SETTINGS:
+        description = Settings.model_fields[name].description
+        parser.add_argument(f"--{name.replace('_', '-')}", help=f"{description} (default: as `serve`'s)")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Score everything; the exit status: 130 when interrupted."""
+    try:
+        settings = load({name: value for name in FROM_SETTINGS if (value := getattr(options, name)) is not None})
+        folder = _folder(settings, options.model, options.version)
+        metadata = ModelMetadata.read(folder)
+    except (OSError, ValueError) as exc:
+        raise StartupError(str(exc)) from exc
+    if options.top_k is not None and not 1 <= options.top_k <= len(metadata.labels):
+        raise StartupError(f"--top-k: the model has {len(metadata.labels)} classes; ask for 1 to that many.")
+    task, workers = _task(folder, settings, options)
+    try:
+        encoder = _encoder(options.output, metadata.labels)
+        opened = [open_path(path, Limits(settings.max_image_bytes)) for path in options.paths]
+        ledger = Ledger(options.output, _fingerprint(options.paths, opened, metadata, task))
+        return _score(ledger, opened, task, workers, encoder, options)
+    except ServiceError as exc:
+        raise StartupError(exc.detail) from exc
+
+
+def _folder(settings: Settings, name: str | None, version: str | None) -> Path:
+    """The chosen version's folder; raises `ValueError`."""
+    root = settings.models_dir / (name or settings.default_model)
+    versions = sorted((path.parent.name for path in root.glob("*/metadata.json")), key=lambda text: (len(text), text))
+    if not versions or (version or versions[-1]) not in versions:
+        raise ValueError(
+            f"There is no model {root.name}{f' {version}' if version else ''} in {settings.models_dir}; "
+            "choose another with --model, --version or --models-dir."
+        )
+    return root / (version or versions[-1])
+
+
+def _task(folder: Path, settings: Settings, options: argparse.Namespace) -> tuple[Task, int]:
+    """What each worker does, and how many there are."""
+    from service.jobs.scoring import Task
+
+    gpu = default_workers(settings.device) != usable_cores()
+    workers = options.workers or (min(GPU_WORKERS, usable_cores()) if gpu else usable_cores())
+    sizes = {
+        "threads": max(1, usable_cores() // workers),
+        "max_batch_size": GPU_BATCH_SIZE if gpu else CPU_BATCH_SIZE,
+    }
+    return Task(folder, settings.model_copy(update=sizes), options.top_k), workers
+
+
+def _encoder(output: Path, labels: tuple[str, ...]) -> Encoder:
+    for each in RESULTS.values():
+        if output.name.endswith(each.suffixes):
+            return each.encoder(labels)
+    suffixes = ", ".join(suffix for each in RESULTS.values() for suffix in each.suffixes)
+    raise StartupError(f"--output {output}: its ending says the format; choose one of {suffixes}.")
+
+
+def _fingerprint(paths: list[str], opened: list[Opened], metadata: ModelMetadata, task: Task) -> str:
+    """What two runs must have in common for the one to go on with the other's rows."""
+    model = {precision: file.sha256 for precision, file in metadata.files.items()}
+    settings = [getattr(task.settings, name) for name in ("device", "precision", "max_image_bytes", "max_image_pixels")]
+    facts = [paths, [each.fingerprint for each in opened], sorted(model.items()), settings, task.top_k]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
+def _score(
+    ledger: Ledger, opened: list[Opened], task: Task, workers: int, encoder: Encoder, options: argparse.Namespace
+) -> int:
+    from service.jobs.score import Run
+
+    before, began = ledger.rows, time.monotonic()
+    bar = tqdm(initial=before, unit=" images", dynamic_ncols=True, leave=False, disable=None, smoothing=0.1)
+
+    def on_rows(count: int) -> None:
+        if len(opened) == 1 and (part := opened[0].progress()):
+            bar.total = max(round(ledger.rows / part), ledger.rows)
+        bar.update(count)
+
+    labels = ModelMetadata.read(task.folder).labels
+    the_run = Run(ledger, Tally(labels), on_rows)
+    _stop_on_signals(the_run)
+    try:
+        the_run.score(_inputs(options.paths, opened), task, workers)
+    finally:
+        bar.close()
+        ledger.close()
+    if the_run.stopped:
+        print(f"Interrupted after {ledger.rows:,} images; the same command goes on from there.", file=sys.stderr)
+        return INTERRUPTED
+    ledger.finish(encoder)
+    seconds, images = time.monotonic() - began, ledger.rows - before
+    busy = the_run.times.decode_s + the_run.times.infer_s or 1.0
+    print(
+        f"{images:,} images in {seconds:.1f} s: {images / seconds:,.0f} images/s; of the workers' time "
+        f"{the_run.times.infer_s / busy:.0%} was inference, {the_run.times.decode_s / busy:.0%} decoding",
+        file=sys.stderr,
+    )
+    if options.summary:
+        print(the_run.tally.text())
+    return 0
+
+
+def _stop_on_signals(the_run: Run) -> None:
+    def stop(number: int, _frame: FrameType | None) -> None:
+        the_run.stop()
+        signal.signal(number, signal.SIG_DFL)  # who asks again will not wait
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+
+
+def _inputs(paths: list[str], opened: list[Opened]) -> Iterator[Input]:
+    """All inputs in order; with several paths an id begins with its own."""
+    for path, each in zip(paths, opened, strict=True):
+        for found in each.inputs:
+            if len(paths) == 1:
+                yield found
+            else:
+                yield Input("/".join(filter(None, (path.rstrip("/"), found.id))), found.read, found.truth)

@@ -1,0 +1,151 @@
+"""A chunk of inputs → its rows, in a process of its own with an engine of its own: decoding and inference side by side.
+
+The chunk's batches depend on nothing but the chunk, so a run that was interrupted gives the very same bytes.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from service.classifier import REDUCED_TO
+from service.decoding import decode
+from service.engine import Engine
+from service.errors import InvalidImage, ServiceError, StartupError
+from service.jobs import results
+from service.jobs.inputs import Content
+from service.metadata import InputSpec, ModelMetadata, Precision
+from service.prediction import Prediction
+from service.preprocessing import fit
+from service.repository import LoadedModel, load_version
+from service.settings import Settings
+from service.types import RGBImage
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What one worker is to score."""
+
+    folder: Path  # of the model's version
+    settings: Settings
+    top_k: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Consecutive inputs."""
+
+    first: int  # index of the first
+    ids: list[str | None] = field(default_factory=list)
+    contents: list[Content | InvalidImage] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What became of a chunk."""
+
+    rows: bytes
+    predictions: list[int | None]  # index of each input's label; None: an error
+    decode_s: float
+    infer_s: float
+
+
+class Scorer:
+    """One model, ready to score chunks."""
+
+    def __init__(self, task: Task) -> None:
+        """Load and verify the model; raises `StartupError`."""
+        self._task = task
+
+        def open_engine(metadata: ModelMetadata, files: Mapping[Precision, Path]) -> Engine:
+            settings = task.settings
+            return Engine(
+                files,
+                device=settings.device,
+                precision=None if settings.precision == "auto" else settings.precision,
+                classes=len(metadata.labels),
+                height=metadata.input.height,
+                width=metadata.input.width,
+                max_batch_size=settings.max_batch_size,
+                threads=settings.threads,
+            )
+
+        try:
+            self._model: LoadedModel = load_version(task.folder, open_engine, warm_up=False)
+        except (OSError, ValueError, ServiceError) as exc:
+            raise StartupError(f"The model in {task.folder} can't be used: {exc}") from exc
+
+    def score(self, chunk: Chunk) -> Scored:
+        """The chunk's rows; raises `InferenceFailed` when the engine fails: the inputs are not to blame for that."""
+        began = time.perf_counter()
+        spec, max_pixels = self._model.metadata.input, self._task.settings.max_image_pixels
+        rows = [_row(content, spec, max_pixels) for content in chunk.contents]
+        decoded = time.perf_counter()
+        good = [row for row in rows if not isinstance(row, InvalidImage)]
+        size = self._model.engine.max_batch_size
+        answers = (
+            answer
+            for start in range(0, len(good), size)
+            for answer in self._model.engine.infer(np.stack(good[start : start + size]))
+        )
+        outcomes = [
+            row if isinstance(row, InvalidImage) else Prediction(self._model.identity, next(answers)) for row in rows
+        ]
+        inferred = time.perf_counter()
+        return Scored(
+            results.rows(chunk.first, chunk.ids, outcomes, self._task.top_k),
+            [outcome.index if isinstance(outcome, Prediction) else None for outcome in outcomes],
+            decoded - began,
+            inferred - decoded,
+        )
+
+
+def _row(content: Content | InvalidImage, spec: InputSpec, max_pixels: int) -> RGBImage | InvalidImage:
+    if isinstance(content, InvalidImage):
+        return content
+    try:
+        if isinstance(content, bytes):
+            content = decode(content, max_pixels=max_pixels, at_least=REDUCED_TO * max(spec.height, spec.width))
+        return fit(content, height=spec.height, width=spec.width, resize_policy=spec.resize_policy)
+    except InvalidImage as exc:
+        return exc
+
+
+_scorer: Sequence[Scorer | StartupError] = ()  # this process's one, since a pool's tasks can't be given any
+
+
+def start(task: Task) -> None:
+    """Make this process of a pool ready; what keeps it from that is raised by its first `score`."""
+    global _scorer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    logging.getLogger("service").setLevel(logging.ERROR)  # every worker would have the same to say
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    try:
+        _scorer = [Scorer(task)]
+    except StartupError as exc:
+        _scorer = [exc]
+
+
+def score(chunk: Chunk) -> Scored:
+    """Score a chunk in a process that `start` has made ready."""
+    (scorer,) = _scorer
+    if isinstance(scorer, StartupError):
+        raise scorer
+    return scorer.score(chunk)
+
+
+def _end_with_the_parent() -> None:
+    """A parent that is killed can't end its workers, and they would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,157 @@
+"""`convoy score`, as a process: what it writes, and that nothing which ends it costs or doubles a row."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pyarrow import parquet
+
+from service.__main__ import main
+from tests.conftest import COLOURS, clear_environment, encode, picture
+from tests.service.jobs.packing import PACKERS, write_folder
+
+ROOT = Path(__file__).parents[3]
+COUNT = 4000
+PICTURES = [(f"{COLOURS[i % 3]}/{i:05}.png", encode(picture(COLOURS[i % 3]))) for i in range(COUNT)]
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("CONVOY_")}
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("inputs") / "pictures.tar.gz"
+    path.write_bytes(PACKERS["tar.gz"](PICTURES))
+    return path
+
+
+def arguments(*paths: Path, output: Path, models_dir: Path) -> list[str]:
+    model = ["--models-dir", str(models_dir), "--model", "colours", "--device", "cpu", "--workers", "1"]
+    return ["score", *map(str, paths), "--output", str(output), *model]
+
+
+def process(*words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "service", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=ROOT, env=ENVIRONMENT, start_new_session=True,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def undisturbed(archive: Path, models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    output = tmp_path_factory.mktemp("undisturbed") / "out.ndjson"
+    with process(*arguments(archive, output=output, models_dir=models_dir)) as running:
+        _, error = running.communicate(timeout=120)
+    assert running.returncode == 0, error
+    return output.read_bytes()
+
+
+def test_every_input_has_its_row(undisturbed: bytes) -> None:
+    rows = [json.loads(line) for line in undisturbed.splitlines()]
+    assert [(row["index"], row["id"], row["label"]) for row in rows] == [
+        (i, name, name.partition("/")[0]) for i, (name, _) in enumerate(PICTURES)
+    ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_whatever_ends_it_the_next_run_ends_with_the_same_bytes(
+    number: signal.Signals, archive: Path, models_dir: Path, undisturbed: bytes, tmp_path: Path
+) -> None:
+    output, chance, interrupted = tmp_path / "out.ndjson", random.Random(7), 0
+    words = arguments(archive, output=output, models_dir=models_dir)
+    while not output.exists():
+        with process(*words) as running:
+            wait_until_it_has_begun(running, tmp_path, chance.uniform(0, 0.3) if interrupted < 5 else 60)
+            running.send_signal(number)
+            running.communicate()
+            interrupted += running.returncode != 0
+    assert interrupted
+    assert output.read_bytes() == undisturbed
+    assert [path.name for path in tmp_path.iterdir()] == ["out.ndjson"]
+
+
+def wait_until_it_has_begun(running: subprocess.Popen[str], folder: Path, then_s: float) -> None:
+    """Workers take a second to start, in which there is nothing to disturb."""
+    partial = folder / "out.ndjson.partial"
+    before = size(partial)
+    for wait_s in itertools.chain(itertools.repeat(0.01, 6000), [0.0]):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.wait(wait_s)
+        if running.returncode is not None or size(partial) > before:
+            break
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        running.wait(then_s)
+
+
+def size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def test_a_killed_run_leaves_no_worker_behind(archive: Path, models_dir: Path, tmp_path: Path) -> None:
+    with process(*arguments(archive, output=tmp_path / "out.ndjson", models_dir=models_dir)) as running:
+        wait_until_it_has_begun(running, tmp_path, 0)
+        running.kill()
+        running.communicate(timeout=30)  # ends when the last one that holds its stdout has ended
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`main` neither hears of whoever runs the tests nor takes the signals that end them."""
+    clear_environment(monkeypatch)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_folders_are_scored_and_summed_up(models_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_folder(tmp_path / "pictures", [*PICTURES[:9], ("red/bad.png", b"x")])
+    output = tmp_path / "out.parquet"
+    assert main([*arguments(folder, output=output, models_dir=models_dir), "--summary", "--top-k", "1"]) == 0
+    table = parquet.read_table(output).to_pylist()
+    assert [row["index"] for row in table] == list(range(10))
+    out, error = capsys.readouterr()
+    assert "accuracy 100.00% (9 of 9 with a known label)" in out
+    assert "failed        1" in out
+    assert "10 images in" in error
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_ids_of_several_paths_begin_with_them(models_dir: Path, tmp_path: Path) -> None:
+    one, two = (write_folder(tmp_path / name, PICTURES[:2]) for name in ("one", "two"))
+    assert main(arguments(one, two, output=tmp_path / "out.csv", models_dir=models_dir)) == 0
+    lines = (tmp_path / "out.csv").read_text().splitlines()[1:]
+    names = sorted(name for name, _ in PICTURES[:2])
+    assert [line.split(",")[1] for line in lines] == [f"{path}/{name}" for path in (one, two) for name in names]
+
+
+@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        (["--model", "nothing"], "There is no model nothing"),
+        (["--version", "9"], "There is no model colours 9"),
+        (["--top-k", "4"], "3 classes"),
+        (["--output", "out.xlsx"], "its ending says the format"),
+        (["--device", "tpu"], "--device"),
+        (["/nowhere/at/all"], "can't be read"),
+    ],
+)
+def test_what_keeps_it_from_running_is_one_sentence(
+    changed: list[str],
+    sentence: str,
+    models_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = arguments(write_folder(tmp_path / "in", PICTURES[:1]), output=tmp_path / "out.csv", models_dir=models_dir)
+    assert main([*words[:1], *changed, *words[1:]] if changed[0][0] == "/" else [*words, *changed]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("convoy: ")
+    assert sentence in error
+    assert error.count("\n") == 1

@@ -1,0 +1,58 @@
+"""Chunks → rows."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.errors import InferenceFailed, InvalidImage, StartupError
+from service.jobs import scoring
+from service.jobs.scoring import Chunk, Scorer, Task
+from service.settings import Settings
+from tests.conftest import COLOURS, encode, picture
+
+
+@pytest.fixture
+def task(settings: Settings, models_dir: Path) -> Task:
+    return Task(models_dir / "colours" / "1", settings.model_copy(update={"max_batch_size": 4}), None)
+
+
+def test_every_input_has_its_row_in_its_place(task: Task) -> None:
+    contents = [encode(picture(colour)) for colour in COLOURS * 3]
+    contents[4:4] = [b"no image"]
+    scored = Scorer(task).score(Chunk(20, [str(i) for i in range(10)], [*contents[:9], InvalidImage("gone")]))
+    found = [json.loads(line) for line in scored.rows.splitlines()]
+    assert [row["index"] for row in found] == list(range(20, 30))
+    assert [row["id"] for row in found] == [str(i) for i in range(10)]
+    assert [row.get("label") for row in found] == [*COLOURS, "red", None, "green", "blue", "red", "green", None]
+    assert scored.predictions == [0, 1, 2, 0, None, 1, 2, 0, 1, None]
+
+
+def test_pixels_need_no_decoding(task: Task) -> None:
+    scored = Scorer(task).score(Chunk(0, ["a"], [np.asarray(picture("blue", (20, 30)))]))
+    assert json.loads(scored.rows)["label"] == "blue"
+
+
+def test_an_engine_that_fails_is_not_blamed_on_the_inputs(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = Scorer(task)
+
+    def fail(_rows: object) -> None:
+        raise InferenceFailed("the device is gone")
+
+    monkeypatch.setattr(scorer._model.engine, "infer", fail)
+    with pytest.raises(InferenceFailed):
+        scorer.score(Chunk(0, ["a"], [encode(picture("red"))]))
+
+
+def test_what_keeps_a_process_from_starting_is_raised_by_its_first_chunk(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(scoring, "_scorer", ())
+    scoring.start(Task(tmp_path, task.settings, None))
+    with pytest.raises(StartupError, match="can't be used"):
+        scoring.score(Chunk(0))
