@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.types import Receive, Scope, Send
 
-from service.api import health, models, predict, problems
+from service.api import batches, health, models, predict, problems
 from service.api import metrics as metrics_route
 from service.api.bodies import Problem
 from service.api.direct import DirectRoute
@@ -21,6 +21,8 @@ from service.classifier import Classifier
 from service.cores import default_workers, threads_per_worker
 from service.counters import Counters
 from service.engine import Engine
+from service.jobs.runner import Runner
+from service.jobs.store import Store
 from service.metadata import ModelMetadata, Precision
 from service.metrics import Metrics
 from service.repository import ModelRepository
@@ -61,11 +63,15 @@ def create_app(settings: Settings, counters: Counters | None = None) -> Applicat
     metrics = Metrics(counters or Counters.alone())
     served = ServedModels(repository, settings, metrics)
     classifier = Classifier(served, settings, metrics)
+    store = Store(settings.jobs_dir)
+    runner = Runner(store, served, classifier, settings)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await served.start()
+        runner.start()
         yield
+        await runner.stop()
         await served.stop()
 
     app = Application(
@@ -75,6 +81,7 @@ def create_app(settings: Settings, counters: Counters | None = None) -> Applicat
         lifespan=lifespan,
     )
     app.state.served, app.state.classifier, app.state.metrics = served, classifier, metrics
+    app.state.store, app.state.runner = store, runner
     log = RequestLog(metrics, settings.log_requests)
     app.direct = DirectRoute(
         predict.METHOD,
@@ -85,6 +92,7 @@ def create_app(settings: Settings, counters: Counters | None = None) -> Applicat
         metrics=metrics,
     )
     app.include_router(predict.router(app.direct))
+    app.include_router(batches.router(store, runner, served, settings))
     app.include_router(models.router(repository, settings))
     app.include_router(health.router(served))
     app.include_router(metrics_route.router(metrics))

@@ -47,6 +47,12 @@ class ModelNotFound(ServiceError):
     slug, title, status = "model-not-found", "Model not found", HTTPStatus.NOT_FOUND
 
 
+class BatchNotFound(ServiceError):
+    """No such batch, or not any more."""
+
+    slug, title, status = "batch-not-found", "Batch not found", HTTPStatus.NOT_FOUND
+
+
 class MethodNotAllowed(ServiceError):
     """The path exists, the method does not."""
 
@@ -57,6 +63,12 @@ class NotAcceptable(ServiceError):
     """No answer in a format of the Accept header."""
 
     slug, title, status = "not-acceptable", "Not acceptable", HTTPStatus.NOT_ACCEPTABLE
+
+
+class Conflict(ServiceError):
+    """The request contradicts an earlier one."""
+
+    slug, title, status = "conflict", "Conflict", HTTPStatus.CONFLICT
 
 
 class BodyTooLarge(ServiceError):
@@ -79,6 +91,12 @@ class UnsupportedMediaType(ServiceError):
         "Unsupported media type",
         HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     )
+
+
+class RangeNotSatisfiable(ServiceError):
+    """The part of the results that was asked for is not there, or not yet."""
+
+    slug, title, status = "range-not-satisfiable", "Range not satisfiable", HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
 
 
 class InvalidImage(ServiceError):
@@ -133,6 +151,12 @@ class DeadlineExceeded(ServiceError):
     """The request's time was up."""
 
     slug, title, status = "deadline-exceeded", "Deadline exceeded", HTTPStatus.GATEWAY_TIMEOUT
+
+
+class StorageFailed(ServiceError):
+    """Where batches are kept is full, or closed to the service; what was accepted waits for that to be mended."""
+
+    slug, title, status, retry_after_s = "storage-failed", "Storage failed", HTTPStatus.INSUFFICIENT_STORAGE, 60
 
 
 class InferenceFailed(ServiceError):

@@ -53,6 +53,13 @@ class Settings(BaseSettings):
     request_timeout_ms: int = Field(
         30_000, gt=0, description="deadline of requests that set none, and the longest they may set"
     )
+    jobs_dir: Path = Field(Path("jobs"), description="where batches are kept; made when the first one comes")
+    max_batch_upload_bytes: int = Field(2048 * MIB, gt=0, description="largest body of a batch")
+    max_batch_images: int = Field(10_000_000, gt=0, description="most images in one batch")
+    jobs_max_bytes: int = Field(
+        20480 * MIB, gt=0, description="what all batches may take; the oldest finished ones go first"
+    )
+    jobs_keep_hours: float = Field(168, gt=0, description="how long a finished batch is kept")
     lame_duck_ms: int = Field(
         0, ge=0, description="how long SIGTERM leaves the service unready but answering, for balancers to notice"
     )

@@ -108,10 +108,10 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def settings(models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+def settings(models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Settings for the colour model, deaf to the environment of whoever runs the tests."""
     clear_environment(monkeypatch)
-    return Settings(models_dir=models_dir, default_model="colours", device="cpu", threads=1)
+    return Settings(models_dir=models_dir, default_model="colours", device="cpu", threads=1, jobs_dir=tmp_path / "jobs")
 
 
 def clear_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,6 +118,36 @@ class VersionDetail(VersionSummary):
     card: str = Field(description="The model card, Markdown.")
 
 
+class BatchCounts(BaseModel):
+    """How many images a batch has, and how many of them have their rows."""
+
+    total: int | None = Field(description="Null until the upload has been read.")
+    done: int
+    failed: int = Field(description="Those of the done ones whose row is an error.")
+
+
+class BatchStatus(BaseModel):
+    """A batch and how far it is."""
+
+    id: str = Field(examples=["batch-4be0643f1d98573b97cdca98a65347dd"])
+    status: str = Field(description="`queued`, `running`, `succeeded`, `failed`, or `cancelled` in a last event.")
+    model: ModelReference
+    counts: BatchCounts
+    progress: Annotated[float, Field(ge=0, le=1)]
+    eta_seconds: float | None
+    created_at: str = Field(examples=["2026-01-01T12:00:00.000+00:00"])
+    started_at: str | None
+    finished_at: str | None
+    error: ImageError | None = Field(description="Why the batch as a whole failed.")
+
+
+class BatchList(BaseModel):
+    """One page of batches."""
+
+    batches: list[BatchStatus]
+    after: str | None = Field(description="What to ask for the next page with; null on the last one.")
+
+
 class Status(BaseModel):
     """A probe's answer."""
 
@@ -157,5 +187,28 @@ PREDICT_BODIES: dict[str, Any] = {
                 "description": "A .npy file: uint8 (N, H, W, 3) or (H, W, 3), RGB.",
             }
         },
+    },
+}
+
+_FILE: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
+BATCH_BODIES: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "application/zip": _FILE,
+        "application/x-tar": _FILE,
+        "application/gzip": _FILE,
+        "application/zstd": _FILE,
+        "application/vnd.apache.parquet": _FILE,
+        "application/x-ndjson": {
+            "schema": {"type": "string", "description": "One object per line; `id` may be absent."},
+            "examples": {
+                "one": {
+                    "summary": "One white pixel",
+                    "value": '{"id": "white", "image": "R0lGODdhAQABAIABAP///wAAACwAAAAAAQABAAACAkQBADs="}',
+                }
+            },
+        },
+        "application/jsonl": _FILE,
+        "multipart/form-data": PREDICT_BODIES["content"]["multipart/form-data"],
     },
 }

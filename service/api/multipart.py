@@ -27,8 +27,9 @@ class _Files:
 
     max_files: int
     max_file_bytes: int
-    files: list[File] = field(default_factory=list)
+    files: list[File] = field(default_factory=list)  # until they are taken
     complete: bool = False
+    _seen: int = 0
     _fields: int = 0
     _header_name: bytearray = field(default_factory=bytearray)
     _header_value: bytearray = field(default_factory=bytearray)
@@ -58,7 +59,8 @@ class _Files:
                 raise TooManyImages(f"A form may have {FIELDS_BESIDE_FILES} fields beside its files at most.")
             self._content = None
             return
-        if len(self.files) == self.max_files:
+        self._seen += 1
+        if self._seen > self.max_files:
             raise TooManyImages(f"A request may hold {self.max_files:,} images at most; split it.")
         self._filename = options[b"filename"].decode("utf-8", "replace") or None
         self._content = bytearray()
@@ -80,7 +82,14 @@ class _Files:
 
 
 async def read_files(body: AsyncIterator[bytes], boundary: bytes, *, max_files: int, max_file_bytes: int) -> list[File]:
-    """The file parts in order, whatever their field's name.
+    """The file parts in order, whatever their field's name; raises as `stream_files` does."""
+    return [file async for file in stream_files(body, boundary, max_files=max_files, max_file_bytes=max_file_bytes)]
+
+
+async def stream_files(
+    body: AsyncIterator[bytes], boundary: bytes, *, max_files: int, max_file_bytes: int
+) -> AsyncIterator[File]:
+    """The file parts as they arrive, so that only one need be in memory.
 
     Raises `MalformedRequest`, `TooManyImages` or `BodyTooLarge`.
     """
@@ -99,6 +108,9 @@ async def read_files(body: AsyncIterator[bytes], boundary: bytes, *, max_files: 
         parser = MultipartParser(boundary, {name: getattr(collected, name) for name in names})  # type: ignore[arg-type]
         async for chunk in body:
             parser.write(chunk)
+            for file in collected.files:
+                yield file
+            collected.files.clear()
         parser.finalize()
     except FormParserError as exc:
         raise MalformedRequest(
@@ -106,4 +118,3 @@ async def read_files(body: AsyncIterator[bytes], boundary: bytes, *, max_files: 
         ) from exc
     if not collected.complete:
         raise MalformedRequest("The multipart body ends before its last boundary; send it whole.")
-    return collected.files

@@ -1,0 +1,75 @@
+"""A batch's rows → the body of an answer: in any format, those that there are, or followed to the end, or a part."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from asyncio import to_thread
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+from service.errors import BatchNotFound, RangeNotSatisfiable
+from service.jobs.database import Batch
+from service.jobs.results import Encoder
+
+BLOCK = 256 << 10
+POLL_S = 0.25  # another process's work can't be awaited
+RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+Look = Callable[[], Awaitable[Batch]]
+
+
+def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
+    """The first byte and the one behind the last (RFC 9110, section 14.2); None: everything.
+
+    Several ranges at once, or another unit, are answered with everything. Raises `RangeNotSatisfiable`.
+    """
+    found = RANGE.fullmatch(header.replace(" ", "")) if header else None
+    if not found or found.groups() == ("", ""):
+        return None
+    first, last = (int(text) if text else None for text in found.groups())
+    if first is None:
+        start, stop = max(0, size - (last or 0)), size
+    else:
+        start, stop = first, size if last is None else min(last + 1, size)
+    if start >= stop:
+        raise RangeNotSatisfiable(f"There are {size:,} bytes of results so far; ask for a part of them.")
+    return start, stop
+
+
+async def read_bytes(path: Path, start: int, stop: int) -> AsyncIterator[bytes]:
+    """The file's bytes from `start` to `stop`, block by block."""
+    with await to_thread(path.open, "rb") as file:
+        await to_thread(file.seek, start)
+        while start < stop and (block := await to_thread(file.read, min(BLOCK, stop - start))):
+            yield block
+            start += len(block)
+
+
+async def read_lines(path: Path, batch: Batch, look: Look | None) -> AsyncIterator[bytes]:
+    """Whole rows, block by block; with `look`, what is written later too, until the batch ends or is deleted."""
+    position = 0
+    while True:
+        rest = b""
+        async for block in read_bytes(path, position, batch.bytes):
+            head, newline, tail = (rest + block).rpartition(b"\n")
+            if newline:
+                yield head + newline
+            rest = tail
+        position = batch.bytes
+        if look is None or batch.ended:
+            return
+        while batch.bytes == position and not batch.ended:
+            await asyncio.sleep(POLL_S)
+            try:
+                batch = await look()
+            except BatchNotFound:
+                return
+
+
+async def encode(lines: AsyncIterator[bytes], encoder: Encoder) -> AsyncIterator[bytes]:
+    """The rows in the encoder's format."""
+    async for block in lines:
+        if content := await to_thread(encoder.encode, block):
+            yield content
+    if content := await to_thread(encoder.end):
+        yield content

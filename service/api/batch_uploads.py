@@ -1,0 +1,107 @@
+"""The body of POST /v1/batches → files in the batch's folder, on the disk before the answer.
+
+Nothing is read faster than it is written, so a client is held back where the disk is slow. What is in an archive is not
+judged here: that is the work of a process of its own, later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from asyncio import to_thread
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from email.message import Message
+from pathlib import Path
+
+from service.api import multipart
+from service.api.incoming import Incoming
+from service.errors import EmptyRequest, UnsupportedMediaType
+from service.jobs.database import told
+from service.jobs.sources import HEAD_BYTES, SOURCES, kind_of
+from service.jobs.sources.tables import parquet_is_available
+from service.jobs.spool import SpoolWriter, SyncedFile
+from service.jobs.store import UPLOAD
+from service.settings import Settings
+
+MULTIPART = "multipart/form-data"
+MEDIA_TYPES = {media_type: name for name, source in SOURCES.items() for media_type in source.media_types}
+WRITE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What has arrived: its kind, what it is known by, and its number of images where they are spooled already."""
+
+    source: str
+    fingerprint: str
+    total: int | None = None
+
+
+def check_media_type(request: Incoming) -> tuple[str, str]:
+    """The body's media type and, of a form, its boundary; raises `UnsupportedMediaType`."""
+    message = Message()
+    message["content-type"] = request.header(b"content-type") or ""
+    media_type = message.get_content_type() if message["content-type"] else ""
+    if (request.header(b"content-encoding") or "identity").lower() != "identity":
+        raise UnsupportedMediaType("Send the body without Content-Encoding; archives may be compressed themselves.")
+    if media_type not in MEDIA_TYPES and media_type != MULTIPART:
+        raise UnsupportedMediaType(f"Send the images as {', '.join([*MEDIA_TYPES, MULTIPART])}.")
+    if MEDIA_TYPES.get(media_type) == "parquet" and not parquet_is_available():
+        raise UnsupportedMediaType("This server reads no Parquet: convoy's extra `parquet` is missing. Send NDJSON.")
+    return media_type, str(message.get_param("boundary", ""))
+
+
+async def receive(request: Incoming, folder: Path, settings: Settings) -> Received:
+    """Write the body into `folder`; raises `BodyTooLarge`, `TooManyImages`, `MalformedRequest` or `StorageFailed`."""
+    media_type, boundary = check_media_type(request)
+    chunks = request.chunks(settings.max_batch_upload_bytes)
+    with told():
+        if media_type == MULTIPART:
+            return await _form(chunks, boundary, folder, settings)
+        return await _file(chunks, media_type, folder)
+
+
+async def _file(chunks: AsyncIterator[bytes], media_type: str, folder: Path) -> Received:
+    digest, head = hashlib.sha256(media_type.encode()), b""
+    with SyncedFile(folder / UPLOAD) as file:
+        async for block in _blocks(chunks):
+            head = head or block[:HEAD_BYTES]
+            await to_thread(digest.update, block)
+            await to_thread(file.write, block)
+        await to_thread(file.sync)
+    if not head:
+        raise EmptyRequest("The request holds no image; send at least one.")
+    found = next((name for name, source in SOURCES.items() if source is kind_of("", head)), None)
+    declared = MEDIA_TYPES[media_type]
+    return Received(found if found and SOURCES[found].media_types else declared, digest.hexdigest())
+
+
+async def _form(chunks: AsyncIterator[bytes], boundary: str, folder: Path, settings: Settings) -> Received:
+    """Each file part goes to the spool at once. A boundary is new in each attempt, so only the parts are compared."""
+    digest = hashlib.sha256()
+    with SpoolWriter(folder) as spool:
+        files = multipart.stream_files(
+            chunks,
+            boundary.encode("latin-1", "replace"),
+            max_files=settings.max_batch_images,
+            max_file_bytes=settings.max_image_bytes,
+        )
+        async for file in files:
+            digest.update(repr((file.filename, len(file.content))).encode() + file.content)
+            await to_thread(spool.add, file.filename, file.content)
+        if not spool.count:
+            raise EmptyRequest("The request holds no image; send at least one.")
+        await to_thread(spool.sync)
+        return Received(MULTIPART, digest.hexdigest(), spool.count)
+
+
+async def _blocks(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same bytes in larger pieces: each is worth a thread's while."""
+    block = bytearray()
+    async for chunk in chunks:
+        block += chunk
+        if len(block) >= WRITE_BYTES:
+            yield bytes(block)
+            block.clear()
+    if block:
+        yield bytes(block)

@@ -1,0 +1,241 @@
+"""/v1/batches: images sent once, kept until every one of them has its row, and the rows fetched when it suits."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from asyncio import to_thread
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import StreamingResponse
+
+from service import errors
+from service.api import batch_results, batch_uploads, problems
+from service.api.accept import negotiate
+from service.api.batch_results import POLL_S
+from service.api.bodies import BATCH_BODIES, BatchList, BatchStatus
+from service.api.incoming import Incoming
+from service.errors import BatchNotFound, MalformedRequest, StorageFailed
+from service.jobs.database import Batch
+from service.jobs.results import RESULTS
+from service.jobs.runner import Runner
+from service.jobs.store import RESULTS as RESULTS_FILE
+from service.jobs.store import NewBatch, Store
+from service.serving import ServedModels
+from service.settings import Settings
+
+EVENT_STREAM = "text/event-stream"
+KEEP_ALIVE_S = 15.0
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+LONGEST_KEY = 255
+
+
+def shown(batch: Batch) -> dict[str, Any]:
+    """The batch as clients see it."""
+    total, now = batch.total, batch.finished or time.time()
+    left = None
+    if batch.started and batch.done and total and not batch.ended:
+        left = round((total - batch.done) * (now - batch.started) / batch.done, 1)
+    return {
+        "id": batch.id,
+        "status": batch.status,
+        "model": {"name": batch.model, "version": batch.version, "digest": batch.digest},
+        "counts": {"total": total, "done": batch.done, "failed": batch.failed},
+        "progress": 1.0 if batch.status == "succeeded" else round(batch.done / total, 4) if total else 0.0,
+        "eta_seconds": left,
+        "created_at": _time(batch.created),
+        "started_at": _time(batch.started),
+        "finished_at": _time(batch.finished),
+        "error": orjson.loads(batch.error) if batch.error else None,
+    }
+
+
+def _time(seconds: float | None) -> str | None:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds") if seconds else None
+
+
+class Batches:
+    """What the routes do: translate, call the store once, translate back."""
+
+    def __init__(self, store: Store, runner: Runner, models: ServedModels, settings: Settings) -> None:
+        self._store, self._runner, self._models, self._settings = store, runner, models, settings
+
+    async def create(
+        self, request: Request, model: str | None, version: str | None, top_k: int | None, key: str | None
+    ) -> Batch:
+        """Take in a batch; it is on the disk when this returns."""
+        served = self._models.choose(model, version).loaded
+        identity = served.identity
+        if top_k is not None and top_k > len(identity.labels):
+            raise MalformedRequest(
+                f"query top_k: the model has {len(identity.labels)} classes; ask for at most that many."
+            )
+        if key is not None and not (0 < len(key) <= LONGEST_KEY and key.isascii() and key.isprintable()):
+            raise MalformedRequest(f"header Idempotency-Key: use up to {LONGEST_KEY} printable ASCII characters.")
+        incoming = Incoming(request.scope, request.receive)
+        batch_uploads.check_media_type(incoming)
+        await self._make_room(incoming)
+        batch_id, folder = await to_thread(self._store.new_folder)
+        batch: Batch | None = None
+        try:
+            received = await batch_uploads.receive(incoming, folder, self._settings)
+            fingerprint = f"{received.fingerprint} {identity.name} {identity.version} {top_k}"
+            new = NewBatch(batch_id, identity, top_k, received.source, key, fingerprint, received.total)
+            batch = await to_thread(self._store.create, new)
+        finally:
+            if batch is None or batch.id != batch_id:  # it failed, or is known already
+                await to_thread(self._store.discard, batch_id)
+        self._runner.wake()
+        return batch
+
+    async def _make_room(self, incoming: Incoming) -> None:
+        declared = incoming.header(b"content-length") or "0"
+        needed = int(declared) if declared.isascii() and declared.isdigit() and len(declared) < 16 else 0
+        used = await to_thread(
+            self._store.tidy,
+            keep_s=self._settings.jobs_keep_hours * 3600,
+            max_bytes=self._settings.jobs_max_bytes,
+            needed_bytes=needed,
+        )
+        if used > self._settings.jobs_max_bytes:
+            raise StorageFailed("There is no room for another batch until others are finished, or deleted.")
+
+    async def events(self, batch: Batch) -> AsyncIterator[bytes]:
+        """The batch whenever it changes, until it ends."""
+        silent_since = time.monotonic()
+        last: Batch | None = None
+        while not self._models.draining:
+            if batch != last:
+                yield b"data: " + orjson.dumps(shown(batch)) + b"\n\n"
+                last, silent_since = batch, time.monotonic()
+            elif time.monotonic() - silent_since > KEEP_ALIVE_S:
+                yield b": still here\n\n"
+                silent_since = time.monotonic()
+            if batch.ended:
+                return
+            await asyncio.sleep(POLL_S)
+            try:
+                batch = await to_thread(self._store.get, batch.id)
+            except BatchNotFound:
+                yield b"data: " + orjson.dumps({**shown(batch), "status": "cancelled"}) + b"\n\n"
+                return
+
+    async def results(self, request: Request, batch: Batch, name: str | None, follow: bool) -> Response:
+        """The rows, in the format that was asked for."""
+        incoming = Incoming(request.scope, request.receive)
+        media_types = {each.media_type: key for key, each in RESULTS.items()}
+        if name is not None and name not in RESULTS:
+            raise MalformedRequest(f"query format: choose one of {', '.join(RESULTS)}.")
+        kind = RESULTS[name or media_types[negotiate(incoming.header(b"accept"), tuple(media_types))]]
+        path = self._store.folder(batch.id) / RESULTS_FILE
+        headers = {"ETag": f'"{batch.id}"', "X-Batch-Status": batch.status}
+        if kind is RESULTS["ndjson"] and not follow:
+            part = batch_results.parse_range(incoming.header(b"range"), batch.bytes)
+            start, stop = part or (0, batch.bytes)
+            headers |= {"Accept-Ranges": "bytes", "Content-Length": str(stop - start)}
+            if part:
+                headers["Content-Range"] = f"bytes {start}-{stop - 1}/{batch.bytes if batch.ended else '*'}"
+            body = batch_results.read_bytes(path, start, stop)
+            return StreamingResponse(body, 206 if part else 200, headers, kind.media_type)
+
+        async def look() -> Batch:
+            if self._models.draining:
+                raise BatchNotFound("the process is stopping")
+            return await to_thread(self._store.get, batch.id)
+
+        encoder = kind.encoder(orjson.loads(batch.labels))
+        lines = batch_results.read_lines(path, batch, look if follow else None)
+        return StreamingResponse(batch_results.encode(lines, encoder), headers=headers, media_type=kind.media_type)
+
+
+def router(store: Store, runner: Runner, models: ServedModels, settings: Settings) -> APIRouter:
+    """The routes, bound to what they act on."""
+    routes = APIRouter(prefix="/v1/batches", tags=["batches"])
+    batches = Batches(store, runner, models, settings)
+    unknown = problems.documented(errors.BatchNotFound, errors.StorageFailed)
+
+    @routes.post(
+        "",
+        status_code=202,
+        responses=problems.documented(
+            errors.MalformedRequest, errors.ModelNotFound, errors.Conflict, errors.BodyTooLarge, errors.TooManyImages,
+            errors.UnsupportedMediaType, errors.EmptyRequest, errors.StorageFailed,
+        ),
+        openapi_extra={"requestBody": BATCH_BODIES},
+    )  # fmt: skip
+    async def create_batch(
+        request: Request,
+        response: Response,
+        model: Annotated[str | None, Query(description="Default: the configured model.")] = None,
+        version: Annotated[str | None, Query(description="Default: the active version.")] = None,
+        top_k: Annotated[int | None, Query(ge=1, description="Only the k most probable classes.")] = None,
+        idempotency_key: Annotated[
+            str | None, Header(description="The same key with the same body gives the same batch, however often.")
+        ] = None,
+    ) -> BatchStatus:
+        """Accept images to be scored; once this is answered, every one of them gets its row, whatever dies."""
+        batch = await batches.create(request, model, version, top_k, idempotency_key)
+        response.headers["Location"] = f"/v1/batches/{batch.id}"
+        return BatchStatus(**shown(batch))
+
+    @routes.get("", responses=unknown)
+    async def list_batches(
+        limit: Annotated[int, Query(ge=1, le=1000)] = 20,
+        after: Annotated[str | None, Query(description="The last batch of the page before.")] = None,
+    ) -> BatchList:
+        """All batches, the newest first."""
+        found = await to_thread(store.newest, limit + 1, after)
+        page = found[:limit]
+        return BatchList(
+            batches=[BatchStatus(**shown(batch)) for batch in page],
+            after=page[-1].id if len(found) > limit else None,
+        )
+
+    @routes.get("/{batch_id}", responses=unknown)
+    async def show_batch(batch_id: str) -> BatchStatus:
+        """How far a batch is."""
+        return BatchStatus(**shown(await to_thread(store.get, batch_id)))
+
+    @routes.get(
+        "/{batch_id}/events",
+        response_class=Response,
+        responses={200: {"content": {EVENT_STREAM: {"schema": {"type": "string"}}}}, **unknown},
+    )
+    async def follow_batch(batch_id: str) -> Response:
+        """The same whenever it changes, as server-sent events, until the batch has ended."""
+        batch = await to_thread(store.get, batch_id)
+        return StreamingResponse(batches.events(batch), headers={"Cache-Control": "no-store"}, media_type=EVENT_STREAM)
+
+    @routes.get(
+        "/{batch_id}/results",
+        response_class=Response,
+        responses={
+            200: {"content": {each.media_type: BINARY for each in RESULTS.values()}},
+            206: {"content": {RESULTS["ndjson"].media_type: BINARY}, "description": "The part that was asked for."},
+            **problems.documented(
+                errors.BatchNotFound, errors.NotAcceptable, errors.RangeNotSatisfiable, errors.StorageFailed
+            ),
+        },
+    )
+    async def get_results(
+        request: Request,
+        batch_id: str,
+        format_: Annotated[
+            str | None,
+            Query(alias="format", description="Instead of `Accept`.", json_schema_extra={"enum": list(RESULTS)}),
+        ] = None,
+        follow: Annotated[bool, Query(description="Go on with rows as they appear, until the batch ends.")] = False,
+    ) -> Response:
+        """A row per image, in the order in which they were sent; of a batch that runs, those that there are."""
+        return await batches.results(request, await to_thread(store.get, batch_id), format_, follow)
+
+    @routes.delete("/{batch_id}", status_code=204, responses=unknown)
+    async def delete_batch(batch_id: str) -> None:
+        """Cancel the batch, if it runs, and remove it with its results."""
+        await to_thread(store.delete, batch_id)
+
+    return routes

@@ -1,0 +1,142 @@
+"""Batches as a SQLite database knows them, and transactions that are on the disk when they end.
+
+Raises `StorageFailed` where the disk is full or closed to the service.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from service.errors import BatchNotFound, StorageFailed
+
+FILE_NAME = "batches.sqlite"
+BUSY_S = 60.0  # how long another process's transaction is waited for
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS batches(
+    number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, status TEXT NOT NULL,
+    model TEXT NOT NULL, version TEXT NOT NULL, digest TEXT NOT NULL, labels TEXT NOT NULL, top_k INTEGER,
+    source TEXT NOT NULL, key TEXT UNIQUE, fingerprint TEXT NOT NULL, per_chunk INTEGER NOT NULL,
+    total INTEGER, done INTEGER NOT NULL DEFAULT 0, failed INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0,
+    claimed INTEGER NOT NULL DEFAULT 0, written INTEGER NOT NULL DEFAULT 0,
+    created REAL NOT NULL, started REAL, finished REAL, error TEXT);
+CREATE TABLE IF NOT EXISTS chunks(
+    batch INTEGER NOT NULL, chunk INTEGER NOT NULL, owner TEXT NOT NULL, lease REAL NOT NULL,
+    rows BLOB, failed INTEGER, PRIMARY KEY (batch, chunk));
+"""
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What is known of a batch: a row of its table."""
+
+    number: int
+    id: str
+    status: str  # queued, running, succeeded, failed
+    model: str
+    version: str
+    digest: str
+    labels: str  # JSON
+    top_k: int | None
+    source: str  # its name in SOURCES
+    key: str | None  # Idempotency-Key
+    fingerprint: str  # of what was sent with it
+    per_chunk: int  # inputs
+    total: int | None  # inputs; None until the upload has been read
+    done: int
+    failed: int
+    bytes: int  # of results that are certain
+    claimed: int  # chunks that have been begun
+    written: int  # chunks whose rows are in the results
+    created: float  # seconds since 1970
+    started: float | None
+    finished: float | None
+    error: str | None  # JSON
+
+    @property
+    def ended(self) -> bool:
+        """Nothing will change any more."""
+        return self.status in ("succeeded", "failed")
+
+
+class Database:
+    """One process's connection, made when it is first needed and shared by its threads."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+
+    @property
+    def exists(self) -> bool:
+        """Whether a batch was ever kept here."""
+        return (self.root / FILE_NAME).exists()
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """For one statement that changes nothing."""
+        with told(), self._lock:
+            yield self._connected()
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Alone with the database; what is done is on the disk afterwards, or none of it."""
+        with told(), self._lock:
+            connection = self._connected()
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                connection.rollback()  # nothing where a full disk has ended the transaction already
+                raise
+
+    def close(self) -> None:
+        """Let go of it."""
+        with self._lock:
+            if self._connection:
+                self._connection.close()
+                self._connection = None
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self.root.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(
+                self.root / FILE_NAME, timeout=BUSY_S, isolation_level=None, check_same_thread=False
+            )
+            self._connection.row_factory = _as_dict
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = FULL")
+            self._connection.executescript(SCHEMA)
+        return self._connection
+
+
+def find(connection: sqlite3.Connection, batch_id: str) -> Batch:
+    """Raises `BatchNotFound`."""
+    row = connection.execute("SELECT * FROM batches WHERE id = ?", [batch_id]).fetchone()
+    if row is None:
+        raise BatchNotFound("There is no such batch, or not any more; /v1/batches lists all.")
+    return Batch(**row)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Trouble with the disk as the error that clients see."""
+    try:
+        yield
+    except (OSError, sqlite3.OperationalError) as exc:
+        logger.exception("the storage of batches failed")
+        raise StorageFailed(
+            "The disk for batches is full or can't be written; delete batches that are not needed, or try again later."
+        ) from exc
+
+
+def _as_dict(cursor: sqlite3.Cursor, row: tuple[Any, ...]) -> dict[str, Any]:
+    return {column[0]: value for column, value in zip(cursor.description, row, strict=True)}

@@ -1,0 +1,88 @@
+"""`python -m service.jobs.prepare`: a batch's upload → its spool, in a process of its own.
+
+Archives come from strangers: what goes wrong with one ends this process, which has little memory and yields to all
+others, and not the service. The order comes as JSON on stdin, the answer goes to stdout; the end of stdin ends it.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import threading
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import orjson
+
+from service.errors import EmptyRequest, InvalidImage, ServiceError
+from service.jobs.inputs import Limits
+from service.jobs.results import error
+from service.jobs.sources import SOURCES
+from service.jobs.spool import SpoolWriter
+from service.jobs.store import UPLOAD
+
+MOST_MEMORY = 4 << 30  # of addresses, of which libraries reserve more than they use
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be prepared."""
+
+    folder: str
+    source: str  # its name in SOURCES
+    limits: Limits
+
+    def dump(self) -> bytes:
+        """One line of JSON."""
+        return orjson.dumps(asdict(self)) + b"\n"
+
+    @classmethod
+    def load(cls, line: bytes) -> Order:
+        """What `dump` gave."""
+        values = orjson.loads(line)
+        return cls(values["folder"], values["source"], Limits(**values["limits"]))
+
+
+def prepare(order: Order) -> int:
+    """Read the upload into the spool, on the disk when this returns; the number of inputs.
+
+    Raises `InvalidSource`, `EmptyRequest` or `OSError`.
+    """
+    folder = Path(order.folder)
+    upload = folder / UPLOAD
+    with upload.open("rb") as stream, SpoolWriter(folder) as spool:
+        for each in SOURCES[order.source].read(stream, upload.stat().st_size, order.limits):
+            content = each.content()
+            spool.add(each.id, content if isinstance(content, bytes | InvalidImage) else content.tobytes())
+        spool.sync()
+    if not spool.count:
+        raise EmptyRequest("The batch holds no image; send at least one.")
+    return spool.count
+
+
+def main() -> int:
+    """Carry out one order."""
+    os.nice(19)
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+    order = Order.load(sys.stdin.buffer.readline())
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    answer: dict[str, object]
+    try:
+        answer = {"total": prepare(order)}
+    except ServiceError as exc:
+        answer = {"error": error(exc)}
+    except OSError as exc:
+        answer = {"os_error": exc.strerror}
+    sys.stdout.buffer.write(orjson.dumps(answer))
+    sys.stdout.buffer.flush()
+    os._exit(0)  # the other thread waits for ever
+
+
+def _end_with_the_parent() -> None:
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,217 @@
+"""What a worker process does for batches beside its requests: claim a piece of work, do it, write it down, again.
+
+Images go through the same classifier as requests do, in pieces so small that a request behind one hardly waits.
+Whatever ends the process, its claims end too, and another one does the work anew with the same result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import orjson
+
+from service.classifier import Classifier
+from service.errors import (
+    Draining,
+    EmptyRequest,
+    InferenceFailed,
+    InvalidImage,
+    InvalidSource,
+    ModelNotFound,
+    Overloaded,
+    ServiceError,
+    StorageFailed,
+)
+from service.jobs import results, spool
+from service.jobs.inputs import Limits
+from service.jobs.prepare import Order
+from service.jobs.store import Store
+from service.jobs.work import PREPARING, Claim, Work
+from service.prediction import ModelIdentity, Prediction
+from service.queueing import Priority
+from service.serving import Served, ServedModels
+from service.settings import Settings
+
+IDLE_S = 1.0  # how often to look for what other processes have accepted or left
+RETRY_S = 10.0  # after trouble with the disk
+TIDY_S = 60.0
+PIECE_S = 0.008  # how long a piece may keep the engine from requests; a single image may take longer
+Outcome = Prediction | ServiceError
+logger = logging.getLogger(__name__)
+
+
+class Runner:
+    """One process's share in the work for all batches."""
+
+    def __init__(self, store: Store, models: ServedModels, classifier: Classifier, settings: Settings) -> None:
+        self.work = Work(store)
+        self._store, self._models, self._classifier, self._settings = store, models, classifier, settings
+        self._pieces: dict[ModelIdentity, int] = {}  # images at a time
+        self._woken = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._tidied = 0.0
+
+    def start(self) -> None:
+        """Begin to look for work."""
+        self._task = asyncio.create_task(self._run())
+
+    def wake(self) -> None:
+        """There is new work."""
+        self._woken.set()
+
+    async def stop(self) -> None:
+        """Leave what is under way to others, or to the next start."""
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self.work.close()
+        self._store.database.close()
+
+    async def _run(self) -> None:
+        while True:
+            wait_s = IDLE_S
+            try:
+                while await self._do_next():
+                    pass
+                await self._tidy()
+            except StorageFailed as exc:
+                logger.error("batches wait: %s", exc)
+                wait_s = RETRY_S
+            except Draining:
+                return
+            except Exception:
+                logger.exception("work for a batch failed and will be tried again")
+                wait_s = RETRY_S
+            self._woken.clear()
+            try:
+                await asyncio.wait_for(self._woken.wait(), wait_s)
+            except TimeoutError:
+                continue
+
+    async def _do_next(self) -> bool:
+        """Do one piece of work; False when there is none."""
+        claim = await asyncio.to_thread(self.work.claim) if self._store.exists else None
+        if claim is None:
+            return False
+        async with self._held(claim):
+            try:
+                if claim.chunk == PREPARING:
+                    await self._prepare(claim)
+                else:
+                    await self._score(claim)
+            except (InvalidSource, EmptyRequest, ModelNotFound) as exc:
+                await asyncio.to_thread(self.work.fail, claim, exc)
+        return True
+
+    @asynccontextmanager
+    async def _held(self, claim: Claim) -> AsyncIterator[None]:
+        """Renew the lease while the body works; end the body when the work has been taken away."""
+        worker = asyncio.current_task()
+        assert worker is not None
+        taken_away = False
+
+        async def renew() -> None:
+            nonlocal taken_away
+            while True:
+                await asyncio.sleep(self.work.lease_s / 3)
+                if not await asyncio.to_thread(self.work.renew, claim):
+                    taken_away = True
+                    worker.cancel()
+                    return
+
+        renewing = asyncio.create_task(renew())
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not taken_away or worker.uncancel():
+                await asyncio.to_thread(self.work.release, claim)
+                raise
+        except BaseException:
+            await asyncio.to_thread(self.work.release, claim)
+            raise
+        finally:
+            renewing.cancel()
+
+    async def _prepare(self, claim: Claim) -> None:
+        """Have the upload read in a process of its own; raises what is wrong with it."""
+        settings, folder = self._settings, self._store.folder(claim.batch.id)
+        limits = Limits(
+            settings.max_image_bytes, settings.max_batch_images, max_unpacked_bytes=8 * settings.max_batch_upload_bytes
+        )
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "service.jobs.prepare",
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(Order(str(folder.absolute()), claim.batch.source, limits).dump())
+            said = await process.stdout.read()
+            await process.wait()
+        finally:
+            process.stdin.close()
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        try:
+            answer = orjson.loads(said)
+        except orjson.JSONDecodeError as exc:
+            if not folder.exists():  # deleted meanwhile
+                return
+            raise InvalidSource("Reading the upload took too much memory or failed; send it in parts.") from exc
+        if "os_error" in answer:
+            raise StorageFailed(f"The upload could not be unpacked: {answer['os_error']}.")
+        if "error" in answer:
+            kind = EmptyRequest if answer["error"]["type"] == EmptyRequest.slug else InvalidSource
+            raise kind(answer["error"]["detail"])
+        await asyncio.to_thread(self.work.prepared, claim, answer["total"])
+
+    async def _score(self, claim: Claim) -> None:
+        batch, (first, count) = claim.batch, claim.span
+        try:
+            ids, contents = await asyncio.to_thread(spool.read, self._store.folder(batch.id), first, count)
+        except FileNotFoundError:  # deleted meanwhile
+            return
+        served = self._models.choose(batch.model, batch.version)
+        outcomes = await self._classify(contents, served)
+        rows = await asyncio.to_thread(results.rows, first, ids, outcomes, batch.top_k)
+        failed = sum(isinstance(outcome, ServiceError) for outcome in outcomes)
+        await asyncio.to_thread(self.work.finish, claim, rows, failed)
+
+    async def _classify(self, contents: Sequence[bytes | InvalidImage], served: Served) -> list[Outcome]:
+        """One outcome per input. Pieces grow and shrink with the time they take, waiting behind requests included."""
+        outcomes: list[Outcome] = []
+        identity = served.loaded.identity
+        while len(outcomes) < len(contents):
+            size = self._pieces.get(identity, 1)
+            piece = contents[len(outcomes) : len(outcomes) + size]
+            began = time.monotonic()
+            try:
+                outcomes += await self._classifier.classify(piece, model=served, priority=Priority.BULK)
+            except Overloaded as exc:  # requests first
+                await asyncio.sleep(exc.retry_after_s or 1)
+                continue
+            except InferenceFailed as exc:  # on every image of the piece
+                if served.loaded.engine.lost:
+                    raise
+                outcomes += [exc] * len(piece)
+            took_s = time.monotonic() - began
+            if took_s > PIECE_S:
+                self._pieces[identity] = max(1, size // 2)
+            elif took_s < PIECE_S / 3 and len(piece) == size:
+                self._pieces[identity] = min(2 * size, served.loaded.engine.max_batch_size)
+        return outcomes
+
+    async def _tidy(self) -> None:
+        if time.monotonic() - self._tidied > TIDY_S:
+            self._tidied = time.monotonic()
+            await asyncio.to_thread(
+                self._store.tidy,
+                keep_s=self._settings.jobs_keep_hours * 3600,
+                max_bytes=self._settings.jobs_max_bytes,
+            )

@@ -1,0 +1,108 @@
+"""A batch's inputs, read once from its upload → two files from which any of them can be read again, by any process.
+
+`inputs` holds one record after the other: the lengths of its two parts as uint32, what is known of the input as JSON,
+and its bytes. `offsets` holds where each begins, and where the last one ends, as uint64. All little-endian.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+from typing import Any, Self
+
+import orjson
+
+from service.errors import InvalidImage
+
+INPUTS, OFFSETS = "inputs", "offsets"
+LENGTHS, OFFSET = struct.Struct("<2L"), struct.Struct("<Q")
+
+
+class SpoolWriter:
+    """Writes the inputs into a folder, those of an earlier attempt away."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._inputs, self._offsets = (folder / INPUTS).open("wb"), (folder / OFFSETS).open("wb")
+        self._offsets.write(OFFSET.pack(0))
+        self.count = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._inputs.close()
+        self._offsets.close()
+
+    def add(self, id_: str | None, content: bytes | InvalidImage) -> None:
+        """Write one input, or why there is nothing to score."""
+        about: dict[str, str | None] = {"id": id_}
+        if isinstance(content, InvalidImage):
+            about["error"], content = content.detail, b""
+        head = orjson.dumps(about)
+        self._inputs.write(LENGTHS.pack(len(head), len(content)))
+        self._inputs.write(head)
+        self._inputs.write(content)
+        self._offsets.write(OFFSET.pack(self._inputs.tell()))
+        self.count += 1
+
+    def sync(self) -> None:
+        """Bring everything to the disk."""
+        for file in (self._inputs, self._offsets):
+            file.flush()
+            os.fsync(file.fileno())
+        sync_folder(self._folder)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the folder's entries to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read(folder: Path, first: int, count: int) -> tuple[list[str | None], list[bytes | InvalidImage]]:
+    """Ids and contents of `count` inputs from `first` on, or of those that there are."""
+    with (folder / OFFSETS).open("rb") as file:
+        file.seek(first * OFFSET.size)
+        offsets = [at for (at,) in OFFSET.iter_unpack(file.read((count + 1) * OFFSET.size))]
+    with (folder / INPUTS).open("rb") as file:
+        file.seek(offsets[0])
+        content = memoryview(file.read(offsets[-1] - offsets[0]))
+    ids: list[str | None] = []
+    contents: list[bytes | InvalidImage] = []
+    for at in offsets[:-1]:
+        start = at - offsets[0]
+        head_bytes, content_bytes = LENGTHS.unpack_from(content, start)
+        head_end = start + LENGTHS.size + head_bytes
+        about: dict[str, Any] = orjson.loads(content[start + LENGTHS.size : head_end])
+        ids.append(about["id"])
+        contents.append(
+            InvalidImage(about["error"]) if "error" in about else bytes(content[head_end : head_end + content_bytes])
+        )
+    return ids, contents
+
+
+class SyncedFile:
+    """A file that is on the disk once `sync` returns."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._file.close()
+
+    def write(self, content: bytes) -> None:
+        """Append."""
+        self._file.write(content)
+
+    def sync(self) -> None:
+        """Bring everything to the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())

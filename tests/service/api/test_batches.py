@@ -1,0 +1,287 @@
+"""/v1/batches, from the upload to the last row."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from httpx2 import Response
+from pyarrow import parquet
+from starlette.testclient import TestClient
+
+from service.api import batch_results, batch_uploads
+from service.api.batches import Batches
+from service.app import create_app
+from service.jobs import runner as runner_module
+from service.jobs import store as store_module
+from service.jobs.spool import SyncedFile
+from service.jobs.store import Store
+from service.settings import Settings
+from tests.conftest import COLOURS, encode, picture
+from tests.service.jobs.packing import PACKERS
+
+PICTURES = [(f"{i:02}.png", encode(picture(COLOURS[i % 3]))) for i in range(25)]
+MEDIA_TYPES = {
+    "zip": "application/zip",
+    "tar": "application/x-tar",
+    "tar.gz": "application/x-tar",
+    "tar.zst": "application/x-tar",
+    "ndjson": "application/x-ndjson",
+    "parquet": "application/vnd.apache.parquet",
+}
+ZIP = PACKERS["zip"](PICTURES)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "CHUNK_INPUTS", 10)
+    for module, name in ((runner_module, "IDLE_S"), (runner_module, "RETRY_S"), (batch_results, "POLL_S")):
+        monkeypatch.setattr(module, name, 0.05)
+
+
+@pytest.fixture
+def idle(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+    """A client of an application that accepts batches and does not work on them."""
+    monkeypatch.setattr(runner_module.Runner, "start", lambda _: None)
+    with TestClient(create_app(settings)) as client:
+        yield client
+
+
+def send(client: TestClient, content: bytes = ZIP, media_type: str = "application/zip", **headers: str) -> Response:
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    return client.post("/v1/batches", content=content, headers={"content-type": media_type, **headers})
+
+
+def finished(client: TestClient, response: Response) -> dict[str, Any]:
+    assert response.status_code == 202, response.text
+    client.get(f"{response.headers['location']}/events")  # they end when the batch does
+    batch: dict[str, Any] = client.get(response.headers["location"]).json()
+    return batch
+
+
+def rows(content: bytes | str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in content.splitlines()]
+
+
+@pytest.mark.parametrize("kind", MEDIA_TYPES)
+def test_every_kind_of_body_gets_a_row_per_image_in_order(kind: str, client: TestClient) -> None:
+    batch = finished(client, send(client, PACKERS[kind](PICTURES), MEDIA_TYPES[kind]))
+    assert (batch["status"], batch["counts"]) == ("succeeded", {"total": 25, "done": 25, "failed": 0})
+    assert (batch["progress"], batch["error"]) == (1, None)
+    found = rows(client.get(f"/v1/batches/{batch['id']}/results").content)
+    assert [(row["index"], row["id"], row["label"]) for row in found] == [
+        (i, name, COLOURS[i % 3]) for i, (name, _) in enumerate(PICTURES)
+    ]
+
+
+def test_a_form_of_images_is_a_batch(client: TestClient) -> None:
+    files = [("images", (name, content)) for name, content in [*PICTURES, ("notes.txt", b"no image")]]
+    batch = finished(client, client.post("/v1/batches", files=files))
+    assert batch["counts"] == {"total": 26, "done": 26, "failed": 1}
+    found = rows(client.get(f"/v1/batches/{batch['id']}/results").content)
+    assert [row["id"] for row in found] == [name for name, _ in PICTURES] + ["notes.txt"]
+    assert found[-1]["error"]["type"] == "invalid-image"
+
+
+def test_rows_are_what_predict_answers(client: TestClient) -> None:
+    batch = finished(client, send(client))
+    found = rows(client.get(f"/v1/batches/{batch['id']}/results").content)
+    answered = client.post("/v1/predict", files=[("images", picture) for picture in PICTURES]).json()
+    assert batch["model"] == answered["model"]
+    for row, prediction in zip(found, answered["predictions"], strict=True):
+        assert (row["label"], row["probabilities"]) == (prediction["label"], prediction["probabilities"])
+
+
+def test_model_version_and_top_k_are_heeded(client: TestClient) -> None:
+    response = client.post("/v1/batches?version=1&top_k=1", content=ZIP, headers={"content-type": "application/zip"})
+    batch = finished(client, response)
+    assert batch["model"]["version"] == "1"
+    assert all(len(row["probabilities"]) == 1 for row in rows(client.get(f"/v1/batches/{batch['id']}/results").content))
+
+
+def test_results_come_in_every_format(client: TestClient) -> None:
+    url = f"/v1/batches/{finished(client, send(client))['id']}/results"
+    csv = client.get(url, headers={"accept": "text/csv"})
+    assert csv.headers["content-type"].startswith("text/csv")
+    assert csv.text.count("\n") == 26
+    table = parquet.read_table(io.BytesIO(client.get(f"{url}?format=parquet").content))
+    assert table.column("id").to_pylist() == [name for name, _ in PICTURES]
+    assert client.get(url, headers={"accept": "image/png"}).status_code == 406
+    assert client.get(f"{url}?format=xlsx").status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("header", "part"),
+    [
+        ("bytes=0-9", slice(0, 10)),
+        ("bytes=100-", slice(100, None)),
+        ("bytes=-50", slice(-50, None)),
+        ("bytes=5-999999999", slice(5, None)),
+    ],
+)
+def test_a_part_of_the_results_can_be_fetched(header: str, part: slice, client: TestClient) -> None:
+    url = f"/v1/batches/{finished(client, send(client))['id']}/results"
+    whole = client.get(url)
+    answer = client.get(url, headers={"range": header})
+    assert answer.status_code == 206
+    assert answer.content == whole.content[part]
+    start = len(whole.content) - len(answer.content) if part.start and part.start < 0 else part.start
+    assert answer.headers["content-range"] == f"bytes {start}-{start + len(answer.content) - 1}/{len(whole.content)}"
+
+
+def test_a_part_that_is_not_there_is_refused(client: TestClient) -> None:
+    url = f"/v1/batches/{finished(client, send(client))['id']}/results"
+    refused = client.get(url, headers={"range": "bytes=999999999-"})
+    assert (refused.status_code, refused.json()["type"]) == (416, "/problems/range-not-satisfiable")
+    assert client.get(url, headers={"range": "bytes=0-1,5-6"}).status_code == 200
+    assert client.get(url, headers={"range": "lines=0-1"}).status_code == 200
+
+
+def test_following_gives_every_row_to_the_end(client: TestClient) -> None:
+    response = send(client)
+    with client.stream("GET", f"{response.headers['location']}/results?follow=true") as stream:
+        found = rows("\n".join(stream.iter_lines()))
+    assert [row["index"] for row in found] == list(range(25))
+
+
+def test_events_tell_every_change_to_the_end(client: TestClient) -> None:
+    response = send(client)
+    with client.stream("GET", f"{response.headers['location']}/events") as stream:
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        events = [json.loads(line.removeprefix("data: ")) for line in stream.iter_lines() if line.startswith("data: ")]
+    assert events[-1]["status"] == "succeeded"
+    done = [event["counts"]["done"] for event in events]
+    assert done == sorted(done)
+
+
+def test_the_events_of_a_batch_that_is_deleted_end_with_its_cancellation(idle: TestClient) -> None:
+    batch = send(idle).json()
+    shown = shown_events(idle, batch["id"])
+    assert [event["status"] for event in shown] == ["queued", "cancelled"]
+
+
+def shown_events(client: TestClient, batch_id: str) -> list[dict[str, Any]]:
+    """The events of a batch that is deleted after the first of them."""
+    state = client.app.state  # type: ignore[attr-defined]
+    store: Store = state.store
+    batches = Batches(store, state.runner, state.served, Settings())
+
+    async def collect() -> list[dict[str, Any]]:
+        found = []
+        async for event in batches.events(store.get(batch_id)):
+            found.append(json.loads(event.removeprefix(b"data: ")))
+            if len(found) == 1:
+                store.delete(batch_id)
+        return found
+
+    return asyncio.run(collect())
+
+
+def test_a_key_gives_the_same_batch_however_often_it_is_sent(idle: TestClient, settings: Settings) -> None:
+    first, second = (send(idle, idempotency_key="k") for _ in range(2))
+    assert first.json() == second.json()
+    assert len(list(settings.jobs_dir.glob("batch-*"))) == 1
+    other = send(idle, PACKERS["zip"](PICTURES[:2]), idempotency_key="k")
+    assert (other.status_code, other.json()["type"]) == (409, "/problems/conflict")
+    assert len(list(settings.jobs_dir.glob("batch-*"))) == 1
+
+
+def test_a_form_is_known_by_its_parts_not_by_its_boundary(idle: TestClient) -> None:
+    files = [("images", picture) for picture in PICTURES]
+    first, second = (idle.post("/v1/batches", files=files, headers={"idempotency-key": "k"}).json() for _ in range(2))
+    assert first["id"] == second["id"]
+
+
+def test_batches_are_listed_newest_first_in_pages(idle: TestClient) -> None:
+    ids = [send(idle).json()["id"] for _ in range(3)][::-1]
+    page = idle.get("/v1/batches?limit=2").json()
+    assert [batch["id"] for batch in page["batches"]] == ids[:2]
+    last = idle.get(f"/v1/batches?limit=2&after={page['after']}").json()
+    assert ([batch["id"] for batch in last["batches"]], last["after"]) == (ids[2:], None)
+
+
+def test_a_batch_that_is_not_worked_on_yet_is_queued(idle: TestClient) -> None:
+    batch = send(idle).json()
+    assert (batch["status"], batch["counts"]["total"], batch["eta_seconds"]) == ("queued", None, None)
+    assert idle.get(f"/v1/batches/{batch['id']}/results").content == b""
+
+
+def test_a_deleted_batch_is_gone(idle: TestClient, settings: Settings) -> None:
+    url = send(idle).headers["location"]
+    assert idle.delete(url).status_code == 204
+    for answer in (idle.get(url), idle.get(f"{url}/results"), idle.get(f"{url}/events"), idle.delete(url)):
+        assert (answer.status_code, answer.json()["type"]) == (404, "/problems/batch-not-found")
+    assert not list(settings.jobs_dir.glob("batch-*"))
+
+
+def test_a_batch_that_can_not_be_read_has_failed_and_says_why(client: TestClient) -> None:
+    batch = finished(client, send(client, b"no archive"))
+    assert (batch["status"], batch["error"]["type"]) == ("failed", "invalid-source")
+    assert client.post("/v1/predict", content=PICTURES[0][1], headers={"content-type": "image/png"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("content", "media_type", "headers", "problem"),
+    [
+        (b"", "application/zip", {}, "empty-request"),
+        (ZIP, "image/png", {}, "unsupported-media-type"),
+        (ZIP, "application/zip", {"content-encoding": "gzip"}, "unsupported-media-type"),
+        (ZIP, "application/zip", {"idempotency-key": "x" * 256}, "malformed-request"),
+        (b"--b\r\n", "multipart/form-data; boundary=b", {}, "malformed-request"),
+        (b"--b--\r\n", "multipart/form-data; boundary=b", {}, "empty-request"),
+        (bytes(200_001), "application/zip", {}, "body-too-large"),
+    ],
+)
+def test_what_is_refused_leaves_nothing_behind(
+    content: bytes, media_type: str, headers: dict[str, str], problem: str, settings: Settings
+) -> None:
+    with TestClient(create_app(settings.model_copy(update={"max_batch_upload_bytes": 200_000}))) as client:
+        answer = send(client, content, media_type, **headers)
+    assert answer.json()["type"] == f"/problems/{problem}"
+    assert not list(settings.jobs_dir.glob("batch-*"))
+
+
+def test_an_unknown_model_is_refused_before_the_body_is_read(idle: TestClient) -> None:
+    assert idle.post("/v1/batches?model=nothing", content=ZIP).json()["type"] == "/problems/model-not-found"
+    answer = idle.post("/v1/batches?top_k=4", content=ZIP, headers={"content-type": "application/zip"})
+    assert answer.json()["type"] == "/problems/malformed-request"
+
+
+def test_without_pyarrow_parquet_is_refused(idle: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_uploads, "parquet_is_available", lambda: False)
+    assert send(idle, b"PAR1", "application/vnd.apache.parquet").status_code == 415
+
+
+def test_a_full_disk_is_a_clear_error_and_the_service_goes_on(
+    idle: TestClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as context:
+        context.setattr(SyncedFile, "write", full)
+        answer = send(idle)
+    assert (answer.status_code, answer.json()["type"]) == (507, "/problems/storage-failed")
+    assert "retry-after" in answer.headers
+    assert not list(settings.jobs_dir.glob("batch-*"))
+    assert idle.post("/v1/predict", content=PICTURES[0][1], headers={"content-type": "image/png"}).status_code == 200
+    assert send(idle).status_code == 202
+
+
+def test_no_batch_is_accepted_beyond_what_all_may_take(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner_module.Runner, "start", lambda _: None)
+    with TestClient(create_app(settings.model_copy(update={"jobs_max_bytes": len(ZIP) + 100}))) as client:
+        assert send(client).status_code == 202
+        assert send(client).json()["type"] == "/problems/storage-failed"
+
+
+def test_a_folder_that_can_not_be_written_is_a_clear_error(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with TestClient(create_app(settings.model_copy(update={"jobs_dir": tmp_path / "file" / "jobs"}))) as client:
+        assert send(client).json()["type"] == "/problems/storage-failed"
+        assert client.get("/v1/batches").json()["batches"] == []

@@ -1,0 +1,73 @@
+"""Uploads → spools, in a process that may fail."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service.errors import EmptyRequest, InvalidSource
+from service.jobs import spool
+from service.jobs.inputs import Limits
+from service.jobs.prepare import Order, prepare
+from tests.service.jobs.packing import PACKERS
+
+PICTURES = [("a.png", b"first"), ("b.png", b"second")]
+
+
+def order(folder: Path, kind: str, content: bytes) -> Order:
+    (folder / "upload").write_bytes(content)
+    return Order(str(folder), kind, Limits())
+
+
+@pytest.mark.parametrize("kind", PACKERS)
+def test_every_kind_is_spooled_in_its_order(kind: str, tmp_path: Path) -> None:
+    assert prepare(order(tmp_path, kind, PACKERS[kind](PICTURES))) == 2
+    ids, contents = spool.read(tmp_path, 0, 2)
+    assert list(zip(ids, contents, strict=True)) == PICTURES
+
+
+def test_what_can_not_be_read_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSource):
+        prepare(order(tmp_path, "zip", b"PK\x03\x04"))
+
+
+def test_an_upload_of_nothing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(EmptyRequest):
+        prepare(order(tmp_path, "zip", PACKERS["zip"]([])))
+
+
+@pytest.mark.parametrize(
+    ("content", "answer"),
+    [
+        (PACKERS["zip"](PICTURES), {"total": 2}),
+        (b"", {"error": {"type": "invalid-source", "title": "Not a readable batch"}}),
+    ],
+)
+def test_the_process_answers_in_json(content: bytes, answer: dict[str, object], tmp_path: Path) -> None:
+    line = order(tmp_path, "zip", content).dump()
+    with subprocess.Popen(
+        [sys.executable, "-m", "service.jobs.prepare"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[3],
+    ) as process:  # fmt: skip
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(line)
+        process.stdin.flush()
+        said = json.loads(process.stdout.read())
+    said.get("error", {}).pop("detail", None)
+    assert said == answer
+
+
+def test_the_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "service.jobs.prepare"], stdin=subprocess.PIPE, cwd=Path(__file__).parents[3]
+    ) as process:
+        assert process.stdin
+        (tmp_path / "upload").symlink_to("/dev/zero")
+        process.stdin.write(Order(str(tmp_path), "ndjson", Limits()).dump())
+        process.stdin.close()
+        assert process.wait(30) == 1

@@ -1,0 +1,218 @@
+"""A worker process's share in the work for batches."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.app import create_app
+from service.errors import InferenceFailed, Overloaded, StorageFailed
+from service.jobs import runner as runner_module
+from service.jobs import store as store_module
+from service.jobs.database import Batch
+from service.jobs.runner import Runner
+from service.jobs.store import NewBatch, Store
+from service.queueing import Priority
+from service.settings import Settings
+from tests.conftest import COLOURS, encode, picture
+from tests.service.jobs.packing import PACKERS
+
+PICTURES = [(f"{i}.png", encode(picture(COLOURS[i % 3]))) for i in range(25)]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner_module, "IDLE_S", 0.05)
+    monkeypatch.setattr(runner_module, "RETRY_S", 0.05)
+    monkeypatch.setattr(store_module, "CHUNK_INPUTS", 10)
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Any]:
+    """The parts of an application whose lifespan has begun: `store`, `runner`, `classifier`, `served`."""
+    app = create_app(settings)
+    async with app.router.lifespan_context(app):
+        yield app.state
+
+
+def add(store: Store, content: bytes = PACKERS["zip"](PICTURES), **about: Any) -> Batch:  # noqa: ANN401
+    batch_id, folder = store.new_folder()
+    (folder / "upload").write_bytes(content)
+    identity = about.pop("identity")
+    return store.create(NewBatch(batch_id, identity, about.pop("top_k", None), "zip", None, "x"))
+
+
+async def ended(store: Store, batch: Batch) -> Batch:
+    async with asyncio.timeout(60):
+        while not (found := store.get(batch.id)).ended:
+            await asyncio.sleep(0.01)
+    return found
+
+
+def rows(store: Store, batch: Batch) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (store.folder(batch.id) / "results.ndjson").read_bytes().splitlines()]
+
+
+def test_every_image_gets_its_row_at_bulk_priority(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    priorities = set()
+
+    async def scenario() -> None:
+        async with running(settings) as state:
+            classify = state.classifier.classify
+
+            async def watched(pictures: Sequence[Any], **options: Any) -> Any:  # noqa: ANN401
+                priorities.add(options["priority"])
+                return await classify(pictures, **options)
+
+            monkeypatch.setattr(state.classifier, "classify", watched)
+            batch = add(state.store, identity=state.served.choose().loaded.identity)
+            found = await ended(state.store, batch)
+            assert (found.status, found.total, found.done, found.failed) == ("succeeded", 25, 25, 0)
+            assert [(row["index"], row["id"], row["label"]) for row in rows(state.store, batch)] == [
+                (i, name, COLOURS[i % 3]) for i, (name, _) in enumerate(PICTURES)
+            ]
+
+    asyncio.run(scenario())
+    assert [path.name for path in settings.jobs_dir.glob("batch-*/*")] == ["results.ndjson"]
+    assert priorities == {Priority.BULK}
+
+
+def test_an_upload_that_can_not_be_read_fails_the_batch(settings: Settings) -> None:
+    async def scenario() -> None:
+        async with running(settings) as state:
+            identity = state.served.choose().loaded.identity
+            found = await ended(state.store, add(state.store, b"no archive", identity=identity))
+            assert found.status == "failed"
+            assert json.loads(found.error or "")["type"] == "invalid-source"
+            found = await ended(state.store, add(state.store, PACKERS["zip"]([]), identity=identity))
+            assert json.loads(found.error or "")["type"] == "empty-request"
+
+    asyncio.run(scenario())
+
+
+def test_a_model_that_is_gone_fails_the_batch(settings: Settings, models_dir: Path, tmp_path: Path) -> None:
+    own = settings.model_copy(update={"models_dir": Path(shutil.copytree(models_dir, tmp_path / "models"))})
+
+    async def scenario() -> None:
+        async with running(own) as state:
+            identity = state.served.choose("colours", "1").loaded.identity
+            shutil.rmtree(own.models_dir / "colours" / "1")
+            await state.served.reload()
+            found = await ended(state.store, add(state.store, identity=identity))
+            assert json.loads(found.error or "")["type"] == "model-not-found"
+
+    asyncio.run(scenario())
+
+
+def test_a_restart_goes_on_with_every_batch(settings: Settings) -> None:
+    batches: list[Batch] = []
+
+    async def begin() -> None:
+        async with running(settings) as state:
+            batches.extend(add(state.store, identity=state.served.choose().loaded.identity) for _ in range(3))
+            async with asyncio.timeout(60):
+                while not state.store.get(batches[0].id).done:
+                    await asyncio.sleep(0.001)
+
+    async def go_on() -> None:
+        async with running(settings) as state:
+            for batch in batches:
+                assert (await ended(state.store, batch)).status == "succeeded"
+                assert [row["index"] for row in rows(state.store, batch)] == list(range(25))
+
+    asyncio.run(begin())
+    asyncio.run(go_on())
+
+
+@pytest.mark.parametrize("error", [StorageFailed("full"), RuntimeError("a mistake"), Overloaded("busy")])
+def test_trouble_that_passes_costs_nothing(
+    error: Exception, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with running(settings) as state:
+            classify, left = state.classifier.classify, [error] * 3
+
+            async def failing(pictures: Sequence[Any], **options: Any) -> Any:  # noqa: ANN401
+                if left:
+                    raise left.pop()
+                return await classify(pictures, **options)
+
+            monkeypatch.setattr(state.classifier, "classify", failing)
+            batch = add(state.store, identity=state.served.choose().loaded.identity)
+            assert (await ended(state.store, batch)).status == "succeeded"
+            assert [row["index"] for row in rows(state.store, batch)] == list(range(25))
+
+    asyncio.run(scenario())
+
+
+def test_an_image_on_which_the_engine_fails_has_its_error(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        async with running(settings) as state:
+            classify = state.classifier.classify
+
+            async def failing(pictures: Sequence[Any], **options: Any) -> Any:  # noqa: ANN401
+                if any(content == PICTURES[7][1] for content in pictures):
+                    raise InferenceFailed("The model failed.")
+                return await classify(pictures, **options)
+
+            monkeypatch.setattr(runner_module, "PIECE_S", 0)  # one image at a time
+            monkeypatch.setattr(state.classifier, "classify", failing)
+            batch = add(state.store, identity=state.served.choose().loaded.identity)
+            assert (await ended(state.store, batch)).failed == 8
+            assert rows(state.store, batch)[7]["error"]["type"] == "internal-error"
+
+    asyncio.run(scenario())
+
+
+def test_pieces_grow_while_they_are_quick_and_shrink_when_requests_wait(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    async def scenario() -> None:
+        async with running(settings) as state:
+            classify = state.classifier.classify
+
+            async def watched(pictures: Sequence[Any], **options: Any) -> Any:  # noqa: ANN401
+                sizes.append(len(pictures))
+                return await classify(pictures, **options)
+
+            monkeypatch.setattr(state.classifier, "classify", watched)
+            runner: Runner = state.runner
+            served = state.served.choose()
+            monkeypatch.setattr(runner_module, "PIECE_S", 60)
+            await runner._classify([b""] * 31, served)
+            monkeypatch.setattr(runner_module, "PIECE_S", 0)
+            await runner._classify([b""] * 64, served)
+
+    asyncio.run(scenario())
+    assert sizes == [1, 2, 4, 8, 16, 32, 16, 8, 4, 2, 1, 1]
+
+
+def test_work_for_a_batch_that_is_deleted_stops(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        async with running(settings) as state:
+            state.runner.work.lease_s = 0.03
+            begun, never = asyncio.Event(), asyncio.Event()
+
+            async def stuck(_pictures: object, **_options: object) -> None:
+                begun.set()
+                await never.wait()
+
+            classify = state.classifier.classify
+            monkeypatch.setattr(state.classifier, "classify", stuck)
+            identity = state.served.choose().loaded.identity
+            batch = add(state.store, identity=identity)
+            await asyncio.wait_for(begun.wait(), 60)
+            state.store.delete(batch.id)
+            monkeypatch.setattr(state.classifier, "classify", classify)
+            assert (await ended(state.store, add(state.store, identity=identity))).status == "succeeded"
+
+    asyncio.run(scenario())

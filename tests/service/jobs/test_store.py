@@ -1,0 +1,123 @@
+"""Batches that outlive processes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from service.errors import BatchNotFound, Conflict, StorageFailed
+from service.jobs import store as store_module
+from service.jobs.database import Batch
+from service.jobs.store import NewBatch, Store
+from service.prediction import ModelIdentity
+from tests.conftest import COLOURS
+
+IDENTITY = ModelIdentity("colours", "1", "sha256:0", COLOURS)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store(tmp_path / "jobs")
+    yield opened
+    opened.database.close()
+
+
+def add(store: Store, key: str | None = None, fingerprint: str = "x", content: bytes = b"") -> Batch:
+    batch_id, folder = store.new_folder()
+    (folder / "upload").write_bytes(content)
+    return store.create(NewBatch(batch_id, IDENTITY, None, "zip", key, fingerprint))
+
+
+def finish(store: Store, batch: Batch, finished: float) -> None:
+    with store.database.writing() as connection:
+        connection.execute(
+            "UPDATE batches SET status = 'succeeded', finished = ? WHERE number = ?", [finished, batch.number]
+        )
+
+
+def test_a_batch_is_what_it_was_created_as(store: Store) -> None:
+    batch = add(store)
+    assert store.get(batch.id) == batch
+    assert (batch.status, batch.model, batch.total, batch.done) == ("queued", "colours", None, 0)
+
+
+def test_nothing_is_made_before_the_first_batch(store: Store, tmp_path: Path) -> None:
+    assert store.newest(5) == []
+    assert store.tidy(keep_s=0, max_bytes=0) == 0
+    with pytest.raises(BatchNotFound):
+        store.get("batch-0")
+    assert not (tmp_path / "jobs").exists()
+
+
+def test_another_process_sees_it(store: Store, tmp_path: Path) -> None:
+    batch = add(store)
+    other = Store(tmp_path / "jobs")
+    assert other.get(batch.id) == batch
+    other.database.close()
+
+
+def test_pages_go_from_the_newest_to_the_oldest(store: Store) -> None:
+    ids = [add(store).id for _ in range(5)][::-1]
+    first = [batch.id for batch in store.newest(3)]
+    assert first + [batch.id for batch in store.newest(3, after=first[-1])] == ids
+
+
+def test_a_key_gives_the_same_batch_again(store: Store) -> None:
+    first = add(store, key="k")
+    assert add(store, key="k") == first
+    assert len(store.newest(9)) == 1
+
+
+def test_a_key_with_another_body_is_a_conflict(store: Store) -> None:
+    add(store, key="k")
+    with pytest.raises(Conflict):
+        add(store, key="k", fingerprint="y")
+
+
+def test_a_deleted_batch_is_gone_with_its_files(store: Store) -> None:
+    batch = add(store)
+    store.delete(batch.id)
+    assert not store.folder(batch.id).exists()
+    for act in (store.get, store.delete):
+        with pytest.raises(BatchNotFound):
+            act(batch.id)
+
+
+def test_old_batches_go_when_they_are_finished(store: Store) -> None:
+    old, new, running = add(store), add(store), add(store)
+    finish(store, old, time.time() - 100)
+    finish(store, new, time.time() - 10)
+    store.tidy(keep_s=50, max_bytes=1 << 30)
+    assert [batch.id for batch in store.newest(9)] == [running.id, new.id]
+
+
+def test_the_oldest_finished_go_where_room_is_needed(store: Store) -> None:
+    batches = [add(store, content=bytes(1000)) for _ in range(4)]
+    for age, batch in enumerate(batches[:3]):
+        finish(store, batch, time.time() - 10 + age)
+    assert store.tidy(keep_s=1e9, max_bytes=3000, needed_bytes=500) == 2500
+    assert [batch.id for batch in store.newest(9)] == [batches[3].id, batches[2].id]
+    assert store.tidy(keep_s=1e9, max_bytes=100) == 1000  # what runs stays, whatever it takes
+
+
+def test_uploads_that_never_ended_go(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(store)
+    _, young = store.new_folder()
+    _, old = store.new_folder()
+    os.utime(old, (0, 0))
+    store.tidy(keep_s=1e9, max_bytes=1 << 30)
+    assert young.exists()
+    assert not old.exists()
+    monkeypatch.setattr(store_module, "ORPHAN_S", -1)
+    store.tidy(keep_s=1e9, max_bytes=1 << 30)
+    assert not young.exists()
+
+
+def test_a_disk_that_can_not_be_written_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "jobs").write_bytes(b"no folder")
+    with pytest.raises(StorageFailed):
+        Store(tmp_path / "jobs").new_folder()
