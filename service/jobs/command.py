@@ -1,4 +1,4 @@
-"""`convoy score PATH… --output FILE`: its options, and one run from them, without a server."""
+"""`convoy score PATH… --output FILE`: its options, and one run from them, without a server or with one's help."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -18,13 +19,14 @@ from service.cores import default_workers, usable_cores
 from service.errors import ServiceError, StartupError
 from service.jobs.inputs import Input, Limits
 from service.jobs.ledger import Ledger
-from service.jobs.results import RESULTS, Encoder
+from service.jobs.results import RESULTS, Encoder, ResultFormat
 from service.jobs.sources.files import Opened, open_path
 from service.jobs.tally import Tally
 from service.metadata import ModelMetadata
 from service.settings import Settings, load
 
 if TYPE_CHECKING:  # with them come the engine and all it needs, which `convoy serve`'s parent process does without
+    from service.jobs.remote import RemoteRun
     from service.jobs.score import Run
     from service.jobs.scoring import Task
 
@@ -48,6 +50,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version", metavar="N", help="default: the highest")
     parser.add_argument("--top-k", type=int, metavar="K", help="only the K most probable classes")
     parser.add_argument("--summary", action="store_true", help="print images per label, and accuracy where it is known")
+    parser.add_argument("--server", metavar="URL", help="have a running server do the work")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes (default: as many as pay)")
     for name in FROM_SETTINGS:
         description = Settings.model_fields[name].description
@@ -58,6 +61,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Score everything; the exit status: 130 when interrupted."""
     try:
+        return _there(options) if options.server else _here(options)
+    except ServiceError as exc:
+        raise StartupError(exc.detail) from exc
+
+
+def _here(options: argparse.Namespace) -> int:
+    try:
         settings = load({name: value for name in FROM_SETTINGS if (value := getattr(options, name)) is not None})
         folder = _folder(settings, options.model, options.version)
         metadata = ModelMetadata.read(folder)
@@ -66,13 +76,44 @@ def run(options: argparse.Namespace) -> int:
     if options.top_k is not None and not 1 <= options.top_k <= len(metadata.labels):
         raise StartupError(f"--top-k: the model has {len(metadata.labels)} classes; ask for 1 to that many.")
     task, workers = _task(folder, settings, options)
-    try:
-        encoder = _encoder(options.output, metadata.labels)
-        opened = [open_path(path, Limits(settings.max_image_bytes)) for path in options.paths]
-        ledger = Ledger(options.output, _fingerprint(options.paths, opened, metadata, task))
-        return _score(ledger, opened, task, workers, encoder, options)
-    except ServiceError as exc:
-        raise StartupError(exc.detail) from exc
+    encoder = _format(options.output).encoder(metadata.labels)
+    opened = [open_path(path, Limits(settings.max_image_bytes)) for path in options.paths]
+    ledger = Ledger(options.output, _fingerprint(options.paths, opened, _facts(metadata, task)))
+    return _score(ledger, opened, task, workers, encoder, options)
+
+
+def _there(options: argparse.Namespace) -> int:
+    from service.jobs.remote import Remote, RemoteRun
+
+    if given := [name for name in (*FROM_SETTINGS, "workers") if getattr(options, name)]:
+        raise StartupError(f"--{given[0].replace('_', '-')} is the server's own business; leave it out with --server.")
+    result_format, remote = _format(options.output), Remote(options.server)
+    opened = [open_path(path, Limits()) for path in options.paths]
+    query = {name: str(value) for name in ("model", "version", "top_k") if (value := getattr(options, name))}
+    fingerprint = _fingerprint(options.paths, opened, [options.server, query])
+    ledger, began = Ledger(options.output, fingerprint), time.monotonic()
+    bar = tqdm(initial=ledger.rows, unit=" images", dynamic_ncols=True, leave=False, disable=None)
+
+    def on_rows(done: int, total: int | None) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
+    with closing(ledger), closing(bar):
+        the_run = RemoteRun(remote, ledger, query, fingerprint, on_rows)
+        _stop_on_signals(the_run)
+        labels = the_run.score(_inputs(options.paths, opened))
+        if the_run.stopped:
+            return _interrupted(ledger)
+        seconds = time.monotonic() - began
+        if options.summary:
+            again = [open_path(path, Limits()) for path in options.paths]
+            tally = Tally(labels)
+            tally.add_rows(ledger.lines(), (each.truth for each in _inputs(options.paths, again)))
+            print(tally.text())
+        ledger.finish(result_format.encoder(labels))
+        the_run.forget()
+    print(f"{ledger.rows:,} images in {seconds:.1f} s: {ledger.rows / seconds:,.0f} images/s", file=sys.stderr)
+    return 0
 
 
 def _folder(settings: Settings, name: str | None, version: str | None) -> Path:
@@ -100,20 +141,24 @@ def _task(folder: Path, settings: Settings, options: argparse.Namespace) -> tupl
     return Task(folder, settings.model_copy(update=sizes), options.top_k), workers
 
 
-def _encoder(output: Path, labels: tuple[str, ...]) -> Encoder:
+def _format(output: Path) -> ResultFormat:
     for each in RESULTS.values():
         if output.name.endswith(each.suffixes):
-            return each.encoder(labels)
+            return each
     suffixes = ", ".join(suffix for each in RESULTS.values() for suffix in each.suffixes)
     raise StartupError(f"--output {output}: its ending says the format; choose one of {suffixes}.")
 
 
-def _fingerprint(paths: list[str], opened: list[Opened], metadata: ModelMetadata, task: Task) -> str:
-    """What two runs must have in common for the one to go on with the other's rows."""
+def _facts(metadata: ModelMetadata, task: Task) -> list[object]:
+    """What decides the answers, beside the inputs."""
     model = {precision: file.sha256 for precision, file in metadata.files.items()}
     settings = [getattr(task.settings, name) for name in ("device", "precision", "max_image_bytes", "max_image_pixels")]
-    facts = [paths, [each.fingerprint for each in opened], sorted(model.items()), settings, task.top_k]
-    return hashlib.sha256(repr(facts).encode()).hexdigest()
+    return [sorted(model.items()), settings, task.top_k]
+
+
+def _fingerprint(paths: list[str], opened: list[Opened], facts: list[object]) -> str:
+    """What two runs must have in common for the one to go on with the other's rows."""
+    return hashlib.sha256(repr([paths, [each.fingerprint for each in opened], facts]).encode()).hexdigest()
 
 
 def _score(
@@ -138,8 +183,7 @@ def _score(
         bar.close()
         ledger.close()
     if the_run.stopped:
-        print(f"Interrupted after {ledger.rows:,} images; the same command goes on from there.", file=sys.stderr)
-        return INTERRUPTED
+        return _interrupted(ledger)
     ledger.finish(encoder)
     seconds, images = time.monotonic() - began, ledger.rows - before
     busy = the_run.times.decode_s + the_run.times.infer_s or 1.0
@@ -153,7 +197,12 @@ def _score(
     return 0
 
 
-def _stop_on_signals(the_run: Run) -> None:
+def _interrupted(ledger: Ledger) -> int:
+    print(f"Interrupted after {ledger.rows:,} images; the same command goes on from there.", file=sys.stderr)
+    return INTERRUPTED
+
+
+def _stop_on_signals(the_run: Run | RemoteRun) -> None:
     def stop(number: int, _frame: FrameType | None) -> None:
         the_run.stop()
         signal.signal(number, signal.SIG_DFL)  # who asks again will not wait

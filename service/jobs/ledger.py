@@ -50,6 +50,11 @@ class Ledger:
             )
         return record
 
+    @property
+    def position(self) -> int:
+        """Bytes of all rows so far."""
+        return self._file.tell()
+
     def append(self, rows: bytes, count: int) -> None:
         """Add rows; they are certain after the next `commit`."""
         with _told(self._rows_file):
@@ -83,6 +88,12 @@ class Ledger:
             finished.replace(self._output)
             self._record_file.unlink(missing_ok=True)
             self._rows_file.unlink()
+
+    def lines(self) -> Iterator[bytes]:
+        """The rows so far, one by one."""
+        self._file.flush()
+        with self._rows_file.open("rb") as file:
+            yield from file
 
     def close(self) -> None:
         """Leave everything for the next process."""

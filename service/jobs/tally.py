@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import orjson
 
 
 @dataclass
@@ -32,6 +34,13 @@ class Tally:
             self.predicted[label] += 1
             if truth in self.labels:
                 self.confusion.setdefault(truth, Counter())[label] += 1
+
+    def add_rows(self, rows: Iterable[bytes], truths: Iterable[str | None]) -> None:
+        """Count rows of NDJSON."""
+        indices = {label: index for index, label in enumerate(self.labels)}
+        for row, truth in zip(rows, truths, strict=False):
+            label = orjson.loads(row).get("label")
+            self.add([None if label is None else indices[label]], [truth])
 
     def text(self) -> str:
         """The summary that people read."""

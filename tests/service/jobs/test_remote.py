@@ -1,0 +1,118 @@
+"""`convoy score --server`: the same output, the work done by a server."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.__main__ import main
+from service.app import create_app
+from service.decoding import decode
+from service.errors import StartupError
+from service.jobs import remote as remote_module
+from service.jobs.inputs import Input
+from service.jobs.ledger import Ledger
+from service.jobs.remote import Remote, RemoteRun, bitmap
+from service.server import Server
+from service.settings import Settings
+from tests.conftest import COLOURS, clear_environment, encode, picture
+from tests.service.jobs.packing import write_folder
+
+PICTURES = [(f"{COLOURS[i % 3]}/{i:03}.png", encode(picture(COLOURS[i % 3]))) for i in range(300)]
+IDS = sorted(name for name, _ in PICTURES)
+
+
+@pytest.fixture
+def url(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A server in a thread."""
+    monkeypatch.setattr(remote_module, "POLL_S", 0.02)
+    monkeypatch.setattr(Server, "capture_signals", lambda _: closing(socket.socket()))
+    app, started = create_app(settings), threading.Event()
+    server = Server(app, app.state.served, settings, announce=started.set)
+    monkeypatch.setattr("asyncio.SelectorEventLoop.add_signal_handler", lambda *_: None)
+    monkeypatch.setattr("uvloop.Loop.add_signal_handler", lambda *_: None, raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        assert started.wait(30)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server.should_exit = True
+        thread.join(30)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    clear_environment(monkeypatch)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    return write_folder(tmp_path / "in", PICTURES)
+
+
+def inputs() -> Iterator[Input]:
+    return (Input(name, lambda content=content: content) for name, content in PICTURES)  # type: ignore[misc]
+
+
+def test_the_output_is_what_it_would_be_without_a_server(
+    url: str, folder: Path, models_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here, there = tmp_path / "here.ndjson", tmp_path / "there.ndjson"
+    assert main(["score", str(folder), "--output", str(there), "--server", url, "--summary"]) == 0
+    assert "accuracy 100.00% (300 of 300 with a known label)" in capsys.readouterr().out
+    model = ["--models-dir", str(models_dir), "--model", "colours", "--device", "cpu", "--workers", "1"]
+    assert main(["score", str(folder), "--output", str(here), *model]) == 0
+    assert there.read_bytes() == here.read_bytes()
+    assert [json.loads(line)["id"] for line in there.read_bytes().splitlines()] == IDS
+    assert json.loads(Remote(url).ask("/v1/batches").body)["batches"] == []
+
+
+def test_a_run_that_was_cut_off_fetches_the_rest(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_module, "FETCH_BYTES", 5000)
+    with closing(Ledger(tmp_path / "out", "x")) as ledger:
+        first = RemoteRun(Remote(url), ledger, {}, "key")
+        fetch = Ledger.commit
+
+        def commit_and_stop(self: Ledger, kept: dict[str, object]) -> None:
+            fetch(self, kept)
+            first.stopped = self.rows > 0
+
+        with monkeypatch.context() as context:
+            context.setattr(Ledger, "commit", commit_and_stop)
+            first.score(inputs())
+        assert 0 < ledger.rows < len(PICTURES)
+    with closing(Ledger(tmp_path / "out", "x")) as ledger:
+        second = RemoteRun(Remote(url), ledger, {}, "key")
+        assert second.score(iter([])) == COLOURS
+        assert [json.loads(line)["id"] for line in ledger.lines()] == [name for name, _ in PICTURES]
+
+
+def test_what_the_server_refuses_is_one_sentence(url: str, tmp_path: Path) -> None:
+    with (
+        closing(Ledger(tmp_path / "out", "x")) as ledger,
+        pytest.raises(StartupError, match="404: There is no such model"),
+    ):
+        RemoteRun(Remote(url), ledger, {"model": "nothing"}, "key").score(inputs())
+
+
+@pytest.mark.parametrize("address", ["ftp://x", "localhost", "http://"])
+def test_what_is_no_address_is_one_sentence(address: str) -> None:
+    with pytest.raises(StartupError, match="is no address"):
+        Remote(address)
+
+
+def test_a_server_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_module, "POLL_S", 0)
+    with pytest.raises(StartupError, match="can't be reached"):
+        Remote("http://127.0.0.1:1").ask("/")
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 5])
+def test_pixels_are_the_same_behind_a_bitmap(width: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (3, width, 3), np.uint8)
+    assert np.array_equal(decode(bitmap(image), max_pixels=100), image)
