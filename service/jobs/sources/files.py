@@ -5,14 +5,17 @@ fsspec opens them, so a URL may lead to any store it knows. Servers never come h
 
 from __future__ import annotations
 
+import os
 import posixpath
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import BinaryIO
 
 from fsspec import AbstractFileSystem
 from fsspec.core import has_magic, url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 
 from service.errors import InvalidImage, InvalidSource
 from service.jobs.inputs import Content, Input, Limits, ReadStream, hidden, member, refused
@@ -108,7 +111,11 @@ def _below(files: AbstractFileSystem, folder: str) -> Iterator[str]:
 
 def _listed(files: AbstractFileSystem, folder: str) -> dict[str, bool]:
     """Path → whether it is a folder, by name."""
-    found = {entry["name"].rstrip("/"): entry["type"] == "directory" for entry in files.ls(folder, detail=True)}
+    if isinstance(files, LocalFileSystem):  # whose own `ls` asks the disk about every single file
+        with os.scandir(folder) as entries:
+            found = {f"{folder.rstrip('/')}/{entry.name}": entry.is_dir() for entry in entries}
+    else:
+        found = {entry["name"].rstrip("/"): entry["type"] == "directory" for entry in files.ls(folder, detail=True)}
     return {
         path: is_folder
         for path, is_folder in sorted(found.items())
@@ -140,7 +147,7 @@ def _list(files: AbstractFileSystem, folder: str, stream: BinaryIO, _size: int, 
 
 def _read(files: AbstractFileSystem, path: str, limits: Limits) -> Content:
     try:
-        with files.open(path, "rb") as stream:
+        with Path(path).open("rb") if isinstance(files, LocalFileSystem) else files.open(path, "rb") as stream:
             content: bytes = stream.read(limits.max_image_bytes + 1)
     except OSError as exc:
         raise InvalidImage("The file can't be read: it is missing, no plain file, or closed to this user.") from exc

@@ -91,6 +91,11 @@ def test_a_binary_column_will_do() -> None:
     ]
 
 
+def test_a_struct_without_bytes_or_without_value_has_an_error_in_its_place() -> None:
+    for rows in ([{"path": "a"}], [{"bytes": b"x", "path": "a"}, None]):
+        assert outcomes("parquet", table({"image": rows}))[-1][1] == "The row has no image: its cell holds no bytes."
+
+
 def test_labels_are_text_or_numbers_with_names_beside_them() -> None:
     names = json.dumps({"info": {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}})
     numbers = table({"img": [b"x", b"y", b"z"], "label": [1, 0, 2]}, {"huggingface": names})
