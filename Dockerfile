@@ -17,9 +17,11 @@ COPY service /src/service
 RUN /opt/convoy/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps /src
 
 FROM python:3.11-slim-bookworm AS runtime
-RUN useradd --uid 10001 --no-create-home convoy
+RUN useradd --uid 10001 --no-create-home convoy \
+ && install --directory --owner convoy /jobs
 COPY models /models
-ENV PATH=/opt/convoy/bin:$PATH PYTHONDONTWRITEBYTECODE=1 CONVOY_HOST=0.0.0.0 CONVOY_MODELS_DIR=/models
+ENV PATH=/opt/convoy/bin:$PATH PYTHONDONTWRITEBYTECODE=1 CONVOY_HOST=0.0.0.0 CONVOY_MODELS_DIR=/models \
+    CONVOY_JOBS_DIR=/jobs
 USER convoy
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s CMD \
