@@ -41,6 +41,7 @@ IDLE_S = 1.0  # how often to look for what other processes have accepted or left
 RETRY_S = 10.0  # after trouble with the disk
 TIDY_S = 60.0
 PIECE_S = 0.008  # how long a piece may keep the engine from requests; a single image may take longer
+TURNS = 16  # of the event loop before each piece: a request takes several from its arrival to its answer
 Outcome = Prediction | ServiceError
 logger = logging.getLogger(__name__)
 
@@ -190,6 +191,8 @@ class Runner:
         while len(outcomes) < len(contents):
             size = self._pieces.get(identity, 1)
             piece = contents[len(outcomes) : len(outcomes) + size]
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
             began = time.monotonic()
             try:
                 outcomes += await self._classifier.classify(piece, model=served, priority=Priority.BULK)
