@@ -95,7 +95,7 @@ def create_app(settings: Settings, counters: Counters | None = None) -> Applicat
     app.include_router(batches.router(store, runner, served, settings))
     app.include_router(models.router(repository, settings))
     app.include_router(health.router(served))
-    app.include_router(metrics_route.router(metrics))
+    app.include_router(metrics_route.router(metrics, store))
     problems.install(app)
     app.add_middleware(RequestLogMiddleware, log=log)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]

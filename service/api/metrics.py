@@ -1,13 +1,18 @@
-"""GET /metrics: everything that is counted, exact over all worker processes."""
+"""GET /metrics: everything that is counted, exact over all worker processes, and the batches that are kept."""
 
 from __future__ import annotations
 
+from asyncio import to_thread
+
 from fastapi import APIRouter, Response
 
+from service.jobs.store import Store
 from service.metrics import MEDIA_TYPE, Metrics
 
+BATCHES = "# HELP convoy_batches Batches that are kept.\n# TYPE convoy_batches gauge\n"
 
-def router(metrics: Metrics) -> APIRouter:
+
+def router(metrics: Metrics, store: Store) -> APIRouter:
     """The route, bound to the numbers it shows."""
     routes = APIRouter(tags=["health"])
 
@@ -18,6 +23,10 @@ def router(metrics: Metrics) -> APIRouter:
     )
     async def show() -> Response:
         """Prometheus' text format."""
-        return Response(metrics.render(), media_type=MEDIA_TYPE)
+        counts = await to_thread(store.counts)
+        batches = BATCHES + "".join(
+            f'convoy_batches{{status="{status}"}} {count}\n' for status, count in counts.items()
+        )
+        return Response(metrics.render() + batches.encode(), media_type=MEDIA_TYPE)
 
     return routes

@@ -6,12 +6,13 @@ import os
 import shutil
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
 
-from service.errors import BatchNotFound, Conflict
+from service.errors import BatchNotFound, Conflict, StorageFailed
 from service.jobs.database import Batch, Database, find, told
 from service.jobs.spool import INPUTS, OFFSETS, sync_folder
 from service.prediction import ModelIdentity
@@ -108,6 +109,15 @@ class Store:
         with self.database.reading() as connection:
             query = "SELECT * FROM batches WHERE number < ? ORDER BY number DESC LIMIT ?"
             return [Batch(**row) for row in connection.execute(query, [number, limit])]
+
+    def counts(self) -> dict[str, int]:
+        """How many batches there are of each status; all are 0 while the storage fails."""
+        counts = dict.fromkeys(("queued", "running", "succeeded", "failed"), 0)
+        if self.exists:
+            with suppress(StorageFailed), self.database.reading() as connection:
+                rows = connection.execute("SELECT status, count(*) AS count FROM batches GROUP BY status").fetchall()
+                counts |= {row["status"]: row["count"] for row in rows}
+        return counts
 
     def delete(self, batch_id: str) -> None:
         """Forget the batch and its files, whoever works on it; raises `BatchNotFound`."""

@@ -211,6 +211,12 @@ def test_a_batch_that_is_not_worked_on_yet_is_queued(idle: TestClient) -> None:
     assert idle.get(f"/v1/batches/{batch['id']}/results").content == b""
 
 
+def test_batches_are_among_the_metrics(idle: TestClient) -> None:
+    assert 'convoy_batches{status="queued"} 0' in idle.get("/metrics").text
+    send(idle)
+    assert 'convoy_batches{status="queued"} 1' in idle.get("/metrics").text
+
+
 def test_a_deleted_batch_is_gone(idle: TestClient, settings: Settings) -> None:
     url = send(idle).headers["location"]
     assert idle.delete(url).status_code == 204

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 from pathlib import Path
 
@@ -53,6 +54,7 @@ def test_what_keeps_a_process_from_starting_is_raised_by_its_first_chunk(
 ) -> None:
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(scoring, "_scorer", ())
+    monkeypatch.setattr(logging.Logger, "setLevel", lambda *_: None)
     scoring.start(Task(tmp_path, task.settings, None))
     with pytest.raises(StartupError, match="can't be used"):
         scoring.score(Chunk(0))

@@ -66,6 +66,13 @@ def test_pages_go_from_the_newest_to_the_oldest(store: Store) -> None:
     assert first + [batch.id for batch in store.newest(3, after=first[-1])] == ids
 
 
+def test_batches_are_counted_by_status(store: Store) -> None:
+    assert set(store.counts().values()) == {0}
+    finish(store, add(store), time.time())
+    add(store)
+    assert store.counts() == {"queued": 1, "running": 0, "succeeded": 1, "failed": 0}
+
+
 def test_a_key_gives_the_same_batch_again(store: Store) -> None:
     first = add(store, key="k")
     assert add(store, key="k") == first
