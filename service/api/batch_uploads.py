@@ -14,7 +14,7 @@ from email.message import Message
 from pathlib import Path
 
 from service.api import multipart
-from service.api.incoming import Incoming
+from service.api.incoming import Incoming, text
 from service.errors import EmptyRequest, UnsupportedMediaType
 from service.jobs.database import told
 from service.jobs.sources import HEAD_BYTES, SOURCES, kind_of
@@ -40,9 +40,9 @@ class Received:
 def check_media_type(request: Incoming) -> tuple[str, str]:
     """The body's media type and, of a form, its boundary; raises `UnsupportedMediaType`."""
     message = Message()
-    message["content-type"] = request.header(b"content-type") or ""
+    message["content-type"] = text(request.headers.get(b"content-type")) or ""
     media_type = message.get_content_type() if message["content-type"] else ""
-    if (request.header(b"content-encoding") or "identity").lower() != "identity":
+    if request.headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise UnsupportedMediaType("Send the body without Content-Encoding; archives may be compressed themselves.")
     if media_type not in MEDIA_TYPES and media_type != MULTIPART:
         raise UnsupportedMediaType(f"Send the images as {', '.join([*MEDIA_TYPES, MULTIPART])}.")

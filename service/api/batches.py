@@ -18,7 +18,7 @@ from service.api import batch_results, batch_uploads, problems
 from service.api.accept import negotiate
 from service.api.batch_results import POLL_S
 from service.api.bodies import BATCH_BODIES, BatchList, BatchStatus
-from service.api.incoming import Incoming
+from service.api.incoming import Incoming, text
 from service.errors import BatchNotFound, MalformedRequest, StorageFailed
 from service.jobs.database import Batch
 from service.jobs.results import RESULTS
@@ -76,7 +76,7 @@ class Batches:
             )
         if key is not None and not (0 < len(key) <= LONGEST_KEY and key.isascii() and key.isprintable()):
             raise MalformedRequest(f"header Idempotency-Key: use up to {LONGEST_KEY} printable ASCII characters.")
-        incoming = Incoming(request.scope, request.receive)
+        incoming = Incoming.of(request.scope, request.receive)
         batch_uploads.check_media_type(incoming)
         await self._make_room(incoming)
         batch_id, folder = await to_thread(self._store.new_folder)
@@ -93,7 +93,7 @@ class Batches:
         return batch
 
     async def _make_room(self, incoming: Incoming) -> None:
-        declared = incoming.header(b"content-length") or "0"
+        declared = text(incoming.headers.get(b"content-length")) or "0"
         needed = int(declared) if declared.isascii() and declared.isdigit() and len(declared) < 16 else 0
         used = await to_thread(
             self._store.tidy,
@@ -126,15 +126,15 @@ class Batches:
 
     async def results(self, request: Request, batch: Batch, name: str | None, follow: bool) -> Response:
         """The rows, in the format that was asked for."""
-        incoming = Incoming(request.scope, request.receive)
+        incoming = Incoming.of(request.scope, request.receive)
         media_types = {each.media_type: key for key, each in RESULTS.items()}
         if name is not None and name not in RESULTS:
             raise MalformedRequest(f"query format: choose one of {', '.join(RESULTS)}.")
-        kind = RESULTS[name or media_types[negotiate(incoming.header(b"accept"), tuple(media_types))]]
+        kind = RESULTS[name or media_types[negotiate(text(incoming.headers.get(b"accept")), tuple(media_types))]]
         path = self._store.folder(batch.id) / RESULTS_FILE
         headers = {"ETag": f'"{batch.id}"', "X-Batch-Status": batch.status}
         if kind is RESULTS["ndjson"] and not follow:
-            part = batch_results.parse_range(incoming.header(b"range"), batch.bytes)
+            part = batch_results.parse_range(text(incoming.headers.get(b"range")), batch.bytes)
             start, stop = part or (0, batch.bytes)
             headers |= {"Accept-Ranges": "bytes", "Content-Length": str(stop - start)}
             if part:

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from service import telemetry
 from service.api import problems
-from service.api.incoming import CONNECTION_EXTENSION, Connection, Incoming, Reply
+from service.api.incoming import Incoming, Reply
 from service.api.request_log import HEADER, UNEXPECTED, RequestLog, identify
 from service.errors import ServiceError
 from service.metrics import Metrics
@@ -67,9 +67,8 @@ class DirectRoute:
             await send({"type": "http.response.start", "status": reply.status, "headers": head})
             await send({"type": "http.response.body", "body": reply.body})
 
-        connection = scope.get("extensions", {}).get(CONNECTION_EXTENSION) or Connection()
-        task = asyncio.current_task()
+        request, task = Incoming.of(scope, receive), asyncio.current_task()
         assert task is not None
-        connection.tasks.add(task)
-        task.add_done_callback(connection.tasks.discard)
-        await self.handle(Incoming(dict(scope["headers"]), scope["query_string"], receive, connection), answer)
+        request.connection.tasks.add(task)
+        task.add_done_callback(request.connection.tasks.discard)
+        await self.handle(request, answer)

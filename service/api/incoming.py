@@ -8,11 +8,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from typing import NamedTuple
+from typing import NamedTuple, Self
 from urllib.parse import parse_qsl
 
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive
+from starlette.types import Receive, Scope
 
 from service.errors import BodyTooLarge, MalformedRequest
 
@@ -59,6 +59,12 @@ class Incoming:
         self.headers, self._body, self.connection = headers, body, connection
         self._query: dict[str, str] = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True)) if query else {}
         self.began = time.perf_counter() if began is None else began
+
+    @classmethod
+    def of(cls, scope: Scope, receive: Receive) -> Self:
+        """A request of the ASGI server's."""
+        connection = scope.get("extensions", {}).get(CONNECTION_EXTENSION) or Connection()
+        return cls(dict(scope["headers"]), scope["query_string"], receive, connection)
 
     def query(self, name: str) -> str | None:
         """The parameter's value, the last one where it is repeated."""

@@ -34,11 +34,10 @@ def rows(
 def _fields(outcome: Prediction | ServiceError, top_k: int | None) -> dict[str, Any]:
     if isinstance(outcome, ServiceError):
         return {"error": error(outcome)}
-    index = outcome.index
     return {
-        "label": outcome.model.labels[index],
-        "probability": outcome.probabilities[index],
-        "probabilities": dict(outcome.top(top_k)),
+        "label": outcome.label,
+        "probability": outcome.probabilities[outcome.index],
+        "probabilities": outcome.top(top_k),
     }
 
 

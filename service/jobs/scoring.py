@@ -24,7 +24,7 @@ from service.errors import InvalidImage, ServiceError, StartupError
 from service.jobs import results
 from service.jobs.inputs import Content
 from service.metadata import InputSpec, ModelMetadata, Precision
-from service.prediction import Prediction
+from service.prediction import Prediction, predictions
 from service.preprocessing import fit
 from service.repository import LoadedModel, load_version
 from service.settings import Settings
@@ -95,11 +95,11 @@ class Scorer:
         answers = (
             answer
             for start in range(0, len(good), size)
-            for answer in self._model.engine.infer(np.stack(good[start : start + size]))
+            for answer in predictions(
+                self._model.identity, self._model.engine.infer(np.stack(good[start : start + size]))
+            )
         )
-        outcomes = [
-            row if isinstance(row, InvalidImage) else Prediction(self._model.identity, next(answers)) for row in rows
-        ]
+        outcomes = [row if isinstance(row, InvalidImage) else next(answers) for row in rows]
         inferred = time.perf_counter()
         return Scored(
             results.rows(chunk.first, chunk.ids, outcomes, self._task.top_k),

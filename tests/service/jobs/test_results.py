@@ -17,7 +17,7 @@ from service.prediction import ModelIdentity, Prediction
 from tests.conftest import COLOURS
 
 IDENTITY = ModelIdentity("colours", "1", "sha256:0", COLOURS)
-SURE = Prediction(IDENTITY, np.array([0.7, 0.1, 0.2], np.float32))
+SURE = Prediction(IDENTITY, np.array([0.7, 0.1, 0.2], np.float32), 0)
 BAD = InvalidImage("Send an image.")
 
 
