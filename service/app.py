@@ -83,10 +83,12 @@ def create_app(settings: Settings, counters: Counters | None = None) -> Applicat
     app.state.served, app.state.classifier, app.state.metrics = served, classifier, metrics
     app.state.store, app.state.runner = store, runner
     log = RequestLog(metrics, settings.log_requests)
+    endpoint = predict.Predict(served, classifier, settings, metrics)
     app.direct = DirectRoute(
         predict.METHOD,
         predict.PATH,
-        predict.Predict(served, classifier, settings, metrics),
+        endpoint,
+        refusal=endpoint.refusal,
         max_body_bytes=settings.max_body_bytes,
         log=log,
         metrics=metrics,

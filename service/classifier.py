@@ -51,9 +51,9 @@ class Classifier:
         """
         served = model or self._models.choose()
         spec = served.loaded.metadata.input
-        batcher, row_bytes = served.batcher, spec.height * spec.width * 3
+        batcher = served.batcher
         try:
-            batcher.admit(len(pictures), len(pictures) * row_bytes, priority=priority, deadline=deadline)
+            batcher.admit(len(pictures), len(pictures) * served.row_bytes, priority=priority, deadline=deadline)
             if isinstance(pictures, np.ndarray) and pictures.shape[1:3] == (spec.height, spec.width):
                 rows, invalid = pictures, NONE_INVALID
             elif sum(_work(picture, spec) for picture in pictures) <= INLINE_BYTES:

@@ -77,7 +77,11 @@ class Protocol(HttpToolsProtocol):
         """The request is there."""
         if self._direct:
             self._direct.keep_alive = self._direct.keep_alive and self.parser.should_keep_alive()
-            task = self.loop.create_task(self._direct.run(self._route, self._connection))
+            request = self._direct.request(self._connection)
+            if refused := self._route.refuse(request):
+                self._direct.send(*refused)
+                return
+            task = self.loop.create_task(self._direct.run(self._route, request))
             self.tasks.add(task)
             self._connection.tasks.add(task)
             task.add_done_callback(self._answered)
@@ -115,16 +119,23 @@ class Exchange:
         self.keep_alive = True  # uvicorn takes it back when it stops
         self.disconnected = self.response_complete = False
 
-    async def run(self, route: DirectRoute, connection: Connection) -> None:
-        """Have the request answered; without an answer the connection ends."""
+    def request(self, connection: Connection) -> Incoming:
+        """What has arrived, once all of it has."""
         body = self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
+        return Incoming(self._headers, self._query, body, connection, self._began)
+
+    async def run(self, route: DirectRoute, request: Incoming) -> None:
+        """Have the request answered; without an answer the connection ends."""
         try:
-            await route.handle(Incoming(self._headers, self._query, body, connection, self._began), self._send)
+            await route.handle(request, self._answer)
         finally:
             if not self.response_complete:
                 self._protocol.transport.close()
 
-    async def _send(self, reply: Reply, request_id: Header) -> None:
+    async def _answer(self, reply: Reply, request_id: Header) -> None:
+        self.send(reply, request_id)
+
+    def send(self, reply: Reply, request_id: Header) -> None:
         """Head and body in one write: two would be two packets."""
         protocol = self._protocol
         if self.disconnected:

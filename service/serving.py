@@ -27,6 +27,11 @@ class Served:
     batcher: DynamicBatcher
     counts: ModelMetrics
 
+    @property
+    def row_bytes(self) -> int:
+        """Pixels of one image, one byte per channel."""
+        return self.loaded.metadata.input.height * self.loaded.metadata.input.width * 3
+
 
 class ServedModels:
     """What requests are answered with."""

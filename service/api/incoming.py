@@ -66,6 +66,11 @@ class Incoming:
         connection = scope.get("extensions", {}).get(CONNECTION_EXTENSION) or Connection()
         return cls(dict(scope["headers"]), scope["query_string"], receive, connection)
 
+    @property
+    def asks(self) -> bool:
+        """Whether there is a query."""
+        return bool(self._query)
+
     def query(self, name: str) -> str | None:
         """The parameter's value, the last one where it is repeated."""
         return self._query.get(name)

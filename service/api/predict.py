@@ -22,7 +22,7 @@ from service.api import npy, problems
 from service.api.accept import negotiate
 from service.api.bodies import PREDICT_BODIES, PredictResponse
 from service.api.incoming import Incoming, Reply, positive, text
-from service.api.uploads import read_uploads
+from service.api.uploads import RAW_IMAGE, read_uploads
 from service.classifier import Classifier
 from service.errors import MalformedRequest, ServiceError
 from service.metrics import Metrics
@@ -33,6 +33,7 @@ from service.settings import Settings
 METHOD, PATH = "POST", "/v1/predict"
 JSON = "application/json"
 MEDIA_TYPES = (JSON, npy.MEDIA_TYPE)
+ONE_IMAGE = {media_type.encode() for media_type in RAW_IMAGE}
 Outcome = Prediction | ServiceError
 NPY_SCHEMA = {"type": "string", "format": "binary", "description": "A .npy file: float32 (N, classes)."}
 RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -54,11 +55,8 @@ class Predict:
 
     async def __call__(self, request: Incoming) -> Reply:
         """Answer one request; raises `ServiceError`."""
-        settings, headers = self._settings, request.headers
-        allowed_ms = positive(text(headers.get(b"x-request-timeout-ms")), "header X-Request-Timeout-Ms")
-        allowed_ms = min(allowed_ms or settings.request_timeout_ms, settings.request_timeout_ms)
-        deadline = asyncio.get_running_loop().time() + allowed_ms / 1000
-        media_type = negotiate(text(headers.get(b"accept")), MEDIA_TYPES)
+        deadline = self._deadline(request)
+        media_type = negotiate(text(request.headers.get(b"accept")), MEDIA_TYPES)
         chosen = self._models.choose(request.query("model"), request.query("version"))
         model = chosen.loaded.identity
         top_k = positive(request.query("top_k"), "query top_k")
@@ -66,7 +64,7 @@ class Predict:
             raise MalformedRequest(
                 f"query top_k: the model has {len(model.labels)} classes; ask for at most that many."
             )
-        uploads = await read_uploads(request, settings)
+        uploads = await read_uploads(request, self._settings)
         self._received.observe(time.perf_counter() - request.began)
         outcomes = await self._classifier.classify(uploads.pictures, model=chosen, deadline=deadline)
         answered = time.perf_counter()
@@ -75,6 +73,29 @@ class Predict:
             raise failures[0]
         body = WRITERS[media_type](model, uploads.filenames or repeat(None), outcomes, top_k)
         return Reply(200, media_type.encode(), body, since=answered)
+
+    def refusal(self, request: Incoming) -> ServiceError | None:
+        """Why one image for the default model can't be answered in time, if so; raises `MalformedRequest`.
+
+        Under overload most requests end here: what each of them costs is missing for those that are answered.
+        """
+        served = self._models.choose()
+        if not served.batcher.queued_rows or request.headers.get(b"content-type") not in ONE_IMAGE or request.asks:
+            return None
+        deadline = self._deadline(request)
+        try:
+            served.batcher.admit(1, served.row_bytes, deadline=deadline)
+        except ServiceError as exc:
+            served.counts.failed(exc.slug)
+            return exc
+        return None
+
+    def _deadline(self, request: Incoming) -> float:
+        """When the request's time is up, on the event loop's clock; it began with its head."""
+        longest = self._settings.request_timeout_ms
+        given = positive(text(request.headers.get(b"x-request-timeout-ms")), "header X-Request-Timeout-Ms")
+        elapsed = time.perf_counter() - request.began
+        return asyncio.get_running_loop().time() - elapsed + min(given or longest, longest) / 1000
 
 
 def _json(model: ModelIdentity, filenames: Iterable[str | None], outcomes: list[Outcome], top_k: int | None) -> bytes:

@@ -229,6 +229,34 @@ def test_a_client_that_is_gone_leaves_no_work_behind(settings: Settings) -> None
     scenario(settings, play)
 
 
+@pytest.mark.parametrize("start", ["POST /v1/predict HTTP/1.1", "POST /v1/predict?top_k=1 HTTP/1.1"])
+def test_what_cannot_be_answered_in_time_is_refused_at_once(settings: Settings, start: str) -> None:
+    async def play(client: Client) -> None:
+        batcher = client.app.state.served.choose().batcher
+        asked, engine_is_free = hold_engine(client)
+        address = client.writer.get_extra_info("peername")
+        streams = [await asyncio.open_connection(*address) for _ in range(2)]
+        for _, writer in streams:  # one is with the engine, one waits
+            writer.write(wire(PNG["red"]))
+            await asked.wait()
+        while not batcher.queued_rows:
+            await asyncio.sleep(0)
+        batcher._pace.observe(1, 100.0)  # so long seems an inference to take
+        for line in ("X-Request-Timeout-Ms: 20000", "X-Request-Timeout-Ms: 1"):
+            answer = await client.ask(wire(PNG["red"], line, "X-Request-Id: mine", start=start))
+            assert (answer.status, answer.body["type"]) == (504, "/problems/deadline-exceeded")
+            assert answer.body["instance"] == answer.headers["x-request-id"] == "mine"
+            assert int(answer.headers["retry-after"]) >= 10
+        assert (await client.ask(wire(PNG["red"], "X-Request-Timeout-Ms: soon", start=start))).status == 400
+        assert counted(client, 504) == 2
+        engine_is_free.set()
+        assert [(await read(reader)).label for reader, _ in streams] == ["red", "red"]
+        for _, writer in streams:
+            writer.close()
+
+    scenario(settings, play)
+
+
 def test_a_request_that_is_cut_off_disturbs_nobody(settings: Settings) -> None:
     async def play(client: Client) -> None:
         address = client.writer.get_extra_info("peername")
