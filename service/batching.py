@@ -35,13 +35,9 @@ class Batch:
 
     reason: str  # why it closed
     slices: list[Slice]
+    rows: int
     closed: float  # when, on the event loop's clock
     failed: bool = False
-
-    @property
-    def rows(self) -> int:
-        """How many."""
-        return sum(map(len, self.slices))
 
 
 class DynamicBatcher:
@@ -193,7 +189,8 @@ class DynamicBatcher:
     def _start_batch(self) -> None:
         self._woken = False
         while (reason := self._reason_to_close()) is not None:
-            batch = Batch(reason, self._queue.take(self._size_for(self.queued_rows)), self._loop.time())
+            slices = self._queue.take(self._size_for(self.queued_rows))
+            batch = Batch(reason, slices, sum(map(len, slices)), self._loop.time())
             self._observer.queued(self._queue.rows)
             task = self._loop.create_task(self._answer(batch, batch.slices))
             self._running[task] = batch
