@@ -10,7 +10,9 @@ from pathlib import Path
 from service.metadata import FILE_NAME, Evaluation, ModelMetadata
 
 PANEL, MARGIN = 220, 44  # pixels
+LETTER = 5.8  # pixels that a letter takes on average
 ACCURACY = "accuracy.svg"
+Place = tuple[float, float]  # pixels from the left and from the top
 
 
 def reliability_svg(evaluations: Sequence[Evaluation]) -> str:
@@ -86,16 +88,13 @@ def accuracy_svg(ours: Iterable[Network]) -> str:
     width, height, low, high = 760, 420, 0.90, 0.965
     left, right = math.log(9), math.log(150)
 
-    def point(network: Network) -> str:
-        x = width * (math.log(network.macs) - left) / (right - left)
-        y = height * (high - network.accuracy) / (high - low)
-        colour = "#cc3311" if network.ours else "#4477aa"
-        return (
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>'
-            f'<text x="{x + 7:.1f}" y="{y + 4:.1f}" fill="{colour}">{network.name}, {network.accuracy:.2%}</text>'
+    def place(network: Network) -> Place:
+        return width * (math.log(network.macs) - left) / (right - left), height * (high - network.accuracy) / (
+            high - low
         )
 
-    shown = sorted((n for n in (*PUBLISHED, *ours) if low <= n.accuracy <= high), key=lambda n: (n.macs, n.accuracy))
+    shown = sorted((n for n in (*ours, *PUBLISHED) if low <= n.accuracy <= high), key=lambda n: not n.ours)
+    labels = [f"{network.name}, {network.accuracy:.2%}" for network in shown]
     frame = _frame(
         [((math.log(v) - left) / (right - left), str(v)) for v in (10, 20, 30, 50, 100)],
         [((v - low) / (high - low), f"{v:.0%}") for v in (0.90, 0.91, 0.92, 0.93, 0.94, 0.95, 0.96)],
@@ -106,12 +105,41 @@ def accuracy_svg(ours: Iterable[Network]) -> str:
         f'<text x="{width / 2}" y="{height + 34}" text-anchor="middle">million multiply-accumulates per image</text>'
         '<text x="0" y="-10">CIFAR-10 test accuracy, one view; published networks blue, these red</text>'
     )
-    points = "".join(point(network) for network in shown)
+    points = "".join(
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{"#cc3311" if network.ours else "#4477aa"}"/>'
+        f'<text x="{at[0]:.1f}" y="{at[1]:.1f}" fill="{"#cc3311" if network.ours else "#4477aa"}">{label}</text>'
+        for network, (x, y), at, label in zip(
+            shown, map(place, shown), beside([*map(place, shown)], labels), labels, strict=True
+        )
+    )
     return _svg(
         width + 4 * MARGIN,
         height + 2 * MARGIN,
         [f'<g transform="translate({MARGIN} {MARGIN})">{frame}{caption}{points}</g>'],
     )
+
+
+def beside(points: Sequence[Place], labels: Sequence[str]) -> list[Place]:
+    """Where each label begins, on its base line: the first place around its point that nothing else takes."""
+    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in points]
+    found = []
+    for (x, y), label in zip(points, labels, strict=True):
+        length = LETTER * len(label)
+        offsets = [(7, 4), (-7 - length, 4), (4, -8), (4, 16), (-4 - length, -8), (-4 - length, 16)]
+        places = [(x + dx, y + dy) for dx, dy in offsets]
+        free = (at for at in places if not any(_overlap(_box(at, label), other) for other in taken))
+        found.append(next(free, places[0]))
+        taken.append(_box(found[-1], label))
+    return found
+
+
+def _box(at: Place, label: str) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of a label that begins at `at`."""
+    return at[0], at[1] - 10, at[0] + LETTER * len(label), at[1] + 2
+
+
+def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _frame(xs: list[tuple[float, str]], ys: list[tuple[float, str]], width: float, height: float) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from xml.etree import ElementTree
 
 import pytest
 
 from service.metadata import Evaluation, ReliabilityBin
-from training.plots import PANEL, PUBLISHED, Network, accuracy_svg, reliability_svg
+from training.plots import LETTER, PANEL, PUBLISHED, Network, accuracy_svg, reliability_svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -47,6 +48,24 @@ def test_networks_stand_where_their_accuracy_and_arithmetic_put_them() -> None:
     assert len(list(root.iter(f"{SVG}circle"))) == len(PUBLISHED) + 2
     assert float(red[0].attrib["cx"]) < float(red[1].attrib["cx"])
     assert float(red[0].attrib["cy"]) < float(red[1].attrib["cy"])  # higher up
+
+
+def test_no_label_hides_another_or_a_point() -> None:
+    ours = [Network("cifar10/1 fp32", 114.6, 0.9401, ours=True), Network("small/1 int8", 29.1, 0.9450, ours=True)]
+    root = ElementTree.fromstring(accuracy_svg(ours))
+    boxes = [
+        (x, y - 10, x + LETTER * len(text.text or ""), y + 2)
+        for text in root.iter(f"{SVG}text")
+        if text.attrib.get("fill")
+        for x, y in [(float(text.attrib["x"]), float(text.attrib["y"]))]
+    ]
+    boxes += [
+        (x - 4, y - 4, x + 4, y + 4)
+        for circle in root.iter(f"{SVG}circle")
+        for x, y in [(float(circle.attrib["cx"]), float(circle.attrib["cy"]))]
+    ]
+    for one, other in itertools.combinations(boxes, 2):
+        assert one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1], (one, other)
 
 
 def test_a_network_outside_the_frame_is_left_out() -> None:
