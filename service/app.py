@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -20,12 +19,10 @@ from service.api.request_log import RequestLog, RequestLogMiddleware
 from service.classifier import Classifier
 from service.cores import default_workers, threads_per_worker
 from service.counters import Counters
-from service.engine import Engine
 from service.jobs.runner import Runner
 from service.jobs.store import Store
-from service.metadata import ModelMetadata, Precision
 from service.metrics import Metrics
-from service.repository import ModelRepository
+from service.repository import ModelRepository, opener
 from service.serving import ServedModels
 from service.settings import Settings
 
@@ -47,19 +44,8 @@ class Application(FastAPI):
 def create_app(settings: Settings, counters: Counters | None = None) -> Application:
     """The application with its models loaded; raises `StartupError` when it could not serve."""
 
-    def open_engine(metadata: ModelMetadata, files: Mapping[Precision, Path]) -> Engine:
-        return Engine(
-            files,
-            device=settings.device,
-            precision=None if settings.precision == "auto" else settings.precision,
-            classes=len(metadata.labels),
-            height=metadata.input.height,
-            width=metadata.input.width,
-            max_batch_size=settings.max_batch_size or None,
-            threads=settings.threads or threads_per_worker(settings.workers or default_workers(settings.device)),
-        )
-
-    repository = ModelRepository(settings.models_dir, settings.default_model, open_engine)
+    threads = settings.threads or threads_per_worker(settings.workers or default_workers(settings.device))
+    repository = ModelRepository(settings.models_dir, settings.default_model, opener(settings, threads=threads))
     metrics = Metrics(counters or Counters.alone())
     served = ServedModels(repository, settings, metrics)
     classifier = Classifier(served, settings, metrics)

@@ -88,9 +88,9 @@ class DynamicBatcher:
     def seconds_until(self, rows: int, priority: Priority = Priority.INTERACTIVE) -> float:
         """When `rows` more rows would be answered, by the measured pace."""
         running = 0.0
-        for batch in self._running.values():
+        for place, batch in enumerate(self._running.values()):
             left = self._pace.seconds(batch.rows, self._max_batch_size)
-            running += left if running else max(0.0, left - (self._loop.time() - self._engine_began(batch)))
+            running += left if place else max(0.0, left - (self._loop.time() - self._engine_began(batch)))
         return running + self._pace.seconds(self._queue.rows_before(priority) + rows, self._max_batch_size)
 
     async def submit(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,9 +24,16 @@ INLINE_BYTES = 16 << 10  # decoding less than this takes less than handing it to
 REDUCED_TO = 4  # times the model's input: how far a photo may be reduced while it is decoded
 Picture = bytes | RGBImage  # encoded, or decoded by the client
 Pictures = Sequence[Picture | InvalidImage] | Rows  # each encoded, decoded, or known to be none
-Prepared = tuple[Rows, Mapping[int, InvalidImage]]  # the good ones, and by their place, ascending, the others
-NONE_INVALID: Mapping[int, InvalidImage] = {}
 NO_ROWS = np.empty((0, 0, 0, 3), np.uint8)
+
+
+class Prepared(NamedTuple):
+    """What is left of pictures before the queue."""
+
+    rows: Rows  # the good ones
+    invalid: Mapping[int, InvalidImage]  # the others, by their place, ascending
+    decode_s: float
+    preprocess_s: float
 
 
 class Classifier:
@@ -54,12 +62,13 @@ class Classifier:
         batcher = served.batcher
         try:
             batcher.admit(len(pictures), len(pictures) * served.row_bytes, priority=priority, deadline=deadline)
+            invalid: Mapping[int, InvalidImage] = {}
             if isinstance(pictures, np.ndarray) and pictures.shape[1:3] == (spec.height, spec.width):
-                rows, invalid = pictures, NONE_INVALID
-            elif sum(_work(picture, spec) for picture in pictures) <= INLINE_BYTES:
-                rows, invalid = self._rows(pictures, spec)
+                rows = pictures
             else:
-                rows, invalid = await self._rows_in_a_thread(pictures, spec, deadline)
+                rows, invalid, decode_s, preprocess_s = await self._prepare(pictures, spec, deadline)
+                self._decoded.observe(decode_s)
+                self._preprocessed.observe(preprocess_s)
             outcomes: list[Prediction | ServiceError] = []
             if len(rows):
                 probabilities, failures = await batcher.submit(rows, priority=priority, deadline=deadline)
@@ -74,7 +83,10 @@ class Classifier:
         served.counts.classified(outcomes)
         return outcomes
 
-    async def _rows_in_a_thread(self, pictures: Pictures, spec: InputSpec, deadline: float | None) -> Prepared:
+    async def _prepare(self, pictures: Pictures, spec: InputSpec, deadline: float | None) -> Prepared:
+        """Everything that can fail for one picture happens here, before the queue."""
+        if sum(_work(picture, spec) for picture in pictures) <= INLINE_BYTES:
+            return self._rows(pictures, spec)
         try:
             async with asyncio.timeout_at(deadline):
                 return await asyncio.to_thread(self._rows, pictures, spec)
@@ -84,7 +96,7 @@ class Classifier:
             ) from exc
 
     def _rows(self, pictures: Pictures, spec: InputSpec) -> Prepared:
-        """Everything that can fail for one picture happens here, before the queue."""
+        """Counts nothing: it may run in a thread, and counts belong to the event loop's."""
         rows: list[RGBImage] = []
         invalid: dict[int, InvalidImage] = {}
         decode_s = preprocess_s = 0.0
@@ -104,9 +116,8 @@ class Classifier:
             except InvalidImage as exc:
                 invalid[place] = exc
             decode_s, preprocess_s = decode_s + decoded - began, preprocess_s + time.perf_counter() - decoded
-        self._decoded.observe(decode_s)
-        self._preprocessed.observe(preprocess_s)
-        return (rows[0][np.newaxis] if len(rows) == 1 else np.stack(rows) if rows else NO_ROWS), invalid
+        stacked = rows[0][np.newaxis] if len(rows) == 1 else np.stack(rows) if rows else NO_ROWS
+        return Prepared(stacked, invalid, decode_s, preprocess_s)
 
 
 def _work(picture: Picture | InvalidImage, spec: InputSpec) -> int:

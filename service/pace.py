@@ -41,9 +41,10 @@ class Pace:
         self._per_batch = mean_seconds - self._per_row * mean_rows
 
     def judge(self, foreseen: float, waited: float) -> None:
-        """A request was to wait so long and waited so long: there is more to do than inference alone."""
+        """A request was to wait so long, by `seconds`, and waited so long: there is more to do than inference alone."""
         if foreseen > 0:
-            self._delay += (1 - DECAY) * (min(waited / foreseen, MOST_DELAY) - self._delay)
+            delay = max(self._delay, 1.0) * waited / foreseen  # against what was foreseen without it
+            self._delay += (1 - DECAY) * (min(delay, MOST_DELAY) - self._delay)
 
     def seconds(self, rows: int, max_batch_size: int) -> float:
         """What `rows` rows will take in batches of at most `max_batch_size`; 0 before the first batch."""

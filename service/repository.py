@@ -19,6 +19,7 @@ from service.errors import ModelNotFound, ServiceError, StartupError
 from service.metadata import ModelMetadata, Precision
 from service.prediction import ModelIdentity
 from service.preprocessing import RESIZE_POLICIES
+from service.settings import Settings
 from service.types import Probabilities, Rows
 
 GOLDEN_TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2, "int8": 5e-2}  # int8: processors round apart
@@ -112,6 +113,24 @@ class ModelRepository:
     def _unchanged(self, folder: Path) -> LoadedModel | None:
         loaded = self.models.get(folder.parent.name, {}).get(folder.name)
         return loaded if loaded is not None and loaded.metadata == ModelMetadata.read(folder) else None
+
+
+def opener(settings: Settings, *, threads: int) -> OpenEngine:
+    """What opens a model's engine as the settings say."""
+
+    def open_engine(metadata: ModelMetadata, files: Mapping[Precision, Path]) -> Engine:
+        return Engine(
+            files,
+            device=settings.device,
+            precision=None if settings.precision == "auto" else settings.precision,
+            classes=len(metadata.labels),
+            height=metadata.input.height,
+            width=metadata.input.width,
+            max_batch_size=settings.max_batch_size or None,
+            threads=threads,
+        )
+
+    return open_engine
 
 
 def load_version(folder: Path, open_engine: OpenEngine, *, warm_up: bool = True) -> LoadedModel:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import sys
-import tempfile
 from collections import deque
 from collections.abc import Callable
 
@@ -79,8 +79,8 @@ class Supervisor:
         self._turn = 0
         self._announced = self._failed = False
         self._stop, self._reload_asked = asyncio.Event(), asyncio.Event()
-        self._counters = tempfile.TemporaryFile(prefix="convoy-counters-")  # noqa: SIM115 - lives as long as the parent
-        self._counters.truncate(count * STRIP_BYTES)
+        self._counters = os.memfd_create("convoy-counters")  # no file: the root file system may be read-only
+        os.ftruncate(self._counters, count * STRIP_BYTES)
 
     async def run(self) -> int:
         """Serve until told to stop; the exit status: 1 when no worker ever became ready."""
@@ -106,7 +106,7 @@ class Supervisor:
         for worker in self._workers if late else ():
             logger.error("worker %d did not stop in time and is killed", worker.process.pid)
             worker.process.kill()
-        self._counters.close()
+        os.close(self._counters)
         return int(self._failed)
 
     async def _keep(self, strip: int) -> None:
@@ -141,7 +141,7 @@ class Supervisor:
     async def _start(self, strip: int) -> Worker:
         ours, theirs = socket.socketpair()
         with theirs:
-            numbers = [theirs.fileno(), self._counters.fileno()]
+            numbers = [theirs.fileno(), self._counters]
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "service.worker", *map(str, numbers), str(strip),
                 stdin=asyncio.subprocess.PIPE, pass_fds=numbers, start_new_session=True,

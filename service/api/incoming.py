@@ -67,8 +67,8 @@ class Incoming:
         return cls(dict(scope["headers"]), scope["query_string"], receive, connection)
 
     @property
-    def asks(self) -> bool:
-        """Whether there is a query."""
+    def has_query(self) -> bool:
+        """Whether it says more than its path."""
         return bool(self._query)
 
     def query(self, name: str) -> str | None:

@@ -80,7 +80,7 @@ class Predict:
         Under overload most requests end here: what each of them costs is missing for those that are answered.
         """
         served = self._models.choose()
-        if not served.batcher.queued_rows or request.headers.get(b"content-type") not in ONE_IMAGE or request.asks:
+        if not served.batcher.queued_rows or request.headers.get(b"content-type") not in ONE_IMAGE or request.has_query:
             return None
         deadline = self._deadline(request)
         try:

@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,14 +19,13 @@ import numpy as np
 
 from service.classifier import REDUCED_TO
 from service.decoding import decode
-from service.engine import Engine
 from service.errors import InvalidImage, ServiceError, StartupError
 from service.jobs import results
 from service.jobs.inputs import Content
-from service.metadata import InputSpec, ModelMetadata, Precision
+from service.metadata import InputSpec
 from service.prediction import Prediction, predictions
 from service.preprocessing import fit
-from service.repository import LoadedModel, load_version
+from service.repository import LoadedModel, load_version, opener
 from service.settings import Settings
 from service.types import RGBImage
 
@@ -66,21 +65,10 @@ class Scorer:
         """Load and verify the model; raises `StartupError`."""
         self._task = task
 
-        def open_engine(metadata: ModelMetadata, files: Mapping[Precision, Path]) -> Engine:
-            settings = task.settings
-            return Engine(
-                files,
-                device=settings.device,
-                precision=None if settings.precision == "auto" else settings.precision,
-                classes=len(metadata.labels),
-                height=metadata.input.height,
-                width=metadata.input.width,
-                max_batch_size=settings.max_batch_size,
-                threads=settings.threads,
-            )
-
         try:
-            self._model: LoadedModel = load_version(task.folder, open_engine, warm_up=False)
+            self._model: LoadedModel = load_version(
+                task.folder, opener(task.settings, threads=task.settings.threads), warm_up=False
+            )
         except (OSError, ValueError, ServiceError) as exc:
             raise StartupError(f"The model in {task.folder} can't be used: {exc}") from exc
 

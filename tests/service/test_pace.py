@@ -59,7 +59,7 @@ def test_what_takes_longer_than_foreseen_is_foreseen_longer() -> None:
     pace.observe(8, 1.0)
     assert pace.seconds(16, 8) == 2.0
     for _ in range(200):
-        pace.judge(1.0, 1.5)
+        pace.judge(pace.seconds(16, 8), 3.0)
     assert pace.seconds(16, 8) == pytest.approx(3.0, rel=1e-3)
 
 
@@ -67,7 +67,7 @@ def test_what_is_quicker_than_foreseen_is_not_counted_on() -> None:
     pace = Pace()
     pace.observe(8, 1.0)
     for _ in range(200):
-        pace.judge(1.0, 0.1)
+        pace.judge(pace.seconds(8, 8), 0.1)
     assert pace.seconds(8, 8) == 1.0
 
 
