@@ -101,7 +101,8 @@ class DynamicBatcher:
         `deadline` is on the event loop's clock. Raises `DeadlineExceeded` when it is over, and at once when it can't
         be met; `InferenceFailed` only when every row failed.
         """
-        self.admit(len(rows), rows.nbytes, priority=priority, deadline=deadline)
+        if refused := self.refusal(len(rows), rows.nbytes, priority=priority, deadline=deadline):
+            raise refused
         foreseen = self.seconds_until(len(rows), priority)
         request = Request(rows, priority, self._loop.time(), deadline, foreseen, self._loop.create_future())
         if deadline is not None:
@@ -116,32 +117,31 @@ class DynamicBatcher:
         finally:
             self._leave(request)
 
-    def admit(
+    def refusal(
         self, rows: int, nbytes: int, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None
-    ) -> None:
-        """Raise what `submit` would raise at once for so many rows of so many bytes: to be asked before making them."""
+    ) -> ServiceError | None:
+        """What `submit` would raise at once for so many rows of so many bytes: to be asked before making them."""
         if self._broken:
-            raise InferenceFailed("The service failed; send the request to another instance.")
+            return InferenceFailed("The service failed; send the request to another instance.")
         if self._stopping:
-            raise Draining("The service is stopping; send the request to another instance, or again in a moment.")
+            return Draining("The service is stopping; send the request to another instance, or again in a moment.")
         queued_rows, queued_bytes = self._queue.rows, self._queue.bytes
         if queued_rows + rows > self._capacity or (queued_bytes and queued_bytes + nbytes > self._capacity_bytes):
             # an empty queue takes a request of any size in bytes, or a large one could never run
-            raise Overloaded(
+            return Overloaded(
                 "Too many images are waiting; try again in a moment, or send fewer at a time.",
                 retry_after_s=math.ceil(self.seconds_until(rows, priority)),
             )
-        if deadline is not None and not self._in_time(rows, priority, deadline):
-            raise DeadlineExceeded(
-                "The request can't be answered in its time with what waits before it; "
-                "allow more time, send fewer images, or try again later.",
-                retry_after_s=math.ceil(self.seconds_until(rows, priority)),
-            )
-
-    def _in_time(self, rows: int, priority: Priority, deadline: float) -> bool:
-        """Whether `rows` more rows will be answered by then, with some room where others wait before them."""
-        left = deadline - self._loop.time()
-        return self.seconds_until(rows, priority) <= (left * SURE if self._queue.rows_before(priority) else left)
+        if deadline is None:
+            return None
+        wait, left = self.seconds_until(rows, priority), deadline - self._loop.time()
+        if wait <= (left * SURE if self._queue.rows_before(priority) else left):  # some room where others wait before
+            return None
+        return DeadlineExceeded(
+            "The request can't be answered in its time with what waits before it; "
+            "allow more time, send fewer images, or try again later.",
+            retry_after_s=math.ceil(wait),
+        )
 
     def _set_alarm(self, when: float) -> None:
         if self._alarm:

@@ -61,7 +61,9 @@ class Classifier:
         spec = served.loaded.metadata.input
         batcher = served.batcher
         try:
-            batcher.admit(len(pictures), len(pictures) * served.row_bytes, priority=priority, deadline=deadline)
+            nbytes = len(pictures) * served.row_bytes
+            if refused := batcher.refusal(len(pictures), nbytes, priority=priority, deadline=deadline):
+                raise refused
             invalid: Mapping[int, InvalidImage] = {}
             if isinstance(pictures, np.ndarray) and pictures.shape[1:3] == (spec.height, spec.width):
                 rows = pictures

@@ -6,153 +6,17 @@ import asyncio
 import gc
 import signal
 import socket
-import time
 from collections.abc import Awaitable, Callable
 from types import FrameType
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from service.api.direct import DirectRoute, Header
-from service.api.incoming import CONNECTION_EXTENSION, Connection, Incoming, Reply
+from service.protocol import Protocol
 from service.serving import ServedModels
 from service.settings import Settings
 from service.supervisor import CLOSED, CONNECTION, LAME_DUCK, READY, RELOAD, RELOADED, TAKEN
 
 Application = Callable[..., Awaitable[None]]  # ASGI 3
-FIRST_REQUEST_S = 0.5  # how long a stopping process waits for the first request on a connection
-DIRECT_BYTES = 1 << 20  # larger bodies are worth being read with ASGI's care, piece by piece
-
-
-class Protocol(HttpToolsProtocol):
-    """uvicorn's, with the hot route past ASGI, and word of a connection's end for those that work for it.
-
-    A request goes past ASGI when nothing about it needs more than its whole body and one reply: it is not large, no
-    other one is being answered on its connection, and the client reads what it is sent.
-    """
-
-    def __init__(self, *arguments: object, closed: Callable[[], None] | None = None, **options: object) -> None:
-        super().__init__(*arguments, **options)  # type: ignore[arg-type]
-        self._connection, self._closed = Connection(), closed
-        self._route: DirectRoute = self.app.direct
-        self._path = self._route.path.encode()
-        self.models: ServedModels = self.app.state.served
-        self._direct: Exchange | None = None  # the exchange whose request arrives
-
-    def on_message_begin(self) -> None:
-        """A request begins."""
-        super().on_message_begin()
-        self._direct = None
-        self.scope["extensions"] = {CONNECTION_EXTENSION: self._connection}  # type: ignore[dict-item]
-
-    def on_headers_complete(self) -> None:
-        """The head is there."""
-        path, _, query = self.url.partition(b"?")
-        headers = dict(self.headers)
-        if path == self._path and self._goes_direct(headers.get(b"content-length", b"")):
-            self.cycle = self._direct = Exchange(self, headers, query)  # type: ignore[assignment]
-        else:
-            super().on_headers_complete()
-
-    def _goes_direct(self, length: bytes) -> bool:
-        return (
-            self.parser.get_method() == self._route.method.encode()
-            and length.isdigit()
-            and int(length) <= min(DIRECT_BYTES, self._route.max_body_bytes)
-            and self.parser.get_http_version() == "1.1"
-            and not self.parser.should_upgrade()
-            and not self.expect_100_continue
-            and not self.flow.write_paused
-            and (self.cycle is None or self.cycle.response_complete)
-        )
-
-    def on_body(self, body: bytes) -> None:
-        """A piece of the body is there."""
-        if self._direct:
-            self._direct.pieces.append(body)
-        else:
-            super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        """The request is there."""
-        if self._direct:
-            self._direct.keep_alive = self._direct.keep_alive and self.parser.should_keep_alive()
-            request = self._direct.request(self._connection)
-            if refused := self._route.refuse(request):
-                self._direct.send(*refused)
-                return
-            task = self.loop.create_task(self._direct.run(self._route, request))
-            self.tasks.add(task)
-            self._connection.tasks.add(task)
-            task.add_done_callback(self._answered)
-        else:
-            super().on_message_complete()
-
-    def _answered(self, task: asyncio.Task[None]) -> None:
-        self.tasks.discard(task)
-        self._connection.tasks.discard(task)
-
-    def shutdown(self) -> None:
-        """The process stops: whoever has just connected may still have one request answered."""
-        if self.cycle is None:
-            self.loop.call_later(FIRST_REQUEST_S, super().shutdown)
-        else:
-            super().shutdown()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The connection has ended, for whatever reason."""
-        super().connection_lost(exc)
-        self._connection.end()
-        if self._closed:
-            self._closed()
-
-
-class Exchange:
-    """A request to the hot route and its reply: what uvicorn's `RequestResponseCycle` is to the others."""
-
-    message_event = asyncio.Event()  # uvicorn sets it when the connection ends; nobody waits for it here
-
-    def __init__(self, protocol: Protocol, headers: dict[bytes, bytes], query: bytes) -> None:
-        self._protocol, self._headers, self._query = protocol, headers, query
-        self._began = time.perf_counter()
-        self.pieces: list[bytes] = []
-        self.keep_alive = True  # uvicorn takes it back when it stops
-        self.disconnected = self.response_complete = False
-
-    def request(self, connection: Connection) -> Incoming:
-        """What has arrived, once all of it has."""
-        body = self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
-        return Incoming(self._headers, self._query, body, connection, self._began)
-
-    async def run(self, route: DirectRoute, request: Incoming) -> None:
-        """Have the request answered; without an answer the connection ends."""
-        try:
-            await route.handle(request, self._answer)
-        finally:
-            if not self.response_complete:
-                self._protocol.transport.close()
-
-    async def _answer(self, reply: Reply, request_id: Header) -> None:
-        self.send(reply, request_id)
-
-    def send(self, reply: Reply, request_id: Header) -> None:
-        """Head and body in one write: two would be two packets."""
-        protocol = self._protocol
-        if self.disconnected:
-            return
-        self.keep_alive = self.keep_alive and not protocol.models.draining  # the next request is for another instance
-        lines = [STATUS_LINE[reply.status], b"content-type: ", reply.media_type]
-        for name, value in (*protocol.server_state.default_headers, request_id, *reply.headers):
-            lines += (b"\r\n", name, b": ", value)
-        if not self.keep_alive:
-            lines.append(b"\r\nconnection: close")
-        lines.append(b"\r\ncontent-length: %d\r\n\r\n" % len(reply.body))
-        lines.append(reply.body)
-        protocol.transport.write(b"".join(lines))
-        self.response_complete = True
-        if not self.keep_alive:
-            protocol.transport.close()
-        protocol.on_response_complete()
 
 
 class Server(uvicorn.Server):

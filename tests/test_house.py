@@ -21,7 +21,8 @@ TIERS = [
     {"classifier"},
     {"jobs"},
     {"api"},
-    {"app", "server"},
+    {"app", "protocol"},
+    {"server"},
     {"worker"},
     {"__main__"},
 ]
@@ -29,7 +30,7 @@ LEAVES = TIERS[0]
 HOMES = {
     "fastapi": {"api", "app"},
     "starlette": {"api", "app"},
-    "uvicorn": {"server"},
+    "uvicorn": {"protocol", "server"},
     "onnxruntime": {"engine"},
     "PIL": {"bench.requests", "decoding", "preprocessing"},
     "simplejpeg": {"decoding"},

@@ -44,6 +44,7 @@ class DirectRoute:
         """`refusal` says at once, and more cheaply than `endpoint` could, why a request is not worth its work."""
         self.method, self.path, self.max_body_bytes = method, path, max_body_bytes
         self._endpoint, self._refusal, self._log = endpoint, refusal, log
+        self.refusing = False  # whether the last request that was asked about was refused
         self._responded = metrics.histogram("convoy_stage_seconds", "respond")
 
     def refuse(self, request: Incoming) -> tuple[Reply, Header] | None:
@@ -51,15 +52,13 @@ class DirectRoute:
         try:
             error = self._refusal(request)
         except ServiceError:
-            return None  # `handle` finds it again
+            error = None  # `handle` finds it again
+        self.refusing = error is not None
         if error is None:
             return None
         current, _ = identify(request.headers.get(HEADER))
-        token = telemetry.request_id.set(current.decode())
-        reply = problems.reply(error)
-        telemetry.request_id.reset(token)
-        self._log.record(self.path, self.method, self.path, reply.status, time.perf_counter() - request.began)
-        return reply, (HEADER, current)
+        self._log.record(self.path, self.method, self.path, int(error.status), time.perf_counter() - request.began)
+        return problems.reply(error, current.decode()), (HEADER, current)
 
     async def handle(self, request: Incoming, send: SendReply) -> None:
         """Answer `request` by one call of `send`; a client that goes away takes its images out of the queue."""

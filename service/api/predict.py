@@ -82,13 +82,10 @@ class Predict:
         served = self._models.choose()
         if not served.batcher.queued_rows or request.headers.get(b"content-type") not in ONE_IMAGE or request.has_query:
             return None
-        deadline = self._deadline(request)
-        try:
-            served.batcher.admit(1, served.row_bytes, deadline=deadline)
-        except ServiceError as exc:
-            served.counts.failed(exc.slug)
-            return exc
-        return None
+        refused = served.batcher.refusal(1, served.row_bytes, deadline=self._deadline(request))
+        if refused:
+            served.counts.failed(refused.slug)
+        return refused
 
     def _deadline(self, request: Incoming) -> float:
         """When the request's time is up, on the event loop's clock; it began with its head."""

@@ -18,21 +18,21 @@ MEDIA_TYPE = "application/problem+json"
 CLIENT_CLOSED_REQUEST = 499  # nobody reads it; it is what nginx logs for this
 
 
-def body(error: ServiceError) -> dict[str, Any]:
-    """The problem object of `error`."""
+def body(error: ServiceError, instance: str | None = None) -> dict[str, Any]:
+    """The problem object of `error`; `instance` is the request's id, by default that of the request at hand."""
     return {
         "type": f"/problems/{error.slug}",
         "title": error.title,
         "status": int(error.status),
         "detail": error.detail,
-        "instance": telemetry.request_id.get(),
+        "instance": telemetry.request_id.get() if instance is None else instance,
     }
 
 
-def reply(error: ServiceError) -> Reply:
-    """What the hot route answers with."""
+def reply(error: ServiceError, instance: str | None = None) -> Reply:
+    """What the hot route answers with; `instance` as for `body`."""
     headers = () if error.retry_after_s is None else ((b"retry-after", str(error.retry_after_s).encode()),)
-    return Reply(int(error.status), MEDIA_TYPE.encode(), orjson.dumps(body(error)), headers)
+    return Reply(int(error.status), MEDIA_TYPE.encode(), orjson.dumps(body(error, instance)), headers)
 
 
 def response(error: ServiceError, headers: dict[str, str] | None = None) -> Response:

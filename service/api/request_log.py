@@ -15,8 +15,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import telemetry
 from service.api import problems
+from service.counters import Cell
 from service.errors import MalformedRequest, ServiceError
-from service.metrics import Metrics
+from service.metrics import Histogram, Metrics
 
 HEADER = b"x-request-id"
 VALID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")  # what can stand in a header and a log line and mean only itself
@@ -33,12 +34,18 @@ class RequestLog:
 
     def __init__(self, metrics: Metrics, log_requests: Literal["all", "failed"]) -> None:
         self._metrics, self._log_all = metrics, log_requests == "all"
+        self._counts: dict[tuple[str, str, int], tuple[Cell, Histogram]] = {}
 
     def record(self, route: str, method: str, path: str, status: int, seconds: float) -> None:
         """A request has been answered."""
         method = method if method in METHODS else OTHER
-        self._metrics.cell("convoy_requests_total", route, method, str(status)).add()
-        self._metrics.histogram("convoy_request_seconds", route).observe(seconds)
+        if (counts := self._counts.get((route, method, status))) is None:
+            counts = self._counts[route, method, status] = (
+                self._metrics.cell("convoy_requests_total", route, method, str(status)),
+                self._metrics.histogram("convoy_request_seconds", route),
+            )
+        counts[0].add()
+        counts[1].observe(seconds)
         if (status >= 400 and status not in REFUSALS) or (self._log_all and path not in PROBES):
             fields = {"method": method, "path": path, "status": status}
             logger.info("request", extra={**fields, "ms": round(seconds * 1000, 2)})

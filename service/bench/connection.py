@@ -59,6 +59,5 @@ class Connection(asyncio.Protocol):
         status = self._parser.get_status_code()
         if not self._parser.should_keep_alive():
             self.close()
-        self._parser = HttpResponseParser(self)
         self.busy = False
         self._answered(self, status)

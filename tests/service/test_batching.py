@@ -508,13 +508,12 @@ def test_what_would_be_refused_can_be_asked_before_its_rows_are_made(batcher_cls
         batcher = batcher_cls(engine, max_batch_size=4, queue_capacity=8)
         await batcher.submit(rows(0, 1, 2, 3))  # takes 4 s
         await pause()  # the pace is known
-        batcher.admit(8, 8 * 3)
-        with pytest.raises(Overloaded):
-            batcher.admit(9, 9 * 3)
-        batcher.admit(4, 4 * 3, deadline=now() + 5)
-        with pytest.raises(DeadlineExceeded) as refused:
-            batcher.admit(4, 4 * 3, deadline=now() + 3)
-        assert refused.value.retry_after_s == 4
+        assert batcher.refusal(8, 8 * 3) is None
+        assert isinstance(batcher.refusal(9, 9 * 3), Overloaded)
+        assert batcher.refusal(4, 4 * 3, deadline=now() + 5) is None
+        refused = batcher.refusal(4, 4 * 3, deadline=now() + 3)
+        assert isinstance(refused, DeadlineExceeded)
+        assert refused.retry_after_s == 4
         assert batcher.queued_rows == 0
 
     run(scenario())
@@ -527,9 +526,8 @@ def test_a_request_behind_others_is_taken_only_with_time_to_spare(batcher_cls: t
         await pause()
         waiting = [start(batcher.submit(rows(i))) for i in range(3)]  # one runs, two wait: the next one's turn is 4th
         await pause()
-        batcher.admit(1, 3, deadline=now() + 6)
-        with pytest.raises(DeadlineExceeded):
-            batcher.admit(1, 3, deadline=now() + 5)
+        assert batcher.refusal(1, 3, deadline=now() + 6) is None
+        assert isinstance(batcher.refusal(1, 3, deadline=now() + 5), DeadlineExceeded)
         await asyncio.gather(*waiting)
 
     run(scenario())

@@ -1,0 +1,217 @@
+"""One HTTP/1.1 connection: uvicorn's protocol, with the hot route past ASGI, and refusals before anything is parsed.
+
+A request goes past ASGI when nothing about it needs more than its whole body and one reply. While requests are refused
+because there are too many of them, one that arrives in one piece and is plain is refused by its head alone: what a
+refusal costs is missing for those that are answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from service.api.direct import DirectRoute, Header
+from service.api.incoming import CONNECTION_EXTENSION, Connection, Incoming, Reply
+from service.serving import ServedModels
+
+FIRST_REQUEST_S = 0.5  # how long a stopping process waits for the first request on a connection
+DIRECT_BYTES = 1 << 20  # larger bodies are worth being read with ASGI's care, piece by piece
+# The rest of a head without anything that only a real parser should judge: tokens, a colon, visible text (RFC 9112).
+FIELDS = rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[\t -~\x80-\xff]*+\r\n)++\r\n"
+FIELD = re.compile(
+    rb"(?i)\n(content-length|content-type|x-request-id|x-request-timeout-ms|connection|transfer-encoding|expect|upgrade)"
+    rb":[ \t]*+([^\r]*?)[ \t]*+\r"
+)
+NOT_PLAIN = {b"transfer-encoding", b"expect", b"upgrade"}
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's, with the hot route past ASGI, and word of a connection's end for those that work for it.
+
+    A request goes past ASGI when nothing about it needs more than its whole body and one reply: it is not large, no
+    other one is being answered on its connection, and the client reads what it is sent.
+    """
+
+    def __init__(self, *arguments: object, closed: Callable[[], None] | None = None, **options: object) -> None:
+        super().__init__(*arguments, **options)  # type: ignore[arg-type]
+        self._connection, self._closed = Connection(), closed
+        self._route: DirectRoute = self.app.direct
+        self._path = self._route.path.encode()
+        self.models: ServedModels = self.app.state.served
+        self._direct: Exchange | None = None  # the exchange whose request arrives
+        self._head = re.compile(b"%b %b HTTP/1[.]1\r\n" % (self._route.method.encode(), re.escape(self._path)) + FIELDS)
+        self._arriving = False  # between the beginning of a request and its end
+        self._quiet_since = 0.0  # when the last reply was done, on the event loop's clock
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes are there."""
+        if not (self._route.refusing and self._refused(data)):
+            super().data_received(data)
+
+    def _refused(self, data: bytes) -> bool:
+        """Refuse a request that is whole and plain by its head, if there is no time for it."""
+        if self._arriving or not self._free or (head := self._head.match(data)) is None:
+            return False
+        fields = FIELD.findall(head[0])
+        headers = {name.lower(): value for name, value in fields}
+        if (
+            len(headers) != len(fields)
+            or not NOT_PLAIN.isdisjoint(headers)
+            or headers.get(b"connection", b"keep-alive").lower() != b"keep-alive"
+            or headers.get(b"content-length") != b"%d" % (len(data) - head.end())
+        ):
+            return False
+        exchange = Exchange(self, headers, b"")
+        if refused := self._route.refuse(exchange.request(self._connection)):
+            self.cycle = exchange  # type: ignore[assignment]
+            exchange.send(*refused)
+        return refused is not None
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self._arriving = True
+        self._direct = None
+        self.scope["extensions"] = {CONNECTION_EXTENSION: self._connection}  # type: ignore[dict-item]
+
+    def on_headers_complete(self) -> None:
+        """The head is there."""
+        path, _, query = self.url.partition(b"?")
+        headers = dict(self.headers)
+        if path == self._path and self._goes_direct(headers.get(b"content-length", b"")):
+            self.cycle = self._direct = Exchange(self, headers, query)  # type: ignore[assignment]
+        else:
+            super().on_headers_complete()
+
+    def _goes_direct(self, length: bytes) -> bool:
+        return (
+            self.parser.get_method() == self._route.method.encode()
+            and length.isdigit()
+            and int(length) <= min(DIRECT_BYTES, self._route.max_body_bytes)
+            and self.parser.get_http_version() == "1.1"
+            and not self.parser.should_upgrade()
+            and not self.expect_100_continue
+            and self._free
+        )
+
+    @property
+    def _free(self) -> bool:
+        """Whether no reply is under way and the client reads what it is sent."""
+        return (self.cycle is None or self.cycle.response_complete) and not self.flow.write_paused
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body is there."""
+        if self._direct:
+            self._direct.pieces.append(body)
+        else:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is there."""
+        self._arriving = False
+        if self._direct:
+            self._direct.keep_alive = self._direct.keep_alive and self.parser.should_keep_alive()
+            request = self._direct.request(self._connection)
+            if refused := self._route.refuse(request):
+                self._direct.send(*refused)
+                return
+            task = self.loop.create_task(self._direct.run(self._route, request))
+            self.tasks.add(task)
+            self._connection.tasks.add(task)
+            task.add_done_callback(self._answered)
+        else:
+            super().on_message_complete()
+
+    def _answered(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        self._connection.tasks.discard(task)
+
+    def on_response_complete(self) -> None:
+        """A reply is done. One timer that looks when it rings costs less than one that is set anew for each request."""
+        self._quiet_since = self.loop.time()
+        if self.timeout_keep_alive_task is None or self.pipeline:
+            super().on_response_complete()
+        else:
+            self.server_state.total_requests += 1
+            self.flow.resume_reading()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection on which nothing has happened for so long."""
+        quiet = self.loop.time() - self._quiet_since if self._free and not self._arriving else 0.0
+        if quiet >= self.timeout_keep_alive:
+            super().timeout_keep_alive_handler()
+        else:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive - quiet, self.timeout_keep_alive_handler
+            )
+
+    def _unset_keepalive_if_required(self) -> None:
+        """Let it run."""
+
+    def shutdown(self) -> None:
+        """The process stops: whoever has just connected may still have one request answered."""
+        if self.cycle is None:
+            self.loop.call_later(FIRST_REQUEST_S, super().shutdown)
+        else:
+            super().shutdown()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection has ended, for whatever reason."""
+        super().connection_lost(exc)
+        if self.timeout_keep_alive_task:
+            self.timeout_keep_alive_task.cancel()
+        self._connection.end()
+        if self._closed:
+            self._closed()
+
+
+class Exchange:
+    """A request to the hot route and its reply: what uvicorn's `RequestResponseCycle` is to the others."""
+
+    message_event = asyncio.Event()  # uvicorn sets it when the connection ends; nobody waits for it here
+
+    def __init__(self, protocol: Protocol, headers: dict[bytes, bytes], query: bytes) -> None:
+        self._protocol, self._headers, self._query = protocol, headers, query
+        self._began = time.perf_counter()
+        self.pieces: list[bytes] = []
+        self.keep_alive = True  # uvicorn takes it back when it stops
+        self.disconnected = self.response_complete = False
+
+    def request(self, connection: Connection) -> Incoming:
+        """What has arrived, once all of it has."""
+        body = self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
+        return Incoming(self._headers, self._query, body, connection, self._began)
+
+    async def run(self, route: DirectRoute, request: Incoming) -> None:
+        """Have the request answered; without an answer the connection ends."""
+        try:
+            await route.handle(request, self._answer)
+        finally:
+            if not self.response_complete:
+                self._protocol.transport.close()
+
+    async def _answer(self, reply: Reply, request_id: Header) -> None:
+        self.send(reply, request_id)
+
+    def send(self, reply: Reply, request_id: Header) -> None:
+        """Head and body in one write: two would be two packets."""
+        protocol = self._protocol
+        if self.disconnected:
+            return
+        self.keep_alive = self.keep_alive and not protocol.models.draining  # the next request is for another instance
+        lines = [STATUS_LINE[reply.status], b"content-type: ", reply.media_type]
+        for name, value in (*protocol.server_state.default_headers, request_id, *reply.headers):
+            lines += (b"\r\n", name, b": ", value)
+        if not self.keep_alive:
+            lines.append(b"\r\nconnection: close")
+        lines.append(b"\r\ncontent-length: %d\r\n\r\n" % len(reply.body))
+        lines.append(reply.body)
+        protocol.transport.write(b"".join(lines))
+        self.response_complete = True
+        if not self.keep_alive:
+            protocol.transport.close()
+        protocol.on_response_complete()

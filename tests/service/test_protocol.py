@@ -1,0 +1,260 @@
+"""What goes over the wire: requests past ASGI and through it, alone, one after the other, at once, and cut off."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from service import protocol as protocol_module
+from service.pace import Pace
+from service.protocol import Protocol
+from service.settings import Settings
+from tests.conftest import COLOURS
+from tests.wire import PNG, Client, counted, hold_engine, read, read_plain, scenario, wire
+
+
+def test_requests_follow_each_other_on_one_connection(settings: Settings) -> None:
+    async def play(client: Client) -> None:
+        for colour in (*COLOURS, *COLOURS):
+            answer = await client.ask(wire(PNG[colour], "X-Request-Id: mine"))
+            assert (answer.status, answer.label) == (200, colour)
+            assert answer.headers["x-request-id"] == "mine"
+            assert answer.headers["content-type"] == "application/json"
+            assert answer.headers["date"].endswith("GMT")
+        assert counted(client, 200) == 6
+
+    scenario(settings, play)
+
+
+def test_every_way_of_sending_the_same_gets_the_same(settings: Settings) -> None:
+    body = PNG["green"]
+    chunked = b"%x\r\n%b\r\n%x\r\n%b\r\n0\r\n\r\n" % (10, body[:10], len(body) - 10, body[10:])
+    head = b"POST /v1/predict HTTP/1.1\r\nHost: test\r\nContent-Type: image/png\r\n"
+    ways = [
+        wire(body),
+        wire(body, start="POST /v1/predict?top_k=3 HTTP/1.1"),
+        wire(body, start="POST http://test/v1/predict HTTP/1.1"),
+        head + b"Transfer-Encoding: chunked\r\n\r\n" + chunked,
+    ]
+
+    async def play(client: Client) -> None:
+        answers = [await client.ask(way) for way in ways]
+        assert [answer.status for answer in answers] == [200] * len(ways)
+        probabilities = [answer.body["predictions"][0]["probabilities"] for answer in answers]
+        assert all(each == probabilities[0] for each in probabilities)
+
+    scenario(settings, play)
+
+
+def test_a_body_that_comes_byte_by_byte_is_one_body(settings: Settings) -> None:
+    async def play(client: Client) -> None:
+        for byte in wire(PNG["blue"]):
+            client.writer.write(bytes([byte]))
+            await client.writer.drain()
+        assert (await read(client.reader)).label == "blue"
+
+    scenario(settings, play)
+
+
+def test_pipelined_requests_are_answered_in_order(settings: Settings) -> None:
+    async def play(client: Client) -> None:
+        client.writer.write(b"".join(wire(PNG[colour]) for colour in (*COLOURS, *COLOURS, *COLOURS)))
+        assert [(await read(client.reader)).label for _ in range(9)] == [*COLOURS, *COLOURS, *COLOURS]
+        assert counted(client, 200) == 9
+
+    scenario(settings, play)
+
+
+@pytest.mark.parametrize(("start", "line"), [("HTTP/1.1", "Connection: close"), ("HTTP/1.0", "Accept: */*")])
+def test_who_wants_the_connection_closed_gets_it_closed(settings: Settings, start: str, line: str) -> None:
+    async def play(client: Client) -> None:
+        answer = await client.ask(wire(PNG["red"], line, start=f"POST /v1/predict {start}"))
+        assert (answer.label, answer.headers["connection"]) == ("red", "close")
+        assert await client.reader.read() == b""
+
+    scenario(settings, play)
+
+
+def test_expect_100_continue_is_answered_before_the_body(settings: Settings) -> None:
+    async def play(client: Client) -> None:
+        client.writer.write(wire(b"", "Expect: 100-continue").replace(b"Length: 0", b"Length: %d" % len(PNG["red"])))
+        assert await client.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert (await client.ask(PNG["red"])).label == "red"
+
+    scenario(settings, play)
+
+
+def test_errors_are_problems_with_the_requests_id(settings: Settings) -> None:
+    async def play(client: Client) -> None:
+        for request, status, slug in [
+            (wire(b"text", "X-Request-Id: mine"), 422, "invalid-image"),
+            (wire(b"", "X-Request-Id: mine"), 422, "empty-request"),
+            (
+                wire(PNG["red"], "X-Request-Id: mine", start="POST /v1/predict?top_k=x HTTP/1.1"),
+                400,
+                "malformed-request",
+            ),
+            (wire(PNG["red"], "X-Request-Id: mine", start="PUT /v1/predict HTTP/1.1"), 405, "method-not-allowed"),
+        ]:
+            answer = await client.ask(request)
+            assert (answer.status, answer.headers["content-type"]) == (status, "application/problem+json")
+            assert (answer.body["type"], answer.body["instance"]) == (f"/problems/{slug}", "mine")
+        assert (await client.ask(wire(PNG["red"]))).label == "red"
+
+    scenario(settings, play)
+
+
+@pytest.mark.parametrize("direct_bytes", [1 << 20, 100])
+def test_too_large_bodies_are_refused_by_their_declared_length(
+    settings: Settings, direct_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol_module, "DIRECT_BYTES", direct_bytes)
+
+    async def play(client: Client) -> None:
+        client.writer.write(wire(b"", "Host: test").replace(b"Length: 0", b"Length: 501"))  # and nothing more
+        assert (await read(client.reader)).status == 413
+
+    scenario(settings.model_copy(update={"max_body_bytes": 500}), play)
+
+
+def test_a_client_that_is_gone_leaves_no_work_behind(settings: Settings) -> None:
+    async def play(client: Client) -> None:
+        batcher = client.app.state.served.choose().batcher
+        asked, engine_is_free = hold_engine(client)
+        address = client.writer.get_extra_info("peername")
+        client.writer.write(wire(PNG["red"]))  # its image is with the engine
+        await asked.wait()
+        _, gone = await asyncio.open_connection(*address)
+        gone.write(wire(PNG["green"]))  # its image waits
+        while not batcher.queued_rows:
+            await asyncio.sleep(0)
+        gone.transport.abort()
+        while batcher.queued_rows:
+            await asyncio.sleep(0)
+        engine_is_free.set()
+        assert (await read(client.reader)).label == "red"
+        assert (counted(client, 200), counted(client, 499)) == (1, 1)
+
+    scenario(settings, play)
+
+
+@asynccontextmanager
+async def overloaded(client: Client) -> AsyncIterator[None]:
+    """One image is with the engine, one waits, and an inference seems to take 100 s."""
+    batcher = client.app.state.served.choose().batcher
+    asked, engine_is_free = hold_engine(client)
+    address = client.writer.get_extra_info("peername")
+    streams = [await asyncio.open_connection(*address) for _ in range(2)]
+    for _, writer in streams:
+        writer.write(wire(PNG["red"]))
+        await asked.wait()
+    while not batcher.queued_rows:
+        await asyncio.sleep(0)
+    batcher._pace.observe(1, 100.0)
+    yield
+    batcher._pace = Pace()
+    engine_is_free.set()
+    assert [(await read(reader)).label for reader, _ in streams] == ["red", "red"]
+    for _, writer in streams:
+        writer.close()
+
+
+@pytest.mark.parametrize("start", ["POST /v1/predict HTTP/1.1", "POST /v1/predict?top_k=1 HTTP/1.1"])
+def test_what_cannot_be_answered_in_time_is_refused_at_once(settings: Settings, start: str) -> None:
+    async def play(client: Client) -> None:
+        async with overloaded(client):
+            for line in ("X-Request-Timeout-Ms: 20000", "x-request-timeout-ms:1", "X-Request-Timeout-Ms: 20000"):
+                answer = await client.ask(wire(PNG["red"], line, "X-Request-Id: mine", start=start))
+                assert (answer.status, answer.body["type"]) == (504, "/problems/deadline-exceeded")
+                assert answer.body["instance"] == answer.headers["x-request-id"] == "mine"
+                assert int(answer.headers["retry-after"]) >= 10
+            assert (await client.ask(wire(PNG["red"], "X-Request-Timeout-Ms: soon", start=start))).status == 400
+            assert counted(client, 504) == 3
+
+    scenario(settings, play)
+
+
+SOON = "X-Request-Timeout-Ms: 1000"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "statuses"),
+    [
+        ([wire(PNG["red"], SOON, "Connection: Keep-Alive", "Accept: */*")], [504]),
+        ([wire(PNG["red"], SOON, "X-Request-Id: a b")], [504]),  # an id that is none is replaced, as everywhere
+        ([wire(PNG["red"], SOON)[:20], wire(PNG["red"], SOON)[20:]], [504]),
+        ([wire(PNG["red"], SOON)[:-20], wire(PNG["red"], SOON)[-20:]], [504]),
+        ([wire(PNG["red"], SOON) * 3], [504] * 3),
+        ([wire(PNG["red"], SOON) + b"GET /livez HTTP/1.1\r\nHost: test\r\n\r\n"], [504, 200]),
+        ([wire(PNG["red"], SOON, "Connection: close")], [504, None]),
+        ([wire(PNG["red"], SOON, "Content-Length: 5")], [400, None]),
+        ([wire(PNG["red"], SOON, "Transfer-Encoding: chunked")], [400, None]),
+        ([wire(PNG["red"], SOON, "Bad Header: 1")], [400, None]),
+        ([wire(PNG["red"], SOON, "Bad: a\nb: c")], [400, None]),
+        ([b"GET /livez HTTP/1.1\r\nHost: test\r\n\r\n"], [200]),
+    ],
+)
+def test_while_requests_are_refused_every_message_is_what_it_would_be_otherwise(
+    settings: Settings, pieces: list[bytes], statuses: list[int | None]
+) -> None:
+    async def play(client: Client) -> None:
+        async with overloaded(client):
+            assert (await client.ask(wire(PNG["red"], SOON))).status == 504
+            assert client.app.direct.refusing
+            for piece in pieces:
+                client.writer.write(piece)
+                await client.writer.drain()
+                await client.turns()
+            for status in statuses:
+                if status is None:
+                    assert await client.reader.read() == b""
+                else:
+                    assert (await read_plain(client.reader))[0] == status
+
+    scenario(settings, play)
+
+
+def test_when_there_is_time_again_the_next_request_is_answered(settings: Settings) -> None:
+    async def play(client: Client) -> None:
+        async with overloaded(client):
+            assert (await client.ask(wire(PNG["red"], SOON))).status == 504
+        assert client.app.direct.refusing
+        assert (await client.ask(wire(PNG["blue"], SOON))).label == "blue"
+        assert not client.app.direct.refusing
+
+    scenario(settings, play)
+
+
+def test_an_idle_connection_is_closed_and_one_in_use_is_not(settings: Settings) -> None:
+    async def play(client: Client) -> None:
+        assert (await client.ask(wire(PNG["red"]))).label == "red"
+        (protocol,) = client.server.server_state.connections
+        assert isinstance(protocol, Protocol)
+        protocol.timeout_keep_alive_handler()  # too early: the last reply was just now
+        client.writer.write(wire(PNG["green"])[:50])
+        await client.turns()
+        protocol._quiet_since -= 1000
+        protocol.timeout_keep_alive_handler()  # a request is arriving
+        assert (await client.ask(wire(PNG["green"])[50:])).label == "green"
+        protocol._quiet_since -= 1000
+        protocol.timeout_keep_alive_handler()
+        assert await client.reader.read() == b""
+
+    scenario(settings, play)
+
+
+def test_a_request_that_is_cut_off_disturbs_nobody(settings: Settings) -> None:
+    async def play(client: Client) -> None:
+        address = client.writer.get_extra_info("peername")
+        for end in (10, -1):
+            reader, cut = await asyncio.open_connection(*address)
+            cut.write(wire(PNG["red"])[:end])
+            cut.write_eof()
+            cut.close()
+            assert await reader.read() == b""
+        assert (await client.ask(wire(PNG["blue"]))).label == "blue"
+
+    scenario(settings, play)
