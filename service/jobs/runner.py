@@ -174,12 +174,17 @@ class Runner:
 
     async def _score(self, claim: Claim) -> None:
         batch, (first, count) = claim.batch, claim.span
-        try:
-            ids, contents = await asyncio.to_thread(spool.read, self._store.folder(batch.id), first, count)
-        except FileNotFoundError:  # deleted meanwhile
-            return
         served = self._models.choose(batch.model, batch.version)
-        outcomes = await self._classify(contents, served)
+        ids, outcomes = list[str | None](), list[Outcome]()
+        while len(ids) < count:
+            try:
+                more_ids, contents = await asyncio.to_thread(
+                    spool.read, self._store.folder(batch.id), first + len(ids), count - len(ids)
+                )
+            except FileNotFoundError:  # deleted meanwhile
+                return
+            ids += more_ids
+            outcomes += await self._classify(contents, served)
         rows = await asyncio.to_thread(results.rows, first, ids, outcomes, batch.top_k)
         failed = sum(isinstance(outcome, ServiceError) for outcome in outcomes)
         await asyncio.to_thread(self.work.finish, claim, rows, failed)

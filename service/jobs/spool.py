@@ -16,6 +16,7 @@ import orjson
 from service.errors import InvalidImage
 
 INPUTS, OFFSETS = "inputs", "offsets"
+READ_BYTES = 32 << 20
 LENGTHS, OFFSET = struct.Struct("<2L"), struct.Struct("<Q")
 
 
@@ -64,11 +65,17 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def read(folder: Path, first: int, count: int) -> tuple[list[str | None], list[bytes | InvalidImage]]:
-    """Ids and contents of `count` inputs from `first` on, or of those that there are."""
+def read(
+    folder: Path, first: int, count: int, *, most_bytes: int = READ_BYTES
+) -> tuple[list[str | None], list[bytes | InvalidImage]]:
+    """Ids and contents of inputs from `first` on: of one at least, where there is one, and of no more than `count`.
+
+    Beyond the first there are only as many as `most_bytes` hold: photos are a thousand times larger than thumbnails.
+    """
     with (folder / OFFSETS).open("rb") as file:
         file.seek(first * OFFSET.size)
         offsets = [at for (at,) in OFFSET.iter_unpack(file.read((count + 1) * OFFSET.size))]
+    offsets = [at for place, at in enumerate(offsets) if place < 2 or at - offsets[0] <= most_bytes]
     with (folder / INPUTS).open("rb") as file:
         file.seek(offsets[0])
         content = memoryview(file.read(offsets[-1] - offsets[0]))

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from service.app import create_app
 from service.errors import InferenceFailed, Overloaded, StorageFailed
 from service.jobs import runner as runner_module
+from service.jobs import spool
 from service.jobs import store as store_module
 from service.jobs.database import Batch
 from service.jobs.runner import Runner
@@ -82,6 +84,20 @@ def test_every_image_gets_its_row_at_bulk_priority(settings: Settings, monkeypat
     asyncio.run(scenario())
     assert [path.name for path in settings.jobs_dir.glob("batch-*/*")] == ["results.ndjson"]
     assert priorities == {Priority.BULK}
+
+
+def test_a_chunk_too_large_for_memory_is_read_in_parts(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool, "read", partial(spool.read, most_bytes=1))
+
+    async def scenario() -> None:
+        async with running(settings) as state:
+            batch = add(state.store, identity=state.served.choose().loaded.identity)
+            await ended(state.store, batch)
+            assert [(row["index"], row["id"], row["label"]) for row in rows(state.store, batch)] == [
+                (i, name, COLOURS[i % 3]) for i, (name, _) in enumerate(PICTURES)
+            ]
+
+    asyncio.run(scenario())
 
 
 def test_an_upload_that_can_not_be_read_fails_the_batch(settings: Settings) -> None:

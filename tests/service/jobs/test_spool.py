@@ -29,6 +29,12 @@ def test_any_of_them_can_be_read(folder: Path, first: int, count: int) -> None:
     assert list(zip(ids, contents, strict=True)) == INPUTS[first : first + count]
 
 
+@pytest.mark.parametrize(("most_bytes", "expected"), [(0, 1), (42, 2), (1 << 20, 4)])
+def test_only_so_many_bytes_are_read_at_once_but_one_input_always(folder: Path, most_bytes: int, expected: int) -> None:
+    ids, contents = spool.read(folder, 0, 9, most_bytes=most_bytes)
+    assert len(ids) == len(contents) == expected
+
+
 def test_an_error_stays_an_error(folder: Path) -> None:
     (id_,), (error,) = spool.read(folder, 3, 1)
     assert id_ == "bad"
