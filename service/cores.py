@@ -13,7 +13,12 @@ INT8_DOT_PRODUCTS = {"avx512_vnni", "avx_vnni", "asimddp"}  # x86's VNNI and Arm
 
 def default_workers(device: str) -> int:
     """One worker per core on the CPU; one in all where a GPU does the work: it runs one batch at a time."""
-    return 1 if device == "cuda" or (device == "auto" and NVIDIA_DEVICE.exists()) else usable_cores()
+    return 1 if may_use_gpu(device) else usable_cores()
+
+
+def may_use_gpu(device: str) -> bool:
+    """Whether `device` means a GPU here, as far as can be told without opening it."""
+    return device == "cuda" or (device == "auto" and NVIDIA_DEVICE.exists())
 
 
 def threads_per_worker(workers: int) -> int:

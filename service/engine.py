@@ -1,7 +1,6 @@
-"""A batch of rows → probabilities: the ONNX Runtime session, on the provider that was asked for and no other.
+"""A batch of rows → probabilities, on the session that `providers` opened, by a thread of its own.
 
-ONNX Runtime falls back to the CPU silently; here what a session really uses is read back from it. A provider that
-can't be had raises `StartupError` where it was demanded; a batch that fails raises `InferenceFailed`.
+A batch that fails raises `InferenceFailed`, or `OutOfMemory` when the device has no room for it.
 """
 
 from __future__ import annotations
@@ -10,68 +9,27 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnxruntime
 
-from service.cores import has_int8_dot_product, usable_cores
-from service.errors import InferenceFailed, StartupError
+from service.binding import INPUT, OUTPUT, BoundBatch
+from service.cuda import is_out_of_memory
+from service.errors import InferenceFailed, OutOfMemory, StartupError
 from service.metadata import Precision
+from service.providers import PROVIDERS, open_session
 from service.types import Probabilities, Rows
 
-INPUT, OUTPUT = "image", "probabilities"
-CUDA_BATCH_SIZES = (1, 8, 32, 128, 512, 1024)  # cuDNN tunes for each new shape, so there are few
 MEASUREMENTS, MEASURED_S = 3, 0.02  # of each batch size, at least so many and so long; the quickest counts
 BATCH_S = 0.0002  # that forming a batch and answering its requests costs beside the inference
 LEAST = 16  # rows that a batch may always have: few enough to be quick, and measurements err
 WORTHWHILE = 0.03  # of an image's time: what a larger batch must save, since whoever is in it waits longer
 PATIENCE = 2  # batch sizes in a row that save nothing, before larger ones are not tried any more
 INLINE_S = 0.004  # a shorter inference runs on the event loop: to a thread and back would cost more than the waiting
+LOST = "The device has failed and the service starts anew; send the request again in a moment."
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Provider:
-    """An execution provider: its options, the files it runs best, and the batch sizes it may see."""
-
-    name: str
-    precisions: Callable[[], tuple[Precision, ...]]  # best first; fp32 is always there
-    batch_sizes: Callable[[int], tuple[int, ...]]  # max_batch_size → sizes that are warmed, the only ones if it pads
-    largest: int  # batch that is tried where none is demanded
-    memory: str | None = None  # where batches are padded and bound to buffers of the device; None: any size, as it is
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-
-def _powers_of_two(max_batch_size: int) -> tuple[int, ...]:
-    """1, 2, 4 … and the largest: what is warmed where any size may run."""
-    return tuple(sorted({*(1 << i for i in range(max_batch_size.bit_length())), max_batch_size}))
-
-
-def _cuda_buckets(max_batch_size: int) -> tuple[int, ...]:
-    return tuple(sorted({*(size for size in CUDA_BATCH_SIZES if size < max_batch_size), max_batch_size}))
-
-
-PROVIDERS: dict[str, Provider] = {
-    "cuda": Provider(
-        "CUDAExecutionProvider",
-        precisions=lambda: ("fp16", "fp32"),
-        batch_sizes=_cuda_buckets,
-        largest=CUDA_BATCH_SIZES[-1],
-        memory="cuda",
-        options={"cudnn_conv_algo_search": "HEURISTIC"},  # EXHAUSTIVE would stall each new shape
-    ),
-    "cpu": Provider(
-        "CPUExecutionProvider",
-        precisions=lambda: ("int8", "fp32") if has_int8_dot_product() else ("fp32",),
-        batch_sizes=_powers_of_two,
-        largest=128,
-    ),
-}
 
 
 class Engine:
@@ -93,13 +51,13 @@ class Engine:
 
         Without `max_batch_size`, `warm_up` finds the one with the most images per second.
         """
-        self.device, self.precision, self._session = _open(files, device, precision, threads)
+        self.device, self.precision, self._session = open_session(files, device, precision, threads)
         self._provider = PROVIDERS[self.device]
         self._row_shape, self._classes = (height, width, 3), classes
         self._check_signature()
         self.max_batch_size = max_batch_size or self._provider.largest
         self._batch_sizes, self._choose_size = self._provider.batch_sizes(self.max_batch_size), not max_batch_size
-        self._bound: dict[int, _BoundBatch] = {}
+        self._bound: dict[int, BoundBatch] = {}
         self._inline_rows = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self.lost = False  # the device has failed for good: only a new process gets it back
@@ -148,22 +106,37 @@ class Engine:
     async def run(self, rows: Rows) -> Probabilities:
         """`infer`: at once where that is quick, else on the engine's thread."""
         if len(rows) <= self._inline_rows:
-            return self.infer(rows)
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self.infer, rows)
+            return self._infer(rows)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._infer, rows)
 
     def close(self) -> None:
         """Let the thread end; a batch that runs is finished first, but not waited for."""
         self._thread.shutdown(wait=False)
 
     def infer(self, rows: Rows) -> Probabilities:
-        """uint8 (N, H, W, 3) → float32 (N, classes), N ≤ max_batch_size; raises `InferenceFailed`."""
+        """uint8 (N, H, W, 3) → float32 (N, classes), N ≤ max_batch_size; raises `InferenceFailed`, `OutOfMemory`.
+
+        A device is only ever used from the engine's thread: ONNX Runtime keeps CUDA's handles and graphs per thread,
+        and what is warm on one is cold on another.
+        """
+        if self._provider.memory:
+            return self._thread.submit(self._infer, rows).result()
+        return self._infer(rows)
+
+    def _infer(self, rows: Rows) -> Probabilities:
+        if self.lost:
+            raise InferenceFailed(LOST)
         try:
             probabilities = self._run(rows)
         except Exception as exc:  # onnxruntime's exceptions have no common ancestor but this
             logger.exception("inference failed", extra={"rows": len(rows)})
-            self.lost = self.lost or self._device_is_lost()
+            if is_out_of_memory(exc):
+                raise OutOfMemory("The device has no memory for this request; try again in a moment.") from exc
+            self.lost = self._device_is_lost()
             raise InferenceFailed(
-                "The model failed on this request; try again, and tell the operator the request id if it repeats."
+                LOST
+                if self.lost
+                else "The model failed on this request; try again, and tell the operator the request id if it repeats."
             ) from exc
         if len(probabilities) != len(rows) or not math.isfinite(probabilities.sum()):
             logger.error(
@@ -176,9 +149,7 @@ class Engine:
         if self._provider.memory:
             size = next(size for size in self._batch_sizes if size >= len(rows))
             if size not in self._bound:
-                self._bound[size] = _BoundBatch(
-                    self._session, self._provider.memory, (size, *self._row_shape), (size, self._classes)
-                )
+                self._bound[size] = BoundBatch(self._session, self._provider.memory, self._row_shape, size)
             return self._bound[size].run(rows)
         probabilities: Probabilities = self._session.run([OUTPUT], {INPUT: rows})[0]
         return probabilities
@@ -204,79 +175,3 @@ class Engine:
             raise StartupError(
                 f"The model's output is {found}, not {OUTPUT} float32 (N, {self._classes}); export it again."
             )
-
-
-class _BoundBatch:
-    """One batch size on a device: buffers there that are filled, run and read again and again."""
-
-    def __init__(
-        self,
-        session: onnxruntime.InferenceSession,
-        memory: str,
-        input_shape: tuple[int, ...],
-        output_shape: tuple[int, ...],
-    ) -> None:
-        self._session, self._rows = session, np.zeros(input_shape, np.uint8)
-        self._input = onnxruntime.OrtValue.ortvalue_from_numpy(self._rows, memory, 0)
-        self._output = onnxruntime.OrtValue.ortvalue_from_shape_and_type(output_shape, np.float32, memory, 0)
-        self._binding = session.io_binding()
-        self._binding.bind_ortvalue_input(INPUT, self._input)
-        self._binding.bind_ortvalue_output(OUTPUT, self._output)
-
-    def run(self, rows: Rows) -> Probabilities:
-        """The probabilities of `rows`, of which there may be fewer than the batch has room for."""
-        self._rows[: len(rows)] = rows  # what is left of earlier batches below them is inferred and thrown away
-        self._input.update_inplace(self._rows)
-        self._session.run_with_iobinding(self._binding)
-        probabilities: Probabilities = self._output.numpy()[: len(rows)].copy()
-        return probabilities
-
-
-def _open(
-    files: Mapping[Precision, Path], device: str, precision: Precision | None, threads: int
-) -> tuple[str, Precision, onnxruntime.InferenceSession]:
-    """The device and precision that were taken and a session on them; `auto` tries every provider and says so."""
-    if precision is not None and precision not in files:
-        raise StartupError(
-            f"--precision {precision} can't be had: the model has {', '.join(files)}; choose one of them."
-        )
-    for candidate in PROVIDERS if device == "auto" else (device,):
-        provider = PROVIDERS[candidate]
-        wanted = provider.precisions() if precision is None else (precision,)
-        chosen = next(each for each in wanted if each in files)
-        if provider.name not in onnxruntime.get_available_providers():
-            reason = "this build of ONNX Runtime does not have it"
-        elif (session := _session(files[chosen], provider, threads, chosen)) is None:
-            reason = "its device, driver or libraries are missing"
-        elif (used := session.get_providers()[0]) != provider.name:
-            reason = f"ONNX Runtime took {used} in its place"
-        else:
-            return candidate, chosen, session
-        if device != "auto":
-            raise StartupError(
-                f"--device {device} can't be had: {provider.name}: {reason}; "
-                "install what is missing, or use --device auto."
-            )
-        logger.warning("not on %s: %s; trying the next provider", provider.name, reason)
-    raise StartupError("No execution provider of ONNX Runtime works here; install the extra cpu or gpu.")
-
-
-def _session(
-    model_file: Path, provider: Provider, threads: int, precision: Precision
-) -> onnxruntime.InferenceSession | None:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only: what matters of the rest is checked above
-    options.inter_op_num_threads = 1
-    options.intra_op_num_threads = (threads or usable_cores()) if provider.name == "CPUExecutionProvider" else 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads must not burn a core
-    if precision == "int8":  # exact where the processor lacks int8 dot products: its 16-bit sums would overflow
-        options.add_session_config_entry("session.x64quantprecision", "1")
-    try:
-        return onnxruntime.InferenceSession(
-            str(model_file), options, providers=[(provider.name, dict(provider.options))]
-        )
-    except Exception as exc:
-        if provider.name == "CPUExecutionProvider":
-            raise StartupError(f"ONNX Runtime can't open {model_file.name}; export the model again.") from exc
-        logger.warning("%s: %s", provider.name, exc)
-        return None

@@ -135,6 +135,10 @@ class Overloaded(ServiceError):
     slug, title, status, retry_after_s = "overloaded", "Overloaded", HTTPStatus.SERVICE_UNAVAILABLE, 1
 
 
+class OutOfMemory(Overloaded):
+    """The device has no room for the batch; what else uses it may leave some later."""
+
+
 class NotReady(ServiceError):
     """No model that could answer, or its last inference failed."""
 

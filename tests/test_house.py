@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 # From the ground up: a module may import modules of its own tier and those below, never above.
 TIERS = [
     {"cores", "counters", "errors", "observer", "types", "settings", "metadata", "prediction", "telemetry"},
-    {"bench", "decoding", "preprocessing", "engine", "repository"},
+    {"bench", "decoding", "preprocessing", "engine", "repository", "binding", "cuda", "providers"},
     {"pace", "queueing", "metrics", "supervisor"},
     {"batching"},
     {"serving"},
@@ -31,7 +31,7 @@ HOMES = {
     "fastapi": {"api", "app"},
     "starlette": {"api", "app"},
     "uvicorn": {"protocol", "server"},
-    "onnxruntime": {"engine"},
+    "onnxruntime": {"binding", "cuda", "providers"},
     "PIL": {"bench.requests", "decoding", "preprocessing"},
     "simplejpeg": {"decoding"},
     "pydantic": {"api.bodies", "settings", "metadata"},

@@ -15,10 +15,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from service import engine as engine_module
-from service.engine import PROVIDERS, Engine
-from service.errors import InferenceFailed, StartupError
-from service.metadata import Precision
+from service.engine import Engine
+from service.errors import InferenceFailed, OutOfMemory, StartupError
+from service.providers import PROVIDERS
 from service.types import Probabilities, Rows
 from tests.conftest import RGB, SIZE, colour_probabilities
 
@@ -41,30 +40,6 @@ def test_probabilities_come_back_in_order(model_file: Path, count: int) -> None:
     assert np.abs(open_engine(model_file).infer(rows) - colour_probabilities(rows)).max() < 1e-6
 
 
-def test_cuda_is_refused_where_it_cannot_be_had(model_file: Path) -> None:
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        pytest.skip("this ONNX Runtime has CUDA")
-    with pytest.raises(StartupError, match="--device cuda can't be had"):
-        open_engine(model_file, device="cuda")
-
-
-def test_cuda_is_refused_when_the_session_lands_on_the_cpu(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    on_cpu = onnxruntime.InferenceSession(str(model_file), providers=["CPUExecutionProvider"])
-    monkeypatch.setattr(
-        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    )
-    monkeypatch.setattr(engine_module, "_session", lambda *_: on_cpu)
-    with pytest.raises(StartupError, match="took CPUExecutionProvider in its place"):
-        open_engine(model_file, device="cuda")
-
-
-def test_auto_says_aloud_that_it_passed_over_cuda(model_file: Path, caplog: pytest.LogCaptureFixture) -> None:
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        pytest.skip("this ONNX Runtime has CUDA")
-    assert open_engine(model_file, device="auto").provider == "CPUExecutionProvider"
-    assert "not on CUDAExecutionProvider" in caplog.text
-
-
 @pytest.fixture
 def bound(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU as if it were a device with memory of its own: fixed sizes, padding, bound buffers."""
@@ -77,7 +52,6 @@ def test_a_device_with_memory_sees_only_its_batch_sizes(model_file: Path) -> Non
     engine = open_engine(model_file)
     engine.warm_up()
     assert engine.padded_sizes == (1, 8)
-    assert set(engine._bound) == {1, 8}
     for count in (5, 1, 8, 3):  # fewer rows after more: nothing of the larger batch may be left
         rows = np.random.default_rng(count).integers(0, 256, (count, SIZE, SIZE, 3), np.uint8)
         assert np.abs(engine.infer(rows) - colour_probabilities(rows)).max() < 1e-6
@@ -98,13 +72,13 @@ def test_short_inferences_run_on_the_loop_and_long_ones_on_a_thread(
 ) -> None:
     engine = open_engine(model_file)
     threads: list[str] = []
-    infer = engine.infer
+    infer = engine._infer
 
     def recorded(rows: Rows) -> Probabilities:
         threads.append(threading.current_thread().name.partition("_")[0])
         return infer(rows)
 
-    monkeypatch.setattr(engine, "infer", recorded)
+    monkeypatch.setattr(engine, "_infer", recorded)
     monkeypatch.setattr(engine, "_inline_rows", 4)
     for count in (4, 5):
         asyncio.run(engine.run(np.zeros((count, SIZE, SIZE, 3), np.uint8)))
@@ -159,78 +133,60 @@ def test_a_device_with_memory_pads_to_the_sizes_that_are_left(
 
 
 class Failing:
-    """A session that fails from the given call on."""
+    """A session whose given calls fail so."""
 
-    def __init__(self, session: onnxruntime.InferenceSession, calls: set[int]) -> None:
-        self._session, self._calls, self._count = session, calls, 0
+    def __init__(self, session: onnxruntime.InferenceSession, calls: set[int], error: str) -> None:
+        self._session, self._calls, self._error, self.count = session, calls, error, 0
 
     def run(self, outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-        self._count += 1
-        if self._count in self._calls:
-            raise RuntimeError("CUDA failure 700")
+        self.count += 1
+        if self.count in self._calls:
+            raise RuntimeError(self._error)
         results: list[np.ndarray] = self._session.run(outputs, inputs)
         return results
 
 
 @pytest.mark.parametrize(("failing", "lost"), [({1}, False), ({1, 2}, True)])
 def test_a_device_is_lost_when_not_even_a_black_image_works(model_file: Path, failing: set[int], lost: bool) -> None:
-    engine = open_engine(model_file)
-    engine._session = Failing(engine._session, failing)
+    engine, rows = open_engine(model_file), np.zeros((2, SIZE, SIZE, 3), np.uint8)
+    engine._session = session = Failing(engine._session, failing, "CUDA failure 700: an illegal memory access")
     with pytest.raises(InferenceFailed):
-        engine.infer(np.zeros((2, SIZE, SIZE, 3), np.uint8))
+        engine.infer(rows)
     assert engine.lost is lost
+    if lost:  # nothing is tried on it any more
+        with pytest.raises(InferenceFailed, match="starts anew"):
+            engine.infer(rows)
+        assert session.count == 2
 
 
-@pytest.mark.parametrize(
-    ("here", "files", "precision", "expected"),
-    [
-        (True, ("fp32", "int8"), None, "int8"),
-        (False, ("fp32", "int8"), None, "fp32"),
-        (True, ("fp32", "fp16"), None, "fp32"),
-        (True, ("fp32", "int8"), "fp32", "fp32"),
-        (False, ("fp32", "int8"), "int8", "int8"),
-    ],
-)
-def test_the_file_is_the_one_that_is_fastest_here(
-    model_file: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    here: bool,
-    files: tuple[Precision, ...],
-    precision: Precision | None,
-    expected: Precision,
-) -> None:
-    monkeypatch.setattr(engine_module, "has_int8_dot_product", lambda: here)
-    engine = Engine(
-        dict.fromkeys(files, model_file),
-        device="cpu", precision=precision, classes=3, height=SIZE, width=SIZE, max_batch_size=8, threads=1,
-    )  # fmt: skip
-    assert engine.precision == expected
+def test_a_device_without_room_is_not_lost(model_file: Path) -> None:
+    engine, rows = open_engine(model_file), np.zeros((2, SIZE, SIZE, 3), np.uint8)
+    engine._session = session = Failing(
+        engine._session, {1, 2}, "Failed to allocate memory for requested buffer of size 939524096"
+    )
+    for _ in range(2):
+        with pytest.raises(OutOfMemory):
+            engine.infer(rows)
+    assert (engine.lost, session.count) == (False, 2)
+    assert len(engine.infer(rows)) == 2
 
 
-def test_a_precision_that_the_model_lacks_is_a_sentence(model_file: Path) -> None:
-    with pytest.raises(StartupError, match="--precision int8 can't be had: the model has fp32"):
-        open_engine(model_file, precision="int8")
+@pytest.mark.usefixtures("bound")
+def test_a_device_is_used_from_one_thread_alone(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = open_engine(model_file)
+    threads: set[str] = set()
+    run = engine._run
 
+    def recorded(rows: Rows) -> Probabilities:
+        threads.add(threading.current_thread().name)
+        return run(rows)
 
-@pytest.mark.parametrize(
-    ("device", "largest", "sizes"),
-    [
-        ("cpu", 1, (1,)),
-        ("cpu", 6, (1, 2, 4, 6)),
-        ("cpu", 8, (1, 2, 4, 8)),
-        ("cuda", 1, (1,)),
-        ("cuda", 100, (1, 8, 32, 100)),
-        ("cuda", 1024, (1, 8, 32, 128, 512, 1024)),
-    ],
-)
-def test_batch_sizes_that_are_warmed(device: str, largest: int, sizes: tuple[int, ...]) -> None:
-    assert PROVIDERS[device].batch_sizes(largest) == sizes
-
-
-def test_a_file_that_is_no_model_is_a_sentence(tmp_path: Path) -> None:
-    (tmp_path / "model.onnx").write_bytes(b"nonsense")
-    with pytest.raises(StartupError, match=r"can't open model\.onnx"):
-        open_engine(tmp_path / "model.onnx")
+    monkeypatch.setattr(engine, "_run", recorded)
+    engine.warm_up()
+    row = np.zeros((1, SIZE, SIZE, 3), np.uint8)
+    engine.infer(row)
+    asyncio.run(engine.run(row))
+    assert threads == {"engine_0"}
 
 
 @pytest.mark.parametrize(("change", "what"), [({"classes": 4}, "output"), ({"height": 9}, "input")])
