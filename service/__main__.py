@@ -12,7 +12,7 @@ from pathlib import Path
 
 from service import telemetry
 from service.bench import command, tune
-from service.cores import default_workers
+from service.cores import default_workers, may_use_gpu
 from service.errors import StartupError
 from service.jobs import command as jobs_command
 from service.settings import Settings, load
@@ -63,7 +63,7 @@ def _serve(options: argparse.Namespace) -> int:
     telemetry.configure(settings.log_format)
     with listen(settings.host, settings.port) as listener:  # before the models: a taken port is known at once
         count = settings.workers or default_workers(settings.device)
-        if count == 1:
+        if count == 1 and not may_use_gpu(settings.device):  # which, once failed, only a new process gets back
             return _serve_here(settings, listener)
         return asyncio.run(
             Supervisor(

@@ -236,7 +236,7 @@ class DynamicBatcher:
                 raise InferenceFailed("The model did not give one answer per image.")
         except Exception as exc:
             batch.failed = True
-            if len(rows) > 1:
+            if len(rows) > 1 and not isinstance(exc, Overloaded):  # which no row is guilty of
                 for half in halves(slices, len(rows) // 2):
                     if half := [piece for piece in half if not piece.request.answer.done()]:
                         await self._answer(batch, half)

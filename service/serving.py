@@ -6,14 +6,16 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from service.batching import BATCHERS, DynamicBatcher
 from service.counters import Cell
 from service.engine import Engine
-from service.errors import NotReady, Overloaded, ServiceError, StartupError
+from service.errors import InferenceFailed, NotReady, OutOfMemory, Overloaded, ServiceError, StartupError
 from service.metrics import Metrics, ModelMetrics
 from service.repository import LoadedModel, ModelRepository
 from service.settings import Settings
+from service.types import Probabilities, Rows
 
 HEARTBEAT_S = 5.0
 logger = logging.getLogger(__name__)
@@ -94,6 +96,8 @@ class ServedModels:
             raise NotReady("No model is loaded.")
         if self._heartbeat is None or self._heartbeat.done():
             raise NotReady("The service is not started, or the task that watches its models has ended.")
+        if any(engine.lost for engine in self._served):
+            raise NotReady("A device has failed; the process that used it is about to be replaced.")
         if reason := self._unwell.get(self._settings.default_model):
             raise NotReady(reason)
 
@@ -101,7 +105,7 @@ class ServedModels:
         identity, settings = loaded.identity, self._settings
         counts = ModelMetrics(self._metrics, identity.name, identity.version, identity.labels)
         batcher = BATCHERS["dynamic"](
-            loaded.engine.run,
+            partial(self._run, loaded.engine),
             max_batch_size=loaded.engine.max_batch_size,
             batch_sizes=loaded.engine.padded_sizes,
             max_queue_delay_ms=settings.max_queue_delay_ms,
@@ -111,6 +115,15 @@ class ServedModels:
         )
         self._info(loaded).set(1)
         return Served(loaded, batcher, counts)
+
+    async def _run(self, engine: Engine, rows: Rows) -> Probabilities:
+        """The engine's answer; a device that fails for good is told at once, not when the next heartbeat finds out."""
+        try:
+            return await engine.run(rows)
+        except InferenceFailed:
+            if engine.lost:
+                self.on_lost()
+            raise
 
     def _info(self, loaded: LoadedModel) -> Cell:
         identity, engine = loaded.identity, loaded.engine
@@ -144,6 +157,8 @@ class ServedModels:
                     await active.batcher.submit(active.loaded.canary)
             except TimeoutError:
                 self._unwell[name] = f"The model {name} has not answered for {HEARTBEAT_S:.0f} s."
+            except OutOfMemory as exc:  # not even for one image
+                self._unwell[name] = f"The model {name} fails: {exc.detail}"
             except Overloaded:
                 continue  # busy is not unwell; the next heartbeat asks again
             except ServiceError as exc:

@@ -5,7 +5,9 @@ Its settings come as JSON on stdin: command lines are for everyone to see.
 
 from __future__ import annotations
 
+import logging
 import mmap
+import os
 import socket
 import sys
 
@@ -29,7 +31,10 @@ def main(channel: int, counters: int, strip: int) -> int:
         return 1
     server = WorkerServer(app, app.state.served, settings, socket.socket(fileno=channel))
     server.run()
-    return int(server.lost)
+    if server.lost:  # tidying up would touch what is broken, and may hang there
+        logging.shutdown()
+        os._exit(1)
+    return 0
 
 
 if __name__ == "__main__":

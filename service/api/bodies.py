@@ -149,10 +149,12 @@ class BatchList(BaseModel):
 
 
 class Status(BaseModel):
-    """A probe's answer."""
+    """A probe's answer; ready is what runs the default model, where and in which numbers."""
 
     status: str
     detail: str | None = None
+    provider: str | None = None
+    precision: str | None = None
 
 
 PREDICT_BODIES: dict[str, Any] = {

@@ -30,6 +30,7 @@ def router(served: ServedModels) -> APIRouter:
         if served.draining:
             raise Draining("The process is stopping; send requests to another instance.")
         served.check_ready()
-        return Status(status="ready")
+        engine = served.choose().loaded.engine
+        return Status(status="ready", provider=engine.provider, precision=engine.precision)
 
     return routes

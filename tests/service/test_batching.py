@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.batching import BATCHERS, DynamicBatcher
-from service.errors import DeadlineExceeded, Draining, InferenceFailed, Overloaded
+from service.errors import DeadlineExceeded, Draining, InferenceFailed, OutOfMemory, Overloaded
 from service.observer import BatchReport
 from service.queueing import Answer, Priority
 from service.types import Probabilities, Rows
@@ -250,6 +250,21 @@ def test_only_the_guilty_rows_fail(requests: list[list[int]]) -> None:
                 innocent = [i for i in range(len(request)) if i not in guilty]
                 assert outcome.probabilities[innocent, 0].tolist() == [request[i] for i in innocent]
         assert batcher.alive
+
+    run(scenario())
+
+
+def test_a_device_without_room_is_not_asked_again_for_every_row(batcher_cls: type[DynamicBatcher]) -> None:
+    asked: list[int] = []
+
+    async def full(batch: Rows) -> Probabilities:
+        asked.append(len(batch))
+        raise OutOfMemory("The device has no memory for this request; try again in a moment.")
+
+    async def scenario() -> None:
+        with pytest.raises(OutOfMemory):
+            await batcher_cls(full, max_batch_size=8).submit(rows(1, 2, 3))
+        assert asked == [3]
 
     run(scenario())
 

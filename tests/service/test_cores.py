@@ -27,6 +27,7 @@ def test_a_worker_per_core_but_one_for_a_gpu(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(cores, "usable_cores", lambda: 6)
     monkeypatch.setattr(Path, "exists", lambda _: True)
     assert [cores.default_workers(device) for device in ("cpu", "cuda", "auto")] == [6, 1, 1]
+    assert [cores.may_use_gpu(device) for device in ("cpu", "cuda", "auto")] == [False, True, True]
     monkeypatch.setattr(Path, "exists", lambda _: False)
     assert cores.default_workers("auto") == 6
 

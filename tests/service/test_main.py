@@ -9,6 +9,7 @@ import pytest
 
 from service.__main__ import example_request, main, parser
 from service.settings import Settings
+from service.supervisor import Supervisor
 from tests.conftest import clear_environment
 
 
@@ -37,6 +38,20 @@ def test_what_keeps_it_from_starting_is_one_sentence(
     error = capfd.readouterr().err
     assert error.startswith(sentence)
     assert error.count("\n") == 1
+
+
+def test_a_worker_on_a_gpu_has_someone_to_replace_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[int] = []
+
+    async def run(supervisor: Supervisor) -> int:
+        started.append(supervisor._count)
+        return 0
+
+    clear_environment(monkeypatch)
+    monkeypatch.setattr("service.telemetry.configure", lambda _: None)
+    monkeypatch.setattr(Supervisor, "run", run)
+    assert main(["serve", "--port", "0", "--device", "cuda"]) == 0
+    assert started == [1]
 
 
 def test_the_example_request_names_a_picture_that_is_there() -> None:

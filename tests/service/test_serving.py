@@ -13,7 +13,7 @@ import pytest
 from service import serving
 from service.app import create_app
 from service.classifier import Classifier
-from service.errors import InferenceFailed, ModelNotFound, NotReady
+from service.errors import InferenceFailed, ModelNotFound, NotReady, OutOfMemory
 from service.prediction import Prediction
 from service.serving import ServedModels
 from service.settings import Settings
@@ -82,6 +82,52 @@ def test_a_lost_device_is_told(settings: Settings, monkeypatch: pytest.MonkeyPat
             models.on_lost = told.set
             models.choose().loaded.engine.lost = True
             await asyncio.wait_for(told.wait(), 10)
+
+    asyncio.run(scenario())
+
+
+def test_a_device_that_fails_for_good_is_told_at_once_and_makes_it_unready(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with running(settings) as (models, classifier):
+            told: list[bool] = []
+            models.on_lost = lambda: told.append(True)
+
+            def fail(_rows: object) -> None:
+                raise RuntimeError("CUDA failure 700: an illegal memory access was encountered")
+
+            monkeypatch.setattr(models.choose().loaded.engine, "_run", fail)
+            with pytest.raises(InferenceFailed):
+                await classifier.classify([RED])
+            assert told
+            with pytest.raises(NotReady, match="about to be replaced"):
+                models.check_ready()
+
+    asyncio.run(scenario())
+
+
+def test_a_device_without_room_for_one_image_makes_it_unready_until_there_is(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with running(settings) as (models, classifier):
+            engine = models.choose().loaded.engine
+
+            def fail(_rows: object) -> None:
+                raise RuntimeError("Failed to allocate memory for requested buffer of size 939524096")
+
+            with monkeypatch.context() as full:
+                full.setattr(engine, "_run", fail)
+                with pytest.raises(OutOfMemory) as raised:
+                    await classifier.classify([RED] * 3)
+                assert (raised.value.status, raised.value.slug, raised.value.retry_after_s) == (503, "overloaded", 1)
+                await models._check_all()
+                with pytest.raises(NotReady, match="no memory"):
+                    models.check_ready()
+            await models._check_all()
+            models.check_ready()
+            assert not engine.lost
 
     asyncio.run(scenario())
 

@@ -7,7 +7,7 @@ from starlette.testclient import TestClient
 
 def test_a_started_service_is_live_and_ready(client: TestClient) -> None:
     assert client.get("/livez").json() == {"status": "live"}
-    assert client.get("/readyz").json() == {"status": "ready"}
+    assert client.get("/readyz").json() == {"status": "ready", "provider": "CPUExecutionProvider", "precision": "fp32"}
 
 
 def test_a_model_that_fails_makes_it_unready_but_not_dead(client: TestClient) -> None:
