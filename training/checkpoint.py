@@ -89,7 +89,7 @@ def load(run: Path) -> Checkpoint:
     if not path.is_file():
         raise CheckpointError(f"There is no checkpoint in {run}; train into that folder first.")
     try:
-        state = torch.load(path, weights_only=True)  # never runs code from the file
+        state = torch.load(path, map_location="cpu", weights_only=True)  # never runs code, and needs no GPU
         state["config"] = TrainConfig(**state["config"])
         state["history"] = tuple(EpochRecord(**record) for record in state["history"])
         state["teachers"] = tuple(

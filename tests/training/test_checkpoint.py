@@ -48,6 +48,18 @@ def test_it_comes_back_as_it_was(saved: Checkpoint, tmp_path: Path) -> None:
     assert replace(teacher, model={}) == replace(saved.teachers[0], model={})
 
 
+def test_one_that_was_made_on_a_gpu_opens_without(
+    saved: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as on_gpu:
+        on_gpu.setattr(torch.serialization, "location_tag", lambda _: "cuda:0")  # what marks a tensor in the file
+        checkpoints.save(saved, tmp_path)
+    assert checkpoints.load(tmp_path).model["w"].device.type == "cpu"
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match="CUDA"):
+            torch.load(tmp_path / FILE_NAME, weights_only=True)
+
+
 def test_a_failed_write_leaves_the_old_one(saved: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoints.save(saved, tmp_path)
 
