@@ -4,7 +4,7 @@ HAS_GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
 REQUIREMENTS := $(if $(HAS_GPU),requirements-gpu.txt,requirements.txt)
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 
-.PHONY: serve test check lock clean
+.PHONY: serve test check gpu-check lock clean
 
 serve: .venv/serve/.ready
 	exec .venv/serve/bin/convoy serve
@@ -16,6 +16,11 @@ check: .venv/test/.ready
 	.venv/test/bin/ruff check .
 	.venv/test/bin/ruff format --check .
 	.venv/test/bin/mypy
+
+# What CUDA does here, measured and judged, into runs/gpu. WHEELS names a folder of wheels to install first, whole or in
+# parts, for machines without a network; OPTIONS are those of `python -m tests.gpu --help`.
+gpu-check: $(if $(WHEELS),,.venv/test/.ready)
+	$(if $(WHEELS),$(PYTHON) -m tests.gpu --wheels $(WHEELS),.venv/test/bin/python -m tests.gpu) $(OPTIONS)
 
 .venv/serve/.ready: $(REQUIREMENTS) pyproject.toml
 	@$(call new_environment,.venv/serve)

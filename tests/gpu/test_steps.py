@@ -1,0 +1,102 @@
+"""Steps run by processes of their own: one that breaks or hangs costs nothing but its own rows."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.gpu import __main__ as command
+from tests.gpu import steps, wheels
+from tests.gpu.report import Outcome, Report, Row
+from tests.gpu.steps import ROOT, SECTIONS, Options, Skip, Step
+from tests.gpu.subject import Context
+
+
+def succeeds(context: Context) -> Iterator[Row]:
+    yield Row("one thing", 1.5)
+    yield Row("known before", float(context.rows["a/before"][0].value))
+
+
+def is_skipped(_context: Context) -> Iterator[Row]:
+    yield Row("nobody sees this", 1)
+    raise Skip("there is no GPU")
+
+
+def breaks(_context: Context) -> Iterator[Row]:
+    os._exit(9)
+
+
+def hangs(_context: Context) -> Iterator[Row]:
+    threading.Event().wait()
+    yield Row("never", 1)
+
+
+@pytest.fixture
+def four(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A section of the functions above."""
+    section = {name: Step(f"test_steps.{name}", 1) for name in ("succeeds", "is_skipped", "breaks", "hangs")}
+    monkeypatch.setattr(steps, "SECTIONS", {"a": section})
+
+
+@pytest.mark.usefixtures("four")
+@pytest.mark.parametrize(
+    ("name", "limit_s", "expected"),
+    [
+        ("succeeds", 60, Outcome("done", (Row("one thing", 1.5), Row("known before", 2.0)))),
+        ("is_skipped", 60, Outcome("skipped", note="skipped: there is no GPU")),
+        ("breaks", 60, Outcome("failed", note="exit status 9")),
+        ("hangs", 0.1, Outcome("failed", note="stopped after 0 s")),
+    ],
+)
+def test_what_becomes_of_a_step(name: str, limit_s: float, expected: Outcome) -> None:
+    rows = {"a/before": [{"name": "before", "value": 2.0}]}
+    got = steps.run(f"a/{name}", Options(), rows, wheels.environment(None, ROOT), limit_s)
+    assert (got.status, got.rows, got.note) == (expected.status, expected.rows, expected.note)
+
+
+def test_every_step_has_its_function() -> None:
+    for section in SECTIONS.values():
+        for step in section.values():
+            module, _, name = step.function.partition(".")
+            assert callable(getattr(importlib.import_module(f"tests.gpu.{module}"), name))
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The steps that the command line has run; each takes no time and finds nothing."""
+    ran: list[str] = []
+
+    def run(name: str, *_: object) -> Outcome:
+        ran.append(name)
+        return Outcome("done")
+
+    monkeypatch.setattr(command, "run", run)
+    return ran
+
+
+def test_the_next_call_goes_on_with_what_is_missing(recorded: list[str], tmp_path: Path) -> None:
+    given = ["--report", str(tmp_path / "report.json"), "--only", "parity"]
+    Report.open(tmp_path / "report.json", command.machine(False)).add("parity/fp32", Outcome("done"))
+    assert command.main(given) == 0
+    assert recorded == ["parity/fp16"]
+    assert command.main([*given, "--again"]) == 0
+    assert recorded == ["parity/fp16", "parity/fp32", "parity/fp16"]
+
+
+def test_no_step_is_begun_that_would_end_too_late(
+    recorded: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--report", str(tmp_path / "report.json"), "--only", "service", "--minutes", "0.9"]
+    assert command.main(given) == 0
+    assert recorded == ["service/latency", "service/first"]
+    assert "service/bulk needs 150 s" in capsys.readouterr().out
+
+
+def test_a_section_that_does_not_exist_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--only", "sped"]) == 2
+    assert capsys.readouterr().err.startswith("There is no section sped; there are provider, parity,")

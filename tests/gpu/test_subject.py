@@ -1,0 +1,43 @@
+"""What the checks are made of computes what they say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from service.metadata import ModelMetadata
+from service.repository import GOLDEN_TOLERANCE
+from tests.gpu.peer import Network
+from tests.gpu.roofline import count
+from tests.gpu.steps import ROOT, Options
+from tests.gpu.subject import Context, generated, model_file, model_folder, session
+
+MODEL = ROOT / "models" / "tutorial-cnn" / "1"
+
+
+def probabilities(context: Context, precision: str) -> np.ndarray:
+    answer: np.ndarray = session(context, precision, device="cpu").run(None, {"image": generated(16)})[0]  # type: ignore[arg-type]
+    return answer
+
+
+def test_a_model_without_an_fp16_file_gets_one_that_says_the_same(tmp_path: Path) -> None:
+    context = Context(Options(model=str(MODEL), work=str(tmp_path)))
+    assert ModelMetadata.read(model_folder(context)).files.keys() == {"fp32", "fp16"}
+    difference = np.abs(probabilities(context, "fp16") - probabilities(context, "fp32")).max()
+    assert 0 < difference < GOLDEN_TOLERANCE["fp16"]
+
+
+def test_pytorch_has_the_same_network(tmp_path: Path) -> None:
+    context = Context(Options(model=str(MODEL), work=str(tmp_path)))
+    with torch.inference_mode():
+        theirs = Network(model_file(context, "fp32"), torch.float32).eval()(torch.from_numpy(generated(16))).numpy()
+    assert np.abs(theirs - probabilities(context, "fp32")).max() < 1e-5
+
+
+def test_operations_are_those_of_the_metadata_and_bytes_shrink_with_the_numbers(tmp_path: Path) -> None:
+    context, metadata = Context(Options(model=str(MODEL), work=str(tmp_path))), ModelMetadata.read(MODEL)
+    whole = count(model_file(context, "fp32"), "fp32", 8)
+    assert whole.operations == 2 * metadata.macs * 8
+    assert 0.5 <= count(model_file(context, "fp16"), "fp16", 8).moved_bytes / whole.moved_bytes < 0.55

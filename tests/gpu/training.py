@@ -1,0 +1,96 @@
+"""Training on the GPU: what it costs, and that a run is not tied to the device that it was started on."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+
+from tests.gpu.report import Row, at_least, holds
+from tests.gpu.steps import ROOT, Skip
+from tests.gpu.subject import Context, generated
+
+RECIPE, ACCURACY, PUBLISHED_S = "fast", 94.0, 2.59
+PROBE = "cifar10-teacher-24"  # a recipe with everything in it but teachers
+STEPS, FEW = 12, 3
+
+
+def portable(context: Context) -> Iterator[Row]:
+    """A few steps on this device, watched; then the checkpoint is opened where there is no GPU."""
+    try:
+        import torch
+
+        from training import checkpoint, device, loop
+        from training.data import Split, TrainingData
+        from training.recipes import RECIPES
+    except ImportError as exc:
+        raise Skip(f"{exc.name} is not there") from exc
+    chosen = device.choose_device("auto")
+    steps, config = FEW if context.options.small else STEPS, RECIPES[PROBE]
+    images = torch.from_numpy(generated(config.batch_size * 2))
+    split = Split(images, torch.arange(len(images)) % 10)
+    data = TrainingData(split, Split(images[:64], split.labels[:64]), tuple("abcdefghij"))
+    precision = device.choose_precision("auto", chosen)
+    run = loop.Run(PROBE, config, data, chosen, precision)
+    yield Row("device and number format", f"{chosen.type}, {precision.value}")
+    filters = next(weight for weight in run.model.parameters() if weight.ndim == 4 and weight.shape[1] > 3)
+    yield holds("weights are channels last", filters.is_contiguous(memory_format=torch.channels_last))
+    run.model.train()
+    indices = torch.arange(config.batch_size)
+    loop.train_one_step(run, indices, 0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if chosen.type == "cuda":
+            torch.cuda.set_sync_debug_mode("warn")
+        began = time.perf_counter()
+        for _ in range(steps):
+            loop.train_one_step(run, indices, 0)
+    if chosen.type == "cuda":
+        torch.cuda.set_sync_debug_mode("default")
+        yield Row("times the CPU waits for the GPU", len(caught) / steps, "per step")
+    yield Row("images", steps * config.batch_size / (time.perf_counter() - began), "images/s", note=f"{steps} steps")
+    folder = context.work / "portable"
+    checkpoint.save(run.checkpoint(), folder)
+    opened = subprocess.run(
+        [sys.executable, "-c", OPEN, str(folder)], cwd=ROOT, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    yield holds("its checkpoint opens without a GPU", opened.stdout.strip() == f"{run.step}", opened.stderr[-200:])
+
+
+OPEN = "import sys, pathlib; from training import checkpoint; print(checkpoint.load(pathlib.Path(sys.argv[1])).step)"
+
+
+def fast(context: Context) -> Iterator[Row]:
+    """Several whole runs of the recipe that is made for it, by the command line."""
+    context.need_cuda()
+    from training.recipes import RECIPES
+
+    if RECIPE not in RECIPES:
+        raise Skip(f"there is no recipe {RECIPE}")
+    if not context.options.data or context.options.data.endswith(".npz"):
+        raise Skip("it needs the whole of CIFAR-10: --data FOLDER")
+    times, accuracies = [], []
+    for seed in range(context.options.trainings):
+        began = time.perf_counter()
+        said = subprocess.run(
+            [sys.executable, "-m", "training", "train", RECIPE, "--device", "cuda", "--data", context.options.data,
+             "--seed", str(seed), "--output", str(context.work / f"{RECIPE}-{seed}")],
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+        whole = time.perf_counter() - began
+        trained = re.findall(r"trained in ([\d.]+) s", said)
+        times.append(float(trained[-1]) if trained else whole)
+        accuracies.append(float(re.findall(r"([\d.]+) ?%", said)[-1]))
+    note = (
+        f"{len(times)} runs; as the recipe says it" if trained else f"{len(times)} runs, start of the process included"
+    )
+    yield Row("time, mean", float(np.mean(times)), "s", spread=float(np.ptp(times) / np.mean(times)), note=note)
+    yield at_least(ACCURACY, "accuracy, mean", float(np.mean(accuracies)), "%", note="as its last line says it")
+    yield Row("published time", PUBLISHED_S, "s", note="airbench94 of K. Jordan, 2024, on an A100, multi-view")

@@ -1,0 +1,83 @@
+"""A folder of wheels, or of their parts → packages beside the interpreter's own. No network; no other package.
+
+A part is FILE.000, FILE.001, …, beside FILE.sha256 that holds the digest of the whole and how many parts there are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+class Incomplete(Exception):
+    """A part is missing or damaged; the text names it."""
+
+
+def split(file: Path, folder: Path, part_bytes: int) -> int:
+    """Cut `file` into parts; how many."""
+    folder.mkdir(parents=True, exist_ok=True)
+    digest, count = hashlib.sha256(), 0
+    with file.open("rb") as source:
+        while part := source.read(part_bytes):
+            digest.update(part)
+            (folder / f"{file.name}.{count:03d}").write_bytes(part)
+            count += 1
+    (folder / f"{file.name}.sha256").write_text(f"{digest.hexdigest()} {count}\n", encoding="utf-8")
+    return count
+
+
+def join(sources: Path, target: Path) -> list[Path]:
+    """Put every cut file under `sources` together in `target`; raises `Incomplete`."""
+    target.mkdir(parents=True, exist_ok=True)
+    return [_joined(record, sources, target) for record in sorted(sources.rglob("*.sha256"))]
+
+
+def _joined(record: Path, sources: Path, target: Path) -> Path:
+    wanted, count = record.read_text(encoding="utf-8").split()
+    whole, digest = target / record.stem, hashlib.sha256()
+    found = {part.name: part for part in sources.rglob(f"{record.stem}.[0-9][0-9][0-9]")}  # wherever each came to lie
+    parts = [f"{record.stem}.{number:03d}" for number in range(int(count))]
+    if missing := [part for part in parts if part not in found]:
+        raise Incomplete(f"{', '.join(missing)} missing under {sources}")
+    partial = whole.with_name(whole.name + ".partial")
+    with partial.open("wb") as stream:
+        for part in parts:
+            content = found[part].read_bytes()
+            digest.update(content)
+            stream.write(content)
+    if digest.hexdigest() != wanted:
+        partial.unlink()
+        raise Incomplete(f"the parts of {record.stem} are damaged: its digest differs")
+    return partial.replace(whole)
+
+
+def install(sources: Path, site: Path) -> None:
+    """Every wheel under `sources`, whole or in parts, into the folder `site`; raises `Incomplete`."""
+    join(sources, site.with_name(site.name + "-joined"))
+    wheels = sorted({*sources.rglob("*.whl"), *site.with_name(site.name + "-joined").glob("*.whl")})
+    if not wheels:
+        raise Incomplete(f"there is no wheel under {sources}")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir",
+         "--disable-pip-version-check", "--upgrade", "--target", str(site), *map(str, wheels)],
+        check=True,
+    )  # fmt: skip
+
+
+def environment(site: Path | None, root: Path) -> dict[str, str]:
+    """What children of this process need to find the packages of `site`, this source, and NVIDIA's libraries."""
+    found = dict(os.environ)
+    folders = [str(root), *([str(site)] if site else []), *filter(None, [found.get("PYTHONPATH")])]
+    found["PYTHONPATH"] = os.pathsep.join(folders)
+    found["PYTHONUNBUFFERED"] = "1"
+    paths = [site] if site else []
+    libraries = [
+        str(folder) for path in (*paths, *map(Path, sys.path)) if path and (path / "nvidia").is_dir()
+        for folder in sorted((path / "nvidia").glob("*/lib"))
+    ]  # fmt: skip
+    if libraries:
+        found["LD_LIBRARY_PATH"] = os.pathsep.join([*libraries, *filter(None, [found.get("LD_LIBRARY_PATH")])])
+    return found
