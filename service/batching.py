@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.errors import DeadlineExceeded, Draining, InferenceFailed, Overloaded, ServiceError
+from service.errors import DeadlineExceeded, DeviceLost, Draining, InferenceFailed, Overloaded, ServiceError
 from service.observer import BatchReport, Observer, Unobserved
 from service.pace import Pace
 from service.queueing import Answer, Priority, Queue, Request, Slice, halves
@@ -25,6 +25,7 @@ from service.types import Probabilities, Rows
 
 AHEAD = 2  # batches with the engine: one runs, and one that is full may wait for it
 SURE = 0.75  # of the time that is left: what a request's wait may be foreseen to be, since some wait longer
+BLAMELESS = (Overloaded, DeviceLost)  # failures of a batch that no row of it is guilty of
 Run = Callable[[Rows], Awaitable[Probabilities]]
 logger = logging.getLogger(__name__)
 
@@ -236,7 +237,7 @@ class DynamicBatcher:
                 raise InferenceFailed("The model did not give one answer per image.")
         except Exception as exc:
             batch.failed = True
-            if len(rows) > 1 and not isinstance(exc, Overloaded):  # which no row is guilty of
+            if len(rows) > 1 and not isinstance(exc, BLAMELESS):
                 for half in halves(slices, len(rows) // 2):
                     if half := [piece for piece in half if not piece.request.answer.done()]:
                         await self._answer(batch, half)

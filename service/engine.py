@@ -1,6 +1,6 @@
 """A batch of rows → probabilities, on the session that `providers` opened, by a thread of its own.
 
-A batch that fails raises `InferenceFailed`, or `OutOfMemory` when the device has no room for it.
+A batch that fails raises `InferenceFailed`, `OutOfMemory` when the device has no room for it, or `DeviceLost`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 from service.binding import INPUT, OUTPUT, BoundBatch
 from service.cuda import is_out_of_memory
-from service.errors import InferenceFailed, OutOfMemory, StartupError
+from service.errors import DeviceLost, InferenceFailed, OutOfMemory, StartupError
 from service.metadata import Precision
 from service.providers import PROVIDERS, open_session
 from service.types import Probabilities, Rows
@@ -28,7 +28,6 @@ LEAST = 16  # rows that a batch may always have: few enough to be quick, and mea
 WORTHWHILE = 0.03  # of an image's time: what a larger batch must save, since whoever is in it waits longer
 PATIENCE = 2  # batch sizes in a row that save nothing, before larger ones are not tried any more
 INLINE_S = 0.004  # a shorter inference runs on the event loop: to a thread and back would cost more than the waiting
-LOST = "The device has failed and the service starts anew; send the request again in a moment."
 logger = logging.getLogger(__name__)
 
 
@@ -114,7 +113,7 @@ class Engine:
         self._thread.shutdown(wait=False)
 
     def infer(self, rows: Rows) -> Probabilities:
-        """uint8 (N, H, W, 3) → float32 (N, classes), N ≤ max_batch_size; raises `InferenceFailed`, `OutOfMemory`.
+        """uint8 (N, H, W, 3) → float32 (N, classes), N ≤ max_batch_size; raises as above.
 
         A device is only ever used from the engine's thread: ONNX Runtime keeps CUDA's handles and graphs per thread,
         and what is warm on one is cold on another.
@@ -125,7 +124,7 @@ class Engine:
 
     def _infer(self, rows: Rows) -> Probabilities:
         if self.lost:
-            raise InferenceFailed(LOST)
+            raise DeviceLost
         try:
             probabilities = self._run(rows)
         except Exception as exc:  # onnxruntime's exceptions have no common ancestor but this
@@ -133,10 +132,10 @@ class Engine:
             if is_out_of_memory(exc):
                 raise OutOfMemory("The device has no memory for this request; try again in a moment.") from exc
             self.lost = self._device_is_lost()
+            if self.lost:
+                raise DeviceLost from exc
             raise InferenceFailed(
-                LOST
-                if self.lost
-                else "The model failed on this request; try again, and tell the operator the request id if it repeats."
+                "The model failed on this request; try again, and tell the operator the request id if it repeats."
             ) from exc
         if len(probabilities) != len(rows) or not math.isfinite(probabilities.sum()):
             logger.error(

@@ -165,3 +165,12 @@ class StorageFailed(ServiceError):
 
 class InferenceFailed(ServiceError):
     """The model failed on these images; the cause is in the log under the request's id."""
+
+
+class DeviceLost(InferenceFailed):
+    """The device has failed for good, and the process that used it is about to stop: the images are not to blame."""
+
+    slug, title, status, retry_after_s = Draining.slug, Draining.title, Draining.status, 1
+
+    def __init__(self) -> None:
+        super().__init__("The device has failed and the process is stopping; send the request again in a moment.")

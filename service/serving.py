@@ -11,7 +11,7 @@ from functools import partial
 from service.batching import BATCHERS, DynamicBatcher
 from service.counters import Cell
 from service.engine import Engine
-from service.errors import InferenceFailed, NotReady, OutOfMemory, Overloaded, ServiceError, StartupError
+from service.errors import DeviceLost, NotReady, OutOfMemory, Overloaded, ServiceError, StartupError
 from service.metrics import Metrics, ModelMetrics
 from service.repository import LoadedModel, ModelRepository
 from service.settings import Settings
@@ -120,9 +120,8 @@ class ServedModels:
         """The engine's answer; a device that fails for good is told at once, not when the next heartbeat finds out."""
         try:
             return await engine.run(rows)
-        except InferenceFailed:
-            if engine.lost:
-                self.on_lost()
+        except DeviceLost:
+            self.on_lost()
             raise
 
     def _info(self, loaded: LoadedModel) -> Cell:

@@ -17,6 +17,7 @@ import orjson
 
 from service.classifier import Classifier
 from service.errors import (
+    DeviceLost,
     Draining,
     EmptyRequest,
     InferenceFailed,
@@ -205,9 +206,9 @@ class Runner:
                 await asyncio.sleep(exc.retry_after_s or 1)
                 continue
             except InferenceFailed as exc:  # on every image of the piece
-                if served.loaded.engine.lost:
-                    raise
                 outcomes += [exc] * len(piece)
+            if served.loaded.engine.lost:  # perhaps on some of them: their rows are for the process that comes next
+                raise DeviceLost
             took_s = time.monotonic() - began
             if took_s > PIECE_S:
                 self._pieces[identity] = max(1, size // 2)

@@ -12,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.batching import BATCHERS, DynamicBatcher
-from service.errors import DeadlineExceeded, Draining, InferenceFailed, OutOfMemory, Overloaded
+from service.errors import (
+    DeadlineExceeded,
+    DeviceLost,
+    Draining,
+    InferenceFailed,
+    OutOfMemory,
+    Overloaded,
+    ServiceError,
+)
 from service.observer import BatchReport
 from service.queueing import Answer, Priority
 from service.types import Probabilities, Rows
@@ -254,15 +262,18 @@ def test_only_the_guilty_rows_fail(requests: list[list[int]]) -> None:
     run(scenario())
 
 
-def test_a_device_without_room_is_not_asked_again_for_every_row(batcher_cls: type[DynamicBatcher]) -> None:
+@pytest.mark.parametrize("error", [OutOfMemory("no room"), DeviceLost()])
+def test_what_no_row_is_guilty_of_is_not_tried_again_for_every_row(
+    error: ServiceError, batcher_cls: type[DynamicBatcher]
+) -> None:
     asked: list[int] = []
 
     async def full(batch: Rows) -> Probabilities:
         asked.append(len(batch))
-        raise OutOfMemory("The device has no memory for this request; try again in a moment.")
+        raise error
 
     async def scenario() -> None:
-        with pytest.raises(OutOfMemory):
+        with pytest.raises(type(error)):
             await batcher_cls(full, max_batch_size=8).submit(rows(1, 2, 3))
         assert asked == [3]
 

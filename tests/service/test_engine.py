@@ -16,7 +16,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from service.engine import Engine
-from service.errors import InferenceFailed, OutOfMemory, StartupError
+from service.errors import DeviceLost, InferenceFailed, OutOfMemory, StartupError
 from service.providers import PROVIDERS
 from service.types import Probabilities, Rows
 from tests.conftest import RGB, SIZE, colour_probabilities
@@ -150,11 +150,12 @@ class Failing:
 def test_a_device_is_lost_when_not_even_a_black_image_works(model_file: Path, failing: set[int], lost: bool) -> None:
     engine, rows = open_engine(model_file), np.zeros((2, SIZE, SIZE, 3), np.uint8)
     engine._session = session = Failing(engine._session, failing, "CUDA failure 700: an illegal memory access")
-    with pytest.raises(InferenceFailed):
+    with pytest.raises(InferenceFailed) as raised:
         engine.infer(rows)
     assert engine.lost is lost
+    assert raised.value.status == (503 if lost else 500)
     if lost:  # nothing is tried on it any more
-        with pytest.raises(InferenceFailed, match="starts anew"):
+        with pytest.raises(DeviceLost):
             engine.infer(rows)
         assert session.count == 2
 

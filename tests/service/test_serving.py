@@ -13,7 +13,7 @@ import pytest
 from service import serving
 from service.app import create_app
 from service.classifier import Classifier
-from service.errors import InferenceFailed, ModelNotFound, NotReady, OutOfMemory
+from service.errors import DeviceLost, InferenceFailed, ModelNotFound, NotReady, OutOfMemory
 from service.prediction import Prediction
 from service.serving import ServedModels
 from service.settings import Settings
@@ -98,8 +98,9 @@ def test_a_device_that_fails_for_good_is_told_at_once_and_makes_it_unready(
                 raise RuntimeError("CUDA failure 700: an illegal memory access was encountered")
 
             monkeypatch.setattr(models.choose().loaded.engine, "_run", fail)
-            with pytest.raises(InferenceFailed):
+            with pytest.raises(DeviceLost) as raised:
                 await classifier.classify([RED])
+            assert (raised.value.status, raised.value.retry_after_s) == (503, 1)
             assert told
             with pytest.raises(NotReady, match="about to be replaced"):
                 models.check_ready()
