@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from tests.gpu.subject import Context, generated
 
 RECIPE, ACCURACY, PUBLISHED_S = "fast", 94.0, 2.59
 PROBE = "cifar10-teacher-24"  # a recipe with everything in it but teachers
-STEPS, FEW = 12, 3
+STEPS, FEW, FEW_IMAGES = 12, 3, 64
 
 
 def portable(context: Context) -> Iterator[Row]:
@@ -32,7 +33,9 @@ def portable(context: Context) -> Iterator[Row]:
     except ImportError as exc:
         raise Skip(f"{exc.name} is not there") from exc
     chosen = device.choose_device("auto")
-    steps, config = FEW if context.options.small else STEPS, RECIPES[PROBE]
+    steps, config = STEPS, RECIPES[PROBE]
+    if context.options.small or chosen.type == "cpu":
+        steps, config = FEW, replace(config, batch_size=FEW_IMAGES)
     images = torch.from_numpy(generated(config.batch_size * 2))
     split = Split(images, torch.arange(len(images)) % 10)
     data = TrainingData(split, Split(images[:64], split.labels[:64]), tuple("abcdefghij"))
