@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from typing import NamedTuple
 
 import numpy as np
@@ -59,7 +60,7 @@ class Classifier:
         """
         served = model or self._models.choose()
         spec = served.loaded.metadata.input
-        batcher = served.batcher
+        batcher = served.batcher_for(priority)
         try:
             nbytes = len(pictures) * served.row_bytes
             if refused := batcher.refusal(len(pictures), nbytes, priority=priority, deadline=deadline):
@@ -68,7 +69,9 @@ class Classifier:
             if isinstance(pictures, np.ndarray) and pictures.shape[1:3] == (spec.height, spec.width):
                 rows = pictures
             else:
-                rows, invalid, decode_s, preprocess_s = await self._prepare(pictures, spec, deadline)
+                rows, invalid, decode_s, preprocess_s = await self._prepare(
+                    pictures, spec, deadline, served.loaded.engine.background if priority is Priority.BULK else None
+                )
                 self._decoded.observe(decode_s)
                 self._preprocessed.observe(preprocess_s)
             outcomes: list[Prediction | ServiceError] = []
@@ -85,8 +88,12 @@ class Classifier:
         served.counts.classified(outcomes)
         return outcomes
 
-    async def _prepare(self, pictures: Pictures, spec: InputSpec, deadline: float | None) -> Prepared:
-        """Everything that can fail for one picture happens here, before the queue."""
+    async def _prepare(
+        self, pictures: Pictures, spec: InputSpec, deadline: float | None, background: Executor | None
+    ) -> Prepared:
+        """Everything that can fail for one picture happens here, before the queue; `background` for what can wait."""
+        if background:
+            return await asyncio.get_running_loop().run_in_executor(background, self._rows, pictures, spec)
         if sum(_work(picture, spec) for picture in pictures) <= INLINE_BYTES:
             return self._rows(pictures, spec)
         try:

@@ -8,14 +8,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
+import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from service.binding import INPUT, OUTPUT, BoundBatch
+from service.cores import usable_cores
 from service.cuda import is_out_of_memory
 from service.errors import DeviceLost, InferenceFailed, OutOfMemory, StartupError
 from service.metadata import Precision
@@ -28,7 +32,20 @@ LEAST = 16  # rows that a batch may always have: few enough to be quick, and mea
 WORTHWHILE = 0.03  # of an image's time: what a larger batch must save, since whoever is in it waits longer
 PATIENCE = 2  # batch sizes in a row that save nothing, before larger ones are not tried any more
 INLINE_S = 0.004  # a shorter inference runs on the event loop: to a thread and back would cost more than the waiting
+BACKGROUND_NICE = 10  # a ninth of a core that requests want whole, and all of one that they leave
 logger = logging.getLogger(__name__)
+
+
+def background_thread(threads_per_inference: int) -> ThreadPoolExecutor | None:
+    """A thread for work that can wait; None where the system can't be told that it can.
+
+    Only Linux gives each thread a priority of its own (setpriority(2)), and an inference on several threads would run
+    on those that requests use. Requests then take turns with such work instead of running over it.
+    """
+    if sys.platform != "linux" or threads_per_inference > 1:
+        return None
+    give_way = partial(os.setpriority, os.PRIO_PROCESS, 0, BACKGROUND_NICE)  # 0 is the calling thread
+    return ThreadPoolExecutor(1, thread_name_prefix="background", initializer=give_way)
 
 
 class Engine:
@@ -59,6 +76,7 @@ class Engine:
         self._bound: dict[int, BoundBatch] = {}
         self._inline_rows = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self.background = None if self._provider.memory else background_thread(threads or usable_cores())
         self.lost = False  # the device has failed for good: only a new process gets it back
 
     @property
@@ -108,9 +126,14 @@ class Engine:
             return self._infer(rows)
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._infer, rows)
 
+    async def run_in_background(self, rows: Rows) -> Probabilities:
+        """`infer`, on what requests leave of the processor; only where there is a `background`."""
+        return await asyncio.get_running_loop().run_in_executor(self.background, self._infer, rows)
+
     def close(self) -> None:
-        """Let the thread end; a batch that runs is finished first, but not waited for."""
-        self._thread.shutdown(wait=False)
+        """Let the threads end; a batch that runs is finished first, but not waited for."""
+        for thread in filter(None, (self._thread, self.background)):
+            thread.shutdown(wait=False)
 
     def infer(self, rows: Rows) -> Probabilities:
         """uint8 (N, H, W, 3) → float32 (N, classes), N ≤ max_batch_size; raises as above.

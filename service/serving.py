@@ -8,11 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from service.batching import BATCHERS, DynamicBatcher
+from service.batching import BATCHERS, DynamicBatcher, Run
 from service.counters import Cell
 from service.engine import Engine
 from service.errors import DeviceLost, NotReady, OutOfMemory, Overloaded, ServiceError, StartupError
 from service.metrics import Metrics, ModelMetrics
+from service.queueing import Priority
 from service.repository import LoadedModel, ModelRepository
 from service.settings import Settings
 from service.types import Probabilities, Rows
@@ -23,11 +24,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A loaded model, the queue before it, and its counts."""
+    """A loaded model, the queues before it, and its counts."""
 
     loaded: LoadedModel
     batcher: DynamicBatcher
+    bulk: DynamicBatcher  # for work that can wait; the same one where such work takes turns with requests
     counts: ModelMetrics
+
+    def batcher_for(self, priority: Priority) -> DynamicBatcher:
+        """Where rows of this priority wait."""
+        return self.bulk if priority is Priority.BULK else self.batcher
 
     @property
     def row_bytes(self) -> int:
@@ -102,24 +108,33 @@ class ServedModels:
             raise NotReady(reason)
 
     def _serve(self, loaded: LoadedModel) -> Served:
-        identity, settings = loaded.identity, self._settings
-        counts = ModelMetrics(self._metrics, identity.name, identity.version, identity.labels)
-        batcher = BATCHERS["dynamic"](
-            partial(self._run, loaded.engine),
-            max_batch_size=loaded.engine.max_batch_size,
-            batch_sizes=loaded.engine.padded_sizes,
+        counts = self._counts(loaded)
+        batcher = bulk = self._batcher(loaded.engine, loaded.engine.run, counts)
+        if loaded.engine.background:
+            bulk = self._batcher(loaded.engine, loaded.engine.run_in_background, self._counts(loaded))
+        self._info(loaded).set(1)
+        return Served(loaded, batcher, bulk, counts)
+
+    def _counts(self, loaded: LoadedModel) -> ModelMetrics:
+        identity = loaded.identity
+        return ModelMetrics(self._metrics, identity.name, identity.version, identity.labels)
+
+    def _batcher(self, engine: Engine, run: Run, observer: ModelMetrics) -> DynamicBatcher:
+        settings = self._settings
+        return BATCHERS["dynamic"](
+            partial(self._run, run),
+            max_batch_size=engine.max_batch_size,
+            batch_sizes=engine.padded_sizes,
             max_queue_delay_ms=settings.max_queue_delay_ms,
             queue_capacity=settings.queue_capacity,
             queue_bytes=settings.queue_bytes,
-            observer=counts,
+            observer=observer,
         )
-        self._info(loaded).set(1)
-        return Served(loaded, batcher, counts)
 
-    async def _run(self, engine: Engine, rows: Rows) -> Probabilities:
+    async def _run(self, run: Run, rows: Rows) -> Probabilities:
         """The engine's answer; a device that fails for good is told at once, not when the next heartbeat finds out."""
         try:
-            return await engine.run(rows)
+            return await run(rows)
         except DeviceLost:
             self.on_lost()
             raise
@@ -138,7 +153,8 @@ class ServedModels:
         del self._retiring[served.loaded.engine]
 
     async def _close(self, served: Served) -> None:
-        await served.batcher.stop(self._settings.drain_timeout_ms / 1000)
+        batchers = {served.batcher, served.bulk}
+        await asyncio.gather(*(batcher.stop(self._settings.drain_timeout_ms / 1000) for batcher in batchers))
         served.loaded.engine.close()
 
     async def _watch(self) -> None:

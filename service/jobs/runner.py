@@ -191,14 +191,15 @@ class Runner:
         await asyncio.to_thread(self.work.finish, claim, rows, failed)
 
     async def _classify(self, contents: Sequence[bytes | InvalidImage], served: Served) -> list[Outcome]:
-        """One outcome per input. Pieces grow and shrink with the time they take, waiting behind requests included."""
+        """One outcome per input."""
         outcomes: list[Outcome] = []
-        identity = served.loaded.identity
+        engine = served.loaded.engine
         while len(outcomes) < len(contents):
-            size = self._pieces.get(identity, 1)
+            size = engine.max_batch_size if engine.background else self._pieces.get(served.loaded.identity, 1)
             piece = contents[len(outcomes) : len(outcomes) + size]
-            for _ in range(TURNS):
-                await asyncio.sleep(0)
+            if not engine.background:
+                for _ in range(TURNS):
+                    await asyncio.sleep(0)
             began = time.monotonic()
             try:
                 outcomes += await self._classifier.classify(piece, model=served, priority=Priority.BULK)
@@ -209,12 +210,15 @@ class Runner:
                 outcomes += [exc] * len(piece)
             if served.loaded.engine.lost:  # perhaps on some of them: their rows are for the process that comes next
                 raise DeviceLost
-            took_s = time.monotonic() - began
-            if took_s > PIECE_S:
-                self._pieces[identity] = max(1, size // 2)
-            elif took_s < PIECE_S / 3 and len(piece) == size:
-                self._pieces[identity] = min(2 * size, served.loaded.engine.max_batch_size)
+            self._pace(served, size, len(piece), time.monotonic() - began)
         return outcomes
+
+    def _pace(self, served: Served, size: int, count: int, took_s: float) -> None:
+        """Pieces that take turns with requests grow and shrink with the time they take, their waiting included."""
+        if took_s > PIECE_S:
+            self._pieces[served.loaded.identity] = max(1, size // 2)
+        elif took_s < PIECE_S / 3 and count == size:
+            self._pieces[served.loaded.identity] = min(2 * size, served.loaded.engine.max_batch_size)
 
     async def _tidy(self) -> None:
         if time.monotonic() - self._tidied > TIDY_S:

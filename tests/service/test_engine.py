@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
@@ -96,6 +98,18 @@ def clocked(engine: Engine, seconds: Mapping[int, float], monkeypatch: pytest.Mo
     monkeypatch.setattr(engine, "_time", time_of)
     engine.warm_up()
     return list(dict.fromkeys(sizes))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives each thread a priority of its own")
+def test_work_that_can_wait_gives_way_to_requests(model_file: Path) -> None:
+    engine, rows = open_engine(model_file), np.zeros((3, SIZE, SIZE, 3), np.uint8)
+    assert engine.background
+    assert engine.background.submit(os.getpriority, os.PRIO_PROCESS, 0).result() > os.getpriority(os.PRIO_PROCESS, 0)
+    assert np.array_equal(asyncio.run(engine.run_in_background(rows)), engine.infer(rows))
+
+
+def test_inferences_on_several_threads_have_no_background(model_file: Path) -> None:
+    assert open_engine(model_file, threads=2).background is None
 
 
 def test_what_is_short_is_measured(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,10 @@ from service.app import create_app
 from service.classifier import Classifier
 from service.errors import DeviceLost, InferenceFailed, ModelNotFound, NotReady, OutOfMemory
 from service.prediction import Prediction
+from service.queueing import Priority
 from service.serving import ServedModels
 from service.settings import Settings
+from service.types import Probabilities, Rows
 from tests.conftest import encode, picture, write_colour_model
 
 RED = encode(picture("red"))
@@ -64,6 +66,40 @@ def test_readiness_follows_the_last_inference(settings: Settings, monkeypatch: p
             monkeypatch.setattr(active.batcher, "_run", active.loaded.engine.run)
             await models._check_all()
             models.check_ready()
+
+    asyncio.run(scenario())
+
+
+def test_a_request_does_not_wait_for_bulk_work(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        async with running(settings) as (models, classifier):
+            active, held, go = models.choose(), asyncio.Event(), asyncio.Event()
+            infer = active.bulk._run
+
+            async def hold(rows: Rows) -> Probabilities:
+                held.set()
+                await go.wait()
+                return await infer(rows)
+
+            monkeypatch.setattr(active.bulk, "_run", hold)
+            bulk = asyncio.create_task(classifier.classify([RED] * 3, priority=Priority.BULK))
+            await held.wait()
+            assert [type(outcome) for outcome in await classifier.classify([RED])] == [Prediction]
+            assert not bulk.done()
+            go.set()
+            assert [version_of(outcome) for outcome in await bulk] == ["1"] * 3
+
+    asyncio.run(scenario())
+
+
+def test_where_threads_cannot_give_way_both_wait_in_one_queue(settings: Settings) -> None:
+    async def scenario() -> None:
+        async with running(settings.model_copy(update={"threads": 2})) as (models, classifier):
+            active = models.choose()
+            assert active.bulk is active.batcher
+            assert [version_of(outcome) for outcome in await classifier.classify([RED], priority=Priority.BULK)] == [
+                "1"
+            ]
 
     asyncio.run(scenario())
 
