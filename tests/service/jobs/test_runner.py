@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from service.app import create_app
-from service.errors import InferenceFailed, Overloaded, StorageFailed
+from service.errors import DeviceLost, InferenceFailed, Overloaded, StorageFailed
 from service.jobs import runner as runner_module
 from service.jobs import spool
 from service.jobs import store as store_module
@@ -183,6 +183,30 @@ def test_an_image_on_which_the_engine_fails_has_its_error(settings: Settings, mo
             batch = add(state.store, identity=state.served.choose().loaded.identity)
             assert (await ended(state.store, batch)).failed == 8
             assert rows(state.store, batch)[7]["error"]["type"] == "internal-error"
+
+    asyncio.run(scenario())
+
+
+def test_what_a_lost_device_failed_on_is_scored_by_who_comes_next(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with running(settings) as state:
+            classify, engine = state.classifier.classify, state.served.choose().loaded.engine
+            lost: list[bool] = []
+
+            async def failing(pictures: Sequence[Any], **options: Any) -> Any:  # noqa: ANN401
+                engine.lost = not lost  # once; then it is as if another process had taken over
+                if engine.lost:
+                    lost.append(True)
+                    return [DeviceLost()] * len(pictures)
+                return await classify(pictures, **options)
+
+            monkeypatch.setattr(state.classifier, "classify", failing)
+            batch = add(state.store, identity=state.served.choose().loaded.identity)
+            assert (await ended(state.store, batch)).failed == 0
+            assert lost
+            assert [row["index"] for row in rows(state.store, batch)] == list(range(25))
 
     asyncio.run(scenario())
 
