@@ -44,6 +44,11 @@ async def running(settings: Settings) -> AsyncIterator[Any]:
         yield app.state
 
 
+def taking_turns(settings: Settings) -> Settings:
+    """As where work that can wait has no thread of its own."""
+    return settings.model_copy(update={"threads": 2})
+
+
 def add(store: Store, content: bytes = PACKERS["zip"](PICTURES), **about: Any) -> Batch:  # noqa: ANN401
     batch_id, folder = store.new_folder()
     (folder / "upload").write_bytes(content)
@@ -170,7 +175,7 @@ def test_trouble_that_passes_costs_nothing(
 
 def test_an_image_on_which_the_engine_fails_has_its_error(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
-        async with running(settings) as state:
+        async with running(taking_turns(settings)) as state:
             classify = state.classifier.classify
 
             async def failing(pictures: Sequence[Any], **options: Any) -> Any:  # noqa: ANN401
@@ -217,7 +222,7 @@ def test_pieces_grow_while_they_are_quick_and_shrink_when_requests_wait(
     sizes: list[int] = []
 
     async def scenario() -> None:
-        async with running(settings) as state:
+        async with running(taking_turns(settings)) as state:
             classify = state.classifier.classify
 
             async def watched(pictures: Sequence[Any], **options: Any) -> Any:  # noqa: ANN401
