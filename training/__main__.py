@@ -1,4 +1,4 @@
-"""The command line `convoy-train`: train | export | evaluate | compare."""
+"""The command line `convoy-train`: train | export | evaluate | calibrate | compare."""
 
 from __future__ import annotations
 
@@ -86,6 +86,11 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--record", action="store_true", help="write the result into the model's metadata and card")
     command.set_defaults(run=_evaluate)
+
+    command = commands.add_parser("calibrate", help="give an exported model the thresholds of prediction sets")
+    command.add_argument("model", type=Path, metavar="models/NAME/VERSION", help="the model's folder")
+    _add_data(command)
+    command.set_defaults(run=_calibrate)
 
     command = commands.add_parser("compare", help="plot the models' accuracy and arithmetic beside published networks")
     command.add_argument("models", type=Path, nargs="?", default=Path("models"), help="the model repository")
@@ -175,6 +180,13 @@ def _evaluate(options: argparse.Namespace) -> None:
         print("", *(report.robustness_table(each) for each in robustness), sep="\n\n")
     if options.record:
         evaluate.record(options.model, evaluations, robustness)
+
+
+def _calibrate(options: argparse.Namespace) -> None:
+    from training import data, evaluate, report
+
+    evaluations = evaluate.fit_thresholds(options.model, data.find_data(options.data))
+    print("\n\n".join(report.table(evaluation) for evaluation in evaluations))
 
 
 def _compare(options: argparse.Namespace) -> None:

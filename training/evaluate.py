@@ -19,6 +19,8 @@ from service.metadata import Evaluation, ModelMetadata, Precision, ReliabilityBi
 from training import report
 from training.calibrate import (
     brier_score,
+    conformal_thresholds,
+    cross_fitted_sets,
     expected_calibration_error,
     negative_log_likelihood,
     prediction_sets,
@@ -49,6 +51,23 @@ def evaluate_model(folder: Path, data: Path, split: SplitName = "test") -> tuple
         )
         for precision, file in files.items()
     )
+
+
+def fit_thresholds(folder: Path, data: Path) -> tuple[Evaluation, ...]:
+    """Give the model in `folder` the thresholds of prediction sets, and record what they measure on validation.
+
+    For models that were exported without; its files stay what they are.
+    """
+    metadata, files, images = _open(folder, data, "validation")
+    thresholds = {
+        precision: conformal_thresholds(torch.from_numpy(run_onnx(file, images.images.numpy())), images.labels)
+        for precision, file in files.items()
+    }
+    calibration = metadata.calibration.model_copy(update={"thresholds": thresholds})
+    metadata.model_copy(update={"calibration": calibration}).write(folder)
+    evaluations = evaluate_model(folder, data, "validation")
+    record(folder, evaluations)
+    return evaluations
 
 
 def evaluate_robustness(folder: Path, data: Path, split: SplitName = "test") -> tuple[Robustness, ...]:
@@ -105,8 +124,7 @@ def record(folder: Path, evaluations: tuple[Evaluation, ...], robustness: tuple[
 
 
 def _replaced(old: tuple[R, ...], new: tuple[R, ...]) -> tuple[R, ...]:
-    measured = {(each.split, each.precision) for each in new}
-    return tuple(each for each in old if (each.split, each.precision) not in measured) + new
+    return tuple({(each.split, each.precision): each for each in old + new}.values())
 
 
 def evaluate_probabilities(
@@ -137,7 +155,12 @@ def evaluate_probabilities(
             for i, label in enumerate(labels)
             if bool((truth == i).any())
         },
-        prediction_sets={asked: _measure_sets(p, truth, threshold) for asked, threshold in thresholds.items()},
+        prediction_sets={
+            asked: _measure_sets(
+                prediction_sets(p, threshold) if split == "test" else cross_fitted_sets(p, truth, float(asked)), truth
+            )
+            for asked, threshold in thresholds.items()
+        },
         reliability=tuple(
             ReliabilityBin(images=int(n), probability=top / max(n, 1), accuracy=right / max(n, 1))
             for n, top, right in reliability(p, truth).tolist()
@@ -146,8 +169,7 @@ def evaluate_probabilities(
     )
 
 
-def _measure_sets(p: Tensor, truth: Tensor, threshold: float) -> SetRecord:
-    sets = prediction_sets(p, threshold)
+def _measure_sets(sets: Tensor, truth: Tensor) -> SetRecord:
     return SetRecord(
         coverage=float(sets.gather(1, truth.unsqueeze(1)).double().mean()),
         mean_size=float(sets.sum(1).double().mean()),

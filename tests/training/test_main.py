@@ -22,6 +22,7 @@ def test_train_stop_resume_export_evaluate(
     assert main(["train", *data, "--resume", run]) == 0  # nothing left to do
     assert main(["export", run, model, *data]) == 0
     assert main(["evaluate", model, *data, "--record"]) == 0
+    assert main(["calibrate", model, *data]) == 0
     output = capsys.readouterr().out
     assert "(validation split, single view, fp32 ONNX file)" in output
     assert "ECE, 15 bins" in output
