@@ -31,6 +31,7 @@ from training.data import LABELS, Split, load_test_split, load_training_data
 from training.errors import TrainingError
 from training.onnx_graph import run_onnx
 from training.robustness import measure_robustness
+from training.views import six_views
 
 R = TypeVar("R", Evaluation, Robustness)
 
@@ -51,6 +52,17 @@ def evaluate_model(folder: Path, data: Path, split: SplitName = "test") -> tuple
         )
         for precision, file in files.items()
     )
+
+
+def six_view_accuracy(folder: Path, data: Path, split: SplitName = "test") -> dict[Precision, float]:
+    """How often each file of the model in `folder` is right when it sees six views of every image."""
+    _, files, images = _open(folder, data, split)
+
+    def answer(file: Path, pixels: Tensor) -> Tensor:
+        return torch.from_numpy(run_onnx(file, pixels.numpy())).clamp_min(1e-38).log()
+
+    answers = {precision: six_views(partial(answer, file), images.images) for precision, file in files.items()}
+    return {precision: float((a.argmax(1) == images.labels).double().mean()) for precision, a in answers.items()}
 
 
 def fit_thresholds(folder: Path, data: Path) -> tuple[Evaluation, ...]:
@@ -94,7 +106,12 @@ def _open(folder: Path, data: Path, split: SplitName) -> tuple[ModelMetadata, di
         files = {precision: file.verify(folder) for precision, file in metadata.files.items()}
     except ValueError as exc:
         raise TrainingError(f"The model in {folder} is damaged: {exc}; restore the folder or export it again.") from exc
-    return metadata, files, load_test_split(data) if split == "test" else load_training_data(data).validation
+    return metadata, files, labelled_images(data, split)
+
+
+def labelled_images(data: Path, split: SplitName) -> Split:
+    """That split of the data set at `data`."""
+    return load_test_split(data) if split == "test" else load_training_data(data).validation
 
 
 def _command(metadata: ModelMetadata, split: SplitName) -> str:
