@@ -111,7 +111,7 @@ class Evaluation(Record):
     ece: Fraction
     ece_uncalibrated: Fraction
     class_accuracy: dict[str, Fraction]
-    prediction_sets: dict[str, SetRecord] = {}  # by the coverage that was asked for
+    prediction_sets: dict[str, SetRecord] = {}  # by coverage asked for; on images that no threshold was fitted on
     reliability: tuple[ReliabilityBin, ...] = ()  # intervals of equal width from 0 to 1
     command: str
 
@@ -189,6 +189,11 @@ class ModelMetadata(Record):
         if "fp32" not in self.files:
             raise ValueError("files must hold at least the fp32 model")
         return self
+
+    def sets_measured(self, precision: Precision, coverage: str) -> Evaluation | None:
+        """Where the file's prediction sets for `coverage` were measured: on the test split, if they were there."""
+        found = {e.split: e for e in self.evaluations if e.precision == precision and coverage in e.prediction_sets}
+        return found.get("test") or found.get("validation")
 
     @classmethod
     def read(cls, folder: Path) -> ModelMetadata:

@@ -39,6 +39,15 @@ class Prediction:
             return dict(zip(labels, p, strict=True))
         return {labels[i]: p[i] for i in np.argsort(-p, kind="stable")[:k]}
 
+    def set_from(self, threshold: float) -> list[str]:
+        """The classes with a probability of `threshold` or more, in falling order; the most probable one always is.
+
+        With a split-conformal threshold this is a prediction set: it holds the true class as often as was asked for, on
+        average over images like those of calibration (M. Sadinle et al., "Least Ambiguous Set-Valued Classifiers With
+        Bounded Error Levels", 2019).
+        """
+        return list(self.top(max(1, int(np.count_nonzero(self.probabilities >= threshold)))))
+
 
 def predictions(model: ModelIdentity, probabilities: npt.NDArray[np.float32]) -> list[Prediction]:
     """What the rows of `probabilities` (N, classes) say, in their order."""

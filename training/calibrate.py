@@ -43,6 +43,23 @@ def conformal_threshold(probabilities: Tensor, labels: Tensor, coverage: float) 
     return 1 - float(scores[place - 1]) if place <= len(scores) else 0.0
 
 
+def conformal_thresholds(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
+    """The threshold for each of `COVERAGES`, from images that were held out: (N, classes), (N,)."""
+    return {str(coverage): conformal_threshold(probabilities, labels, coverage) for coverage in COVERAGES}
+
+
+def cross_fitted_sets(probabilities: Tensor, labels: Tensor, coverage: float) -> Tensor:
+    """As `prediction_sets`, each half of the images by the threshold of the other: bool (N, classes).
+
+    On the images that a threshold was fitted on, it keeps its promise whatever it is worth.
+    """
+    sets = torch.empty_like(probabilities, dtype=torch.bool)
+    for mine, other in ((0, 1), (1, 0)):
+        threshold = conformal_threshold(probabilities[other::2], labels[other::2], coverage)
+        sets[mine::2] = prediction_sets(probabilities[mine::2], threshold)
+    return sets
+
+
 def prediction_sets(probabilities: Tensor, threshold: float) -> Tensor:
     """Which classes are in each image's set: bool (N, classes); the most probable one always is."""
     return (probabilities >= threshold) | (probabilities == probabilities.amax(1, keepdim=True))

@@ -19,6 +19,8 @@ from service.metadata import Evaluation, ModelMetadata, Precision, ReliabilityBi
 from training import report
 from training.calibrate import (
     brier_score,
+    conformal_thresholds,
+    cross_fitted_sets,
     expected_calibration_error,
     negative_log_likelihood,
     prediction_sets,
@@ -29,6 +31,7 @@ from training.data import LABELS, Split, load_test_split, load_training_data
 from training.errors import TrainingError
 from training.onnx_graph import run_onnx
 from training.robustness import measure_robustness
+from training.views import six_views
 
 R = TypeVar("R", Evaluation, Robustness)
 
@@ -49,6 +52,34 @@ def evaluate_model(folder: Path, data: Path, split: SplitName = "test") -> tuple
         )
         for precision, file in files.items()
     )
+
+
+def six_view_accuracy(folder: Path, data: Path, split: SplitName = "test") -> dict[Precision, float]:
+    """How often each file of the model in `folder` is right when it sees six views of every image."""
+    _, files, images = _open(folder, data, split)
+
+    def answer(file: Path, pixels: Tensor) -> Tensor:
+        return torch.from_numpy(run_onnx(file, pixels.numpy())).clamp_min(1e-38).log()
+
+    answers = {precision: six_views(partial(answer, file), images.images) for precision, file in files.items()}
+    return {precision: float((a.argmax(1) == images.labels).double().mean()) for precision, a in answers.items()}
+
+
+def fit_thresholds(folder: Path, data: Path) -> tuple[Evaluation, ...]:
+    """Give the model in `folder` the thresholds of prediction sets, and record what they measure on validation.
+
+    For models that were exported without; its files stay what they are.
+    """
+    metadata, files, images = _open(folder, data, "validation")
+    thresholds = {
+        precision: conformal_thresholds(torch.from_numpy(run_onnx(file, images.images.numpy())), images.labels)
+        for precision, file in files.items()
+    }
+    calibration = metadata.calibration.model_copy(update={"thresholds": thresholds})
+    metadata.model_copy(update={"calibration": calibration}).write(folder)
+    evaluations = evaluate_model(folder, data, "validation")
+    record(folder, evaluations)
+    return evaluations
 
 
 def evaluate_robustness(folder: Path, data: Path, split: SplitName = "test") -> tuple[Robustness, ...]:
@@ -75,7 +106,12 @@ def _open(folder: Path, data: Path, split: SplitName) -> tuple[ModelMetadata, di
         files = {precision: file.verify(folder) for precision, file in metadata.files.items()}
     except ValueError as exc:
         raise TrainingError(f"The model in {folder} is damaged: {exc}; restore the folder or export it again.") from exc
-    return metadata, files, load_test_split(data) if split == "test" else load_training_data(data).validation
+    return metadata, files, labelled_images(data, split)
+
+
+def labelled_images(data: Path, split: SplitName) -> Split:
+    """That split of the data set at `data`."""
+    return load_test_split(data) if split == "test" else load_training_data(data).validation
 
 
 def _command(metadata: ModelMetadata, split: SplitName) -> str:
@@ -105,8 +141,7 @@ def record(folder: Path, evaluations: tuple[Evaluation, ...], robustness: tuple[
 
 
 def _replaced(old: tuple[R, ...], new: tuple[R, ...]) -> tuple[R, ...]:
-    measured = {(each.split, each.precision) for each in new}
-    return tuple(each for each in old if (each.split, each.precision) not in measured) + new
+    return tuple({(each.split, each.precision): each for each in old + new}.values())
 
 
 def evaluate_probabilities(
@@ -137,7 +172,12 @@ def evaluate_probabilities(
             for i, label in enumerate(labels)
             if bool((truth == i).any())
         },
-        prediction_sets={asked: _measure_sets(p, truth, threshold) for asked, threshold in thresholds.items()},
+        prediction_sets={
+            asked: _measure_sets(
+                prediction_sets(p, threshold) if split == "test" else cross_fitted_sets(p, truth, float(asked)), truth
+            )
+            for asked, threshold in thresholds.items()
+        },
         reliability=tuple(
             ReliabilityBin(images=int(n), probability=top / max(n, 1), accuracy=right / max(n, 1))
             for n, top, right in reliability(p, truth).tolist()
@@ -146,8 +186,7 @@ def evaluate_probabilities(
     )
 
 
-def _measure_sets(p: Tensor, truth: Tensor, threshold: float) -> SetRecord:
-    sets = prediction_sets(p, threshold)
+def _measure_sets(sets: Tensor, truth: Tensor) -> SetRecord:
     return SetRecord(
         coverage=float(sets.gather(1, truth.unsqueeze(1)).double().mean()),
         mean_size=float(sets.sum(1).double().mean()),

@@ -30,7 +30,7 @@ from service.metadata import (
 from training import checkpoint as checkpoints
 from training import golden, report
 from training.architectures import Network
-from training.calibrate import COVERAGES, conformal_threshold
+from training.calibrate import conformal_thresholds
 from training.checkpoint import Checkpoint
 from training.data import TrainingData
 from training.errors import ExportError
@@ -70,11 +70,12 @@ def _fill(
     files = write_files(folder, network, data, {"name": name, "version": number, "labels": ",".join(saved.labels)})
     command = f"convoy-train export runs/{saved.recipe}-{saved.config.seed} models/{name}/{number}"
     answers = {precision: file.probabilities(data.validation.images.numpy()) for precision, file in files.items()}
-    thresholds = {precision: _thresholds(answer, data) for precision, answer in answers.items()}
+    truth = data.validation.labels
+    thresholds = {precision: conformal_thresholds(torch.from_numpy(p), truth) for precision, p in answers.items()}
     evaluations = tuple(
         evaluate_probabilities(
             answers[precision],
-            data.validation.labels,
+            truth,
             labels=saved.labels,
             temperature=file.temperature,
             thresholds=thresholds[precision],
@@ -110,11 +111,6 @@ def _fill(
     metadata.write(folder)
     report.write_card(metadata, folder)
     return metadata
-
-
-def _thresholds(answer: npt.NDArray[np.float32], data: TrainingData) -> dict[str, float]:
-    p, truth = torch.from_numpy(answer), data.validation.labels
-    return {str(coverage): conformal_threshold(p, truth, coverage) for coverage in COVERAGES}
 
 
 def _write_golden(path: Path, network: Network, files: dict[Precision, ModelFile], height: int, width: int) -> Path:

@@ -164,13 +164,13 @@ def train_one_step(run: Run, indices: Tensor, epoch: int) -> float:
     factor = LR_SCHEDULES[config.lr_schedule](through)
     for group, lr in zip(run.optimizer.param_groups, run.full_lrs, strict=True):
         group["lr"] = lr * factor
+    if (whiten := getattr(run.model, "whiten", None)) is not None:
+        whiten.bias.requires_grad = epoch < config.whiten_bias_epochs  # then nothing behind it needs a gradient either
     with run.precision.autocast(run.device):
         logits = run.model(pixels(images))
     loss = nn.functional.cross_entropy(logits.float(), targets, label_smoothing=config.label_smoothing)
     run.optimizer.zero_grad(set_to_none=True)
     run.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-    if epoch >= config.whiten_bias_epochs and (whiten := getattr(run.model, "whiten", None)) is not None:
-        whiten.bias.grad = None  # the optimiser passes over it
     run.scaler.step(run.optimizer)
     run.scaler.update()
     run.step += 1
@@ -232,12 +232,12 @@ def pixels(images: Tensor) -> Tensor:
 
 
 def with_overrides(config: TrainConfig, *, epochs: int | None, seed: int | None, max_steps: int | None) -> TrainConfig:
-    """`config` with what the command line changes."""
+    """`config` with what the command line changes; where its own epochs end early, other epochs don't."""
     return replace(
         config,
         epochs=config.epochs if epochs is None else epochs,
         seed=config.seed if seed is None else seed,
-        max_steps=max_steps,
+        max_steps=config.max_steps if max_steps is None and epochs is None else max_steps,
     )
 
 

@@ -159,7 +159,8 @@ def _set_table(metadata: ModelMetadata) -> list[str]:
         return []
     return [
         "Prediction sets: every class from a threshold of probability on, and always the most probable one. The "
-        "thresholds are split-conformal, from the images that the temperature was fitted on.",
+        "thresholds are split-conformal, from the images that the temperature was fitted on; what was measured on the "
+        "validation split is each half of it by thresholds from the other half.",
         "",
         "| split | file | asked for | measured | mean size | threshold |",
         "|---|---|---|---|---|---|",

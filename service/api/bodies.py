@@ -45,7 +45,26 @@ class ImagePrediction(BaseModel):
     probabilities: dict[str, float] | None = Field(
         None, description="Every class in the model's order, or the `top_k` most probable in falling order."
     )
+    prediction_set: list[str] | None = Field(
+        None, description="With `coverage`: the classes that may be the true one, in falling probability; never none."
+    )
     error: ImageError | None = None
+
+
+class Coverage(BaseModel):
+    """How often prediction sets are to hold the true class, and how often they did, on images kept from calibration.
+
+    Split-conformal (V. Vovk et al., 2005; M. Sadinle et al., 2019): the promise is for images like those of the
+    training set, on average over them. What was never measured is absent.
+    """
+
+    asked: Annotated[float, Field(ge=0, le=1)]
+    measured: Annotated[float | None, Field(ge=0, le=1)] = None
+    mean_size: float | None = Field(None, description="Classes in a set, on average.")
+    split: str | None = Field(
+        None, description="`test`, or `validation`: each half of it by a threshold from the other half."
+    )
+    images: int | None = None
 
 
 class PredictResponse(BaseModel):
@@ -56,6 +75,7 @@ class PredictResponse(BaseModel):
             "examples": [
                 {
                     "model": {"name": "cifar10", "version": "1", "digest": "sha256:…"},
+                    "coverage": {"asked": 0.99, "measured": 0.99, "mean_size": 1.4, "split": "test", "images": 10000},
                     "predictions": [
                         {
                             "index": 0,
@@ -63,6 +83,7 @@ class PredictResponse(BaseModel):
                             "label": "cat",
                             "probability": 0.97,
                             "probabilities": {"cat": 0.97, "dog": 0.02},
+                            "prediction_set": ["cat", "dog"],
                         },
                         {
                             "index": 1,
@@ -75,6 +96,7 @@ class PredictResponse(BaseModel):
         }
     )
     model: ModelReference
+    coverage: Coverage | None = Field(None, description="Where `coverage` was asked for.")
     predictions: list[ImagePrediction]
 
 

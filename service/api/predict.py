@@ -21,6 +21,7 @@ from service import errors
 from service.api import npy, problems
 from service.api.accept import negotiate
 from service.api.bodies import PREDICT_BODIES, PredictResponse
+from service.api.coverage import Coverage, coverage_of
 from service.api.incoming import Incoming, Reply, positive, text
 from service.api.uploads import RAW_IMAGE, read_uploads
 from service.classifier import Classifier
@@ -64,6 +65,11 @@ class Predict:
             raise MalformedRequest(
                 f"query top_k: the model has {len(model.labels)} classes; ask for at most that many."
             )
+        sets: Coverage | None = None
+        if (asked := request.query("coverage")) is not None:
+            sets = coverage_of(chosen.loaded, asked)
+            if media_type != JSON:
+                raise MalformedRequest(f"query coverage: only {JSON} can hold prediction sets; accept that.")
         uploads = await read_uploads(request, self._settings)
         self._received.observe(time.perf_counter() - request.began)
         outcomes = await self._classifier.classify(uploads.pictures, model=chosen, deadline=deadline)
@@ -71,7 +77,7 @@ class Predict:
         failures = [outcome for outcome in outcomes if isinstance(outcome, ServiceError)]
         if failures and (len(failures) == len(outcomes) or media_type == npy.MEDIA_TYPE):
             raise failures[0]
-        body = WRITERS[media_type](model, uploads.filenames or repeat(None), outcomes, top_k)
+        body = WRITERS[media_type](model, uploads.filenames or repeat(None), outcomes, top_k, sets)
         return Reply(200, media_type.encode(), body, since=answered)
 
     def refusal(self, request: Incoming) -> ServiceError | None:
@@ -95,8 +101,14 @@ class Predict:
         return asyncio.get_running_loop().time() - elapsed + min(given or longest, longest) / 1000
 
 
-def _json(model: ModelIdentity, filenames: Iterable[str | None], outcomes: list[Outcome], top_k: int | None) -> bytes:
-    predictions = [
+def _json(
+    model: ModelIdentity,
+    filenames: Iterable[str | None],
+    outcomes: list[Outcome],
+    top_k: int | None,
+    sets: Coverage | None,
+) -> bytes:
+    predictions: list[dict[str, Any]] = [
         {"index": index, "filename": filename, "error": _error(outcome)}
         if isinstance(outcome, ServiceError)
         else {
@@ -109,14 +121,26 @@ def _json(model: ModelIdentity, filenames: Iterable[str | None], outcomes: list[
         for index, filename, outcome in zip(count(), filenames, outcomes, strict=False)
     ]
     reference = {"name": model.name, "version": model.version, "digest": model.digest}
-    return orjson.dumps({"model": reference, "predictions": predictions}, option=orjson.OPT_SERIALIZE_NUMPY)
+    answer: dict[str, Any] = {"model": reference, "predictions": predictions}
+    if sets:
+        answer = {"model": reference, "coverage": sets.shown, "predictions": predictions}
+        for prediction, outcome in zip(predictions, outcomes, strict=True):
+            if isinstance(outcome, Prediction):
+                prediction["prediction_set"] = outcome.set_from(sets.threshold)
+    return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def _error(error: ServiceError) -> dict[str, str]:
     return {"type": error.slug, "title": error.title, "detail": error.detail}
 
 
-def _npy(_model: ModelIdentity, _filenames: Iterable[str | None], outcomes: list[Outcome], _top_k: int | None) -> bytes:
+def _npy(
+    _model: ModelIdentity,
+    _filenames: Iterable[str | None],
+    outcomes: list[Outcome],
+    _top_k: int | None,
+    _sets: Coverage | None,
+) -> bytes:
     return npy.dump(np.stack([outcome.probabilities for outcome in outcomes if isinstance(outcome, Prediction)]))
 
 
@@ -145,6 +169,14 @@ def router(endpoint: ASGIApp) -> APIRouter:
         version: Annotated[str | None, Query(description="Default: the active version.")] = None,
         top_k: Annotated[
             int | None, Query(ge=1, description="Only the k most probable classes, in falling order.")
+        ] = None,
+        coverage: Annotated[
+            float | None,
+            Query(
+                description="Adds to each prediction the set of classes that holds the true one with this probability. "
+                "One of those that the model's metadata has thresholds for.",
+                examples=[0.95],
+            ),
         ] = None,
         timeout_ms: Annotated[
             int | None, Header(alias="X-Request-Timeout-Ms", ge=1, description="This request's deadline.")

@@ -27,3 +27,13 @@ def test_top_k_comes_in_falling_order(k: int, labels: list[str]) -> None:
 def test_ties_keep_the_models_order() -> None:
     assert list(EVEN.top(2)) == ["a", "b"]
     assert EVEN.label == "a"
+
+
+@pytest.mark.parametrize(
+    ("threshold", "labels"),
+    [(0.6, ["b"]), (0.5, ["b"]), (np.float32(0.3), ["b", "c"]), (0.1, ["b", "c", "a"]), (0.0, ["b", "c", "a"])],
+)
+def test_a_set_holds_what_reaches_the_threshold_and_always_the_most_probable(
+    threshold: float, labels: list[str]
+) -> None:
+    assert PREDICTION.set_from(threshold) == labels

@@ -10,6 +10,7 @@ import torch
 from training.calibrate import (
     brier_score,
     conformal_threshold,
+    cross_fitted_sets,
     expected_calibration_error,
     fit_temperature,
     negative_log_likelihood,
@@ -64,6 +65,14 @@ def test_prediction_sets_hold_the_true_class_as_often_as_promised(coverage: floa
     held = sets.gather(1, labels[4_000:].unsqueeze(1)).double().mean()
     assert abs(float(held) - coverage) < 0.015  # 2.5 standard deviations of the two samples together
     assert bool(sets.any(1).all())
+
+
+def test_each_half_is_measured_with_the_threshold_of_the_other() -> None:
+    p_true = torch.tensor([0.9, 0.2, 0.75, 0.3, 0.7, 0.4])  # even places are sure, odd ones are not
+    p, labels = torch.stack([p_true, 1 - p_true], 1), torch.zeros(6, dtype=torch.long)
+    sets = cross_fitted_sets(p, labels, 0.7)  # the third of three: 0.2 for the even places, 0.7 for the odd ones
+    assert sets[::2].tolist() == [[True, False], [True, True], [True, True]]
+    assert sets[1::2].tolist() == [[False, True], [False, True], [False, True]]
 
 
 def test_the_threshold_is_the_smallest_sample_quantile_that_keeps_the_promise() -> None:

@@ -20,7 +20,7 @@ from training.corruptions import CORRUPTIONS
 from training.data import TrainingData, load_training_data
 from training.device import Precision
 from training.errors import CheckpointError, ExportError, TrainingError
-from training.evaluate import evaluate_model, evaluate_robustness, read_model, record
+from training.evaluate import evaluate_model, evaluate_robustness, fit_thresholds, read_model, record
 from training.export import export
 from training.loop import Run, train
 from training.model_files import torch_logits
@@ -180,6 +180,20 @@ def test_prediction_sets_keep_their_promise_and_are_in_the_card(model: Path, gen
     assert f"| 99% | {read_model(model).evaluations[0].prediction_sets['0.99'].coverage:.2%} |" in report.card(
         read_model(model)
     )
+
+
+def test_a_model_without_thresholds_is_given_those_of_an_export_and_keeps_its_files(
+    model: Path, generated_data: Path
+) -> None:
+    exported = ModelMetadata.read(model)
+    bare = exported.calibration.model_copy(update={"thresholds": {}})
+    exported.model_copy(update={"calibration": bare, "evaluations": exported.evaluations[:1]}).write(model)
+    fit_thresholds(model, generated_data)
+    calibrated = ModelMetadata.read(model)
+    assert calibrated.calibration == exported.calibration
+    assert calibrated.files == exported.files
+    assert [e.prediction_sets for e in calibrated.evaluations] == [e.prediction_sets for e in exported.evaluations]
+    assert (model / "MODEL_CARD.md").read_text() == report.card(calibrated)
 
 
 def test_robustness_is_measured_on_every_file_and_recorded(

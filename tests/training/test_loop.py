@@ -17,7 +17,7 @@ from training.checkpoint import Teacher, load_teacher
 from training.data import TrainingData, load_training_data
 from training.device import Precision
 from training.errors import CheckpointError, Interrupted
-from training.loop import Run, build_network, train
+from training.loop import Run, build_network, train, with_overrides
 from training.recipes import RECIPES, TrainConfig
 
 CPU = torch.device("cpu")
@@ -245,3 +245,24 @@ def test_teachers_must_be_those_of_the_recipe(data: TrainingData) -> None:
     small = replace(teacher, config=replace(teacher.config, architecture="tutorial-cnn"))
     with pytest.raises(CheckpointError, match="a tutorial-cnn, not a plain-cnn"):
         Run("cifar10", SMALL["cifar10"], data, CPU, Precision.FP32, (small, teacher))
+
+
+def test_where_a_recipe_ends_early_holds_for_its_own_epochs_only() -> None:
+    fast = RECIPES["fast"]
+    assert with_overrides(fast, epochs=None, seed=3, max_steps=None) == replace(fast, seed=3)
+    assert with_overrides(fast, epochs=20, seed=None, max_steps=None).max_steps is None
+    assert with_overrides(fast, epochs=None, seed=None, max_steps=7).max_steps == 7
+
+
+def test_the_bias_of_the_whitening_learns_in_the_first_epochs_only(data: TrainingData) -> None:
+    config = replace(SMALL["cifar10-teacher-44"], epochs=3, max_steps=None, whiten_bias_epochs=1)
+    biases: list[torch.Tensor] = []
+    for steps in (18, 19, 54):  # 18 are an epoch
+        each = run("cifar10-teacher-44", data, replace(config, max_steps=steps))
+        each.total_steps, each.config = 54, config  # the same schedule for all
+        while each.step < steps:
+            loop.train_one_step(each, torch.arange(100) + each.step, each.step // each.steps_per_epoch)
+        biases.append(each.model.whiten.bias.detach())  # type: ignore[operator, union-attr]
+    assert biases[0].abs().sum() > 0
+    assert torch.equal(biases[0], biases[1])
+    assert torch.equal(biases[0], biases[2])

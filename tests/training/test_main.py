@@ -9,23 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from training import loop
 from training.__main__ import main
-from training.architectures import Network
-
-
-def test_train_stop_resume_export_evaluate(
-    generated_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data, run, model = ["--data", str(generated_data)], str(tmp_path / "run"), str(tmp_path / "models" / "tiny" / "1")
-    assert main(["train", "tutorial", *data, "--output", run, "--max-steps", "20", "--precision", "fp32"]) == 0
-    assert main(["train", *data, "--resume", run]) == 0  # nothing left to do
-    assert main(["export", run, model, *data]) == 0
-    assert main(["evaluate", model, *data, "--record"]) == 0
-    output = capsys.readouterr().out
-    assert "(validation split, single view, fp32 ONNX file)" in output
-    assert "ECE, 15 bins" in output
-    assert "convoy-train evaluate" in (Path(model) / "MODEL_CARD.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -43,6 +27,8 @@ def test_train_stop_resume_export_evaluate(
         (["export", "/nowhere", "models/x/1", "--data", "/nowhere"], "There is no CIFAR-10 at /nowhere"),
         (["evaluate", "/nowhere"], "/nowhere is not an exported model"),
         (["compare", "/nowhere"], "No model in /nowhere was measured"),
+        (["speed", "cifar10", "--data", "/nowhere"], "Recipe cifar10 has teachers"),
+        (["trials", "fast", "--data", "/nowhere"], "There is no CIFAR-10 at /nowhere"),
     ],
 )
 def test_mistakes_are_one_sentence(
@@ -54,48 +40,6 @@ def test_mistakes_are_one_sentence(
     assert error.startswith("convoy-train: ")
     assert sentence in error
     assert error.count("\n") == 1
-
-
-def test_a_time_budget_stops_a_run_with_a_checkpoint(
-    generated_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    budgets: list[float] = []
-    train = loop.train
-
-    def shorter(run: loop.Run, folder: Path, time_budget_s: float) -> Network:
-        budgets.append(time_budget_s)
-        return train(run, folder, time_budget_s / 1e6)
-
-    monkeypatch.setattr(loop, "train", shorter)
-    data, run = ["--data", str(generated_data)], str(tmp_path / "run")
-    assert main(["train", "tutorial", *data, "--output", run, "--time-budget", "3"]) == 130
-    assert main(["train", *data, "--resume", run, "--time-budget", "4"]) == 130
-    assert budgets == [180, 240]
-    assert capsys.readouterr().err.count("go on with: convoy-train train --resume") == 2
-
-
-def test_a_run_is_not_overwritten(generated_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = [
-        "train",
-        "tutorial",
-        "--data",
-        str(generated_data),
-        "--output",
-        str(tmp_path / "run"),
-        "--max-steps",
-        "1",
-    ]
-    assert main(command) == 0
-    assert main(command) == 1
-    assert "holds a run already" in capsys.readouterr().err
-
-
-def test_a_recipe_with_teachers_says_how_to_make_them(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert main(["train", "cifar10"]) == 1
-    assert "make it with: convoy-train train cifar10-teacher-44" in capsys.readouterr().err
 
 
 def test_a_reader_that_stops_early_is_no_traceback(tmp_path: Path) -> None:

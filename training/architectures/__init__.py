@@ -10,6 +10,7 @@ ARCHITECTURES: dict[str, Callable[[int], Network]] = {
     "plain-cnn": lambda classes: PlainCNN(classes, widths=(64, 240, 256)),  # 114.6 million multiply-accumulates
     "plain-cnn-deep": lambda classes: PlainCNN(classes, widths=(64, 160, 256), depths=(2, 3, 3)),  # 97.7 million
     "plain-cnn-small": lambda classes: PlainCNN(classes, widths=(32, 80, 128), depths=(2, 3, 3)),  # 29.1 million
+    "plain-cnn-wide": lambda classes: PlainCNN(classes, widths=(128, 384, 512), depths=(3, 3, 3)),  # 459.1 million
     "tutorial-cnn": TutorialCNN,
 }
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from service.api.bodies import PredictResponse
 from service.api.uploads import RAW_IMAGE, READERS
 
 
@@ -41,6 +42,7 @@ def test_every_reference_resolves(document: dict[str, Any]) -> None:
 def test_the_success_response_has_an_example(document: dict[str, Any]) -> None:
     schema = document["components"]["schemas"]["PredictResponse"]
     assert schema["examples"][0]["predictions"][0]["label"] == "cat"
+    PredictResponse.model_validate(schema["examples"][0])
 
 
 def test_the_documentation_page_is_there(client: TestClient) -> None:

@@ -1,0 +1,115 @@
+"""What the commands of `convoy-train` do, from arguments to folders."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from training import loop, speed
+from training.__main__ import main
+from training.architectures import Network
+from training.recipes import RECIPES
+
+
+def test_train_stop_resume_export_evaluate(
+    generated_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, run, model = ["--data", str(generated_data)], str(tmp_path / "run"), str(tmp_path / "models" / "tiny" / "1")
+    assert main(["train", "tutorial", *data, "--output", run, "--max-steps", "20", "--precision", "fp32"]) == 0
+    assert main(["train", *data, "--resume", run]) == 0  # nothing left to do
+    assert main(["export", run, model, *data]) == 0
+    assert main(["evaluate", model, *data, "--record"]) == 0
+    assert main(["evaluate", model, *data, "--split", "validation", "--six-views"]) == 0
+    assert main(["calibrate", model, *data]) == 0
+    output = capsys.readouterr().out
+    assert "(validation split, single view, fp32 ONNX file)" in output
+    assert "ECE, 15 bins" in output
+    assert "by six views" in output
+    assert "convoy-train evaluate" in (Path(model) / "MODEL_CARD.md").read_text()
+
+
+def test_a_time_budget_stops_a_run_with_a_checkpoint(
+    generated_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budgets: list[float] = []
+    train = loop.train
+
+    def shorter(run: loop.Run, folder: Path, time_budget_s: float) -> Network:
+        budgets.append(time_budget_s)
+        return train(run, folder, time_budget_s / 1e6)
+
+    monkeypatch.setattr(loop, "train", shorter)
+    data, run = ["--data", str(generated_data)], str(tmp_path / "run")
+    assert main(["train", "tutorial", *data, "--output", run, "--time-budget", "3"]) == 130
+    assert main(["train", *data, "--resume", run, "--time-budget", "4"]) == 130
+    assert budgets == [180, 240]
+    assert capsys.readouterr().err.count("go on with: convoy-train train --resume") == 2
+
+
+def test_a_run_is_not_overwritten(generated_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [
+        "train",
+        "tutorial",
+        "--data",
+        str(generated_data),
+        "--output",
+        str(tmp_path / "run"),
+        "--max-steps",
+        "1",
+    ]
+    assert main(command) == 0
+    assert main(command) == 1
+    assert "holds a run already" in capsys.readouterr().err
+
+
+def test_a_recipe_with_teachers_says_how_to_make_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "cifar10"]) == 1
+    assert "make it with: convoy-train train cifar10-teacher-44" in capsys.readouterr().err
+
+
+def test_the_second_teacher_of_a_recipe_is_another_seeds(
+    generated_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(RECIPES, "tutorial-adam", replace(RECIPES["tutorial"], teachers=("tutorial", "tutorial")))
+    command = ["train", "tutorial", "--data", str(generated_data), "--max-steps", "1"]
+    student = ["train", "tutorial-adam", "--data", str(generated_data), "--max-steps", "1"]
+    assert main(command) == 0
+    assert main(student) == 1
+    assert "make it with: convoy-train train tutorial --seed 1, or" in capsys.readouterr().err
+    assert main([*command, "--seed", "1"]) == 0
+    assert main(student) == 0
+
+
+def test_trials_say_how_good_a_recipe_is_over_seeds(
+    generated_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(RECIPES, "tutorial", replace(RECIPES["tutorial"], max_steps=3))
+    command = ["trials", "tutorial", "--data", str(generated_data), "--seeds", "2", "--runs", str(tmp_path / "runs")]
+    assert main(command) == 0
+    assert main([*command, "--split", "test"]) == 0
+    output = capsys.readouterr().out
+    assert "tutorial on 200 images of the validation split" in output
+    assert "tutorial on 400 images of the test split" in output
+    assert output.count("% over 2 seeds") == 4
+
+
+def test_speed_measures_both_sides_in_every_round(
+    generated_data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, int, int]] = []
+
+    def measure(recipe: speed.Side, ordinary: speed.Side, rounds: int, images: int) -> list[tuple[float, float]]:
+        assert (recipe.steps, ordinary.steps) == (speed.recipe_steps, speed.ordinary_steps)
+        asked.append((recipe.config.architecture, rounds, images))
+        return [(3.0, 2.0)] * rounds
+
+    monkeypatch.setattr(speed, "images_per_second", measure)
+    assert main(["speed", "fast", "--data", str(generated_data), "--rounds", "4", "--images", "7"]) == 0
+    assert asked == [("plain-cnn", 4, 7)]
+    assert capsys.readouterr().out.endswith("ratio    1.50\n")

@@ -1,0 +1,70 @@
+"""The benchmark of training: what it compares, never how fast that is."""
+
+from __future__ import annotations
+
+import multiprocessing
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.data import Split, load_training_data
+from training.recipes import RECIPES, TrainConfig
+from training.speed import (
+    ORDINARY_BATCH,
+    Pictures,
+    Side,
+    Steps,
+    images_per_second,
+    ordinary_steps,
+    recipe_steps,
+    table,
+)
+
+CONFIG = replace(RECIPES["fast"], batch_size=100, epochs=1, max_steps=2)
+pytestmark = pytest.mark.usefixtures("narrow_networks")
+
+
+def test_a_picture_is_cropped_and_normalised_as_usual() -> None:
+    split = Split(torch.full((1, 32, 32, 3), 255, dtype=torch.uint8), torch.tensor([7]))
+    pixels, label = Pictures(split)[0]
+    assert (label, pixels.dtype, pixels.shape) == (7, torch.float32, (3, 32, 32))
+    white, black = (pixels[:, row, column].tolist() for row, column in ((16, 16), (0, 0)))
+    assert white == pytest.approx([(1 - 0.4914) / 0.2470, (1 - 0.4822) / 0.2435, (1 - 0.4465) / 0.2616])
+    assert all(b <= w for b, w in zip(black, white, strict=True))  # the corner may be of the black border
+
+
+def test_the_recipes_side_goes_on_past_its_schedules_end(generated_data: Path) -> None:
+    assert list(islice(recipe_steps(CONFIG, generated_data, "cpu", "fp32"), 5)) == [100] * 5
+
+
+def test_the_ordinary_side_loads_single_pictures_in_batches(
+    generated_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.speed.WORKERS", 0)
+    assert len(load_training_data(generated_data).train) >= 3 * ORDINARY_BATCH
+    assert list(islice(ordinary_steps(CONFIG, generated_data, "cpu", "fp32"), 3)) == [ORDINARY_BATCH] * 3
+
+
+def test_the_table_shows_rounds_medians_and_the_median_ratio() -> None:
+    shown = table([(200.0, 100.0), (100.0, 100.0), (450.0, 150.0)])
+    assert shown.splitlines()[0] == "round 1  recipe      200 images/s   ordinary      100 images/s"
+    assert shown.splitlines()[3:] == [
+        "median   recipe      200 images/s   ordinary      100 images/s",
+        "ratio    2.00",
+    ]
+
+
+def idle_steps(config: TrainConfig, _data: Path, _device: str, _precision: str) -> Steps:
+    while True:
+        yield config.batch_size
+
+
+def test_both_processes_answer_in_every_round_and_end(tmp_path: Path) -> None:
+    recipe, ordinary = (Side(idle_steps, replace(CONFIG, batch_size=n), tmp_path, "cpu", "fp32") for n in (100, 1))
+    measured = images_per_second(recipe, ordinary, rounds=2, images=5)
+    assert len(measured) == 2
+    assert all(speed > 0 for both in measured for speed in both)
+    assert not multiprocessing.active_children()

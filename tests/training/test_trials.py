@@ -1,0 +1,64 @@
+"""A recipe's accuracy over seeds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
+import torch
+
+from training import trials
+from training.data import TrainingData, load_training_data
+from training.device import Precision
+from training.errors import CheckpointError
+from training.recipes import RECIPES
+from training.trials import Trainer, Trial, measured, summary
+
+pytestmark = pytest.mark.usefixtures("narrow_networks")
+
+
+@pytest.fixture
+def data(generated_data: Path) -> TrainingData:
+    return load_training_data(generated_data)
+
+
+@pytest.fixture
+def trainer(data: TrainingData) -> Trainer:
+    config = replace(RECIPES["fast"], epochs=2, batch_size=100, max_steps=22)
+    return Trainer("fast", config, data, torch.device("cpu"), Precision.FP32)
+
+
+def test_every_seed_is_trained_and_measured_by_one_view_and_by_six(
+    trainer: Trainer, data: TrainingData, tmp_path: Path
+) -> None:
+    found = list(measured(trainer, range(2), tmp_path / "runs", data.validation))
+    assert [trial.seed for trial in found] == [0, 1]
+    assert all(trial.one_view > 0.2 and trial.six_views > 0.2 for trial in found)  # twice chance, after 22 steps
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"fast-0", "fast-1"}
+
+
+def test_finished_seeds_are_not_trained_again(
+    trainer: Trainer, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = list(measured(trainer, [0], tmp_path, data.validation))
+    monkeypatch.setattr("training.loop.train_one_step", Mock(side_effect=AssertionError))
+    assert list(measured(trainer, [0], tmp_path, data.validation)) == first
+
+
+def test_a_run_with_other_settings_is_not_taken_for_a_trial(
+    trainer: Trainer, data: TrainingData, tmp_path: Path
+) -> None:
+    list(measured(trainer, [0], tmp_path, data.validation))
+    other = replace(trainer, config=replace(trainer.config, lr=1.0))
+    with pytest.raises(CheckpointError, match="other settings"):
+        list(trials.measured(other, [0], tmp_path, data.validation))
+
+
+def test_numbers_of_views_are_never_mixed_in_the_summary() -> None:
+    assert summary([Trial(0, 0.9, 0.92), Trial(1, 0.91, 0.94)]).splitlines() == [
+        "one view   90.50 ± 0.71 % over 2 seeds",
+        "six views  93.00 ± 1.41 % over 2 seeds",
+    ]
+    assert summary([Trial(0, 0.9, 0.92)]).splitlines()[0] == "one view   90.00 % over 1 seeds"
