@@ -33,7 +33,9 @@ def port(image: str) -> Iterator[int]:  # noqa: ARG001 - compose takes the image
 
 def test_compose_brings_a_service_up_and_down(port: int) -> None:
     compose("up", "--wait", "--no-build", port=port)
-    asked = urllib.request.Request(f"http://127.0.0.1:{port}/v1/predict", EXAMPLE.read_bytes())
+    asked = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/predict", EXAMPLE.read_bytes(), {"Content-Type": "image/png"}
+    )
     with urllib.request.urlopen(asked, timeout=60) as response:
         assert json.load(response)["predictions"][0]["label"] == "ship"
     service = json.loads(compose("ps", "--format", "json"))
