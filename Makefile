@@ -4,13 +4,16 @@ HAS_GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
 REQUIREMENTS := $(if $(HAS_GPU),requirements-gpu.txt,requirements.txt)
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 
-.PHONY: serve test check gpu-check lock clean
+.PHONY: serve test test-container check gpu-check lock clean
 
 serve: .venv/serve/.ready
 	exec .venv/serve/bin/convoy serve
 
 test: check
-	.venv/test/bin/python -m pytest
+	.venv/test/bin/python -m pytest --ignore=tests/container
+
+test-container: .venv/test/.ready
+	.venv/test/bin/python -m pytest tests/container
 
 check: .venv/test/.ready
 	.venv/test/bin/ruff check .
@@ -42,7 +45,7 @@ rm -rf $(1) && $(PYTHON) -m venv $(1)
 endef
 
 # Refresh the pinned lists with the newest versions that pyproject.toml allows (needs uv).
-LOCK = uv pip compile pyproject.toml --quiet --upgrade --generate-hashes --no-header --no-annotate \
+LOCK = uv pip compile --quiet --upgrade --generate-hashes --no-header --no-annotate \
 	--python-version 3.11 --python-platform x86_64-manylinux_2_28
 BROUGHT_BY_TORCH = torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cccl \
 	nvidia-cuda-cupti nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile \
@@ -50,9 +53,10 @@ BROUGHT_BY_TORCH = torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidi
 	nvidia-nvshmem-cu13 nvidia-nvtx
 
 lock:
-	$(LOCK) --extra cpu -o requirements.txt
-	$(LOCK) --extra gpu -o requirements-gpu.txt
-	$(LOCK) --extra cpu --extra parquet --extra train --extra test --constraint requirements-torch.txt \
+	$(LOCK) pyproject.toml --extra cpu -o requirements.txt
+	$(LOCK) pyproject.toml --extra gpu -o requirements-gpu.txt
+	$(LOCK) --group image -o requirements-image.txt
+	$(LOCK) pyproject.toml --extra cpu --extra parquet --extra train --extra test --constraint requirements-torch.txt \
 		$(addprefix --no-emit-package ,$(BROUGHT_BY_TORCH)) -o requirements-test.txt
 
 clean:

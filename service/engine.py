@@ -31,6 +31,7 @@ BATCH_S = 0.0002  # that forming a batch and answering its requests costs beside
 LEAST = 16  # rows that a batch may always have: few enough to be quick, and measurements err
 WORTHWHILE = 0.03  # of an image's time: what a larger batch must save, since whoever is in it waits longer
 PATIENCE = 2  # batch sizes in a row that save nothing, before larger ones are not tried any more
+LONGEST_S = 0.15  # of a batch larger than LEAST: whoever is in it waits as long, and so does the start, which tries it
 INLINE_S = 0.004  # a shorter inference runs on the event loop: to a thread and back would cost more than the waiting
 BACKGROUND_NICE = 10  # a ninth of a core that requests want whole, and all of one that they leave
 logger = logging.getLogger(__name__)
@@ -93,26 +94,26 @@ class Engine:
         """Run every batch size that requests will meet, so that none of them pays for the first time.
 
         On the way the sizes are measured. Beyond some size an image takes longer again, since a batch does not fit the
-        processor's caches any more: that is where batches end unless the settings say otherwise.
+        processor's caches any more, or the batch as a whole takes too long: that is where batches end unless the
+        settings say otherwise.
         """
         best, seconds_per_row = 0, math.inf
         for place, size in enumerate(self._batch_sizes):
-            rows = np.zeros((size, *self._row_shape), np.uint8)
-            self.infer(rows)
-            seconds = self._time(rows)
+            tried_enough = place - best > PATIENCE or size * seconds_per_row > LONGEST_S
+            if self._choose_size and size > LEAST and tried_enough:
+                break
+            seconds = self._time(np.zeros((size, *self._row_shape), np.uint8))
             if not self._provider.memory and seconds < INLINE_S:
                 self._inline_rows = size
             if size <= LEAST or (seconds + BATCH_S) / size < seconds_per_row * (1 - WORTHWHILE):
                 best, seconds_per_row = place, (seconds + BATCH_S) / size
-            elif self._choose_size and place - best == PATIENCE:
-                break
         if self._choose_size:
             self._batch_sizes = self._batch_sizes[: best + 1]
             self.max_batch_size = self._batch_sizes[-1]
             self._bound = {size: bound for size, bound in self._bound.items() if size in self._batch_sizes}
 
     def _time(self, rows: Rows) -> float:
-        """Seconds that the inference of `rows` takes when nothing disturbs it."""
+        """Seconds that the inference of `rows` takes when nothing disturbs it and it is not the first of its size."""
         times: list[float] = []
         while len(times) < MEASUREMENTS or sum(times) < MEASURED_S:
             began = time.perf_counter()

@@ -25,6 +25,7 @@ TIERS = [
     {"server"},
     {"worker"},
     {"__main__"},
+    {"deploy"},
 ]
 LEAVES = TIERS[0]
 HOMES = {
@@ -54,7 +55,8 @@ TOP_LEVEL = {
     "docker-compose.yml",
     "Dockerfile",
 }
-EXPECTED_BESIDE = {"LICENSE", "Makefile", *(f"requirements{kind}.txt" for kind in ("", "-gpu", "-test", "-torch"))}
+REQUIREMENTS = {f"requirements{kind}.txt" for kind in ("", "-gpu", "-image", "-test", "-torch")}
+EXPECTED_BESIDE = {"LICENSE", "Makefile", *REQUIREMENTS}
 WORDS = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "handler", "base"}
 
 Imports = dict[str, set[str]]
@@ -173,6 +175,7 @@ def test_the_top_level_is_fixed() -> None:
 def test_tests_mirror_the_source() -> None:
     untested_alone = {  # without behaviour, or exercised by the tests of the API, the supervisor, the whole
         "service": {"__init__", "app", "errors", "observer", "types", "worker"},
+        "service/deploy": set(),
         "service/jobs": {"__init__", "database", "inputs"},
         "service/jobs/sources": {"__init__"},
         "service/api": {

@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 from starlette.testclient import TestClient
 
 from service import errors
@@ -101,9 +102,20 @@ def test_every_command_is_one_that_exists() -> None:
         elif words[0] in parsers:
             parsers[words[0]].parse_args(words[1:])  # exits on a mistake
         else:
-            assert words[0] in {"curl", "pip", "docker"}, command
+            assert words[0] in {"curl", "pip", "docker", "kubectl"}, command
         seen.add(words[0])
     assert seen >= {"make", "curl", "convoy-train"}
+
+
+def test_every_alert_has_its_row() -> None:
+    groups = yaml.safe_load((ROOT / "service" / "deploy" / "monitoring" / "alerts.yml").read_text())["groups"]
+    assert list(rows("Monitoring")) == [rule["alert"] for group in groups for rule in group["rules"]]
+
+
+def test_every_path_in_a_kubectl_command_is_there() -> None:
+    paths = [shlex.split(command)[-1] for command in commands() if command.startswith("kubectl ")]
+    assert paths
+    assert all((ROOT / path).exists() for path in paths)
 
 
 def test_the_first_prediction_is_the_one_it_shows(monkeypatch: pytest.MonkeyPatch) -> None:

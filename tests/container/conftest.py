@@ -1,0 +1,32 @@
+"""The image, built once from this tree by whatever Docker there is; without one these tests are skipped, and say so.
+
+Build steps and containers use the machine's own network: that works where Docker has no bridge, too. PYTHON_IMAGE names
+another base image than the Dockerfile's, where that one can't be had.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def image() -> str:
+    """The CPU image's name."""
+    if not shutil.which("docker"):
+        pytest.skip("there is no docker command")
+    if subprocess.run(["docker", "version"], capture_output=True, check=False).returncode:
+        pytest.skip("no Docker daemon answers; start one, or name it with DOCKER_HOST")
+    name = "convoy:cpu"  # compose's name for it too
+    command = ["docker", "build", "--network", "host", "--tag", name]
+    if base := os.environ.get("PYTHON_IMAGE"):
+        command += ["--build-arg", f"PYTHON={base}"]
+    built = subprocess.run([*command, ROOT], capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr[-4000:]
+    return name

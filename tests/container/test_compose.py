@@ -1,0 +1,66 @@
+"""`docker compose up --wait`, a prediction, `docker compose down`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+
+from service.__main__ import EXAMPLE
+from tests.container.conftest import ROOT
+from tests.container.containers import docker, free_port
+
+PROJECT = "convoy-test"
+
+
+def compose(*arguments: str, port: int = 8000) -> str:
+    command = ["env", f"CONVOY_PORT={port}", "docker", "compose", "--project-name", PROJECT, *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def port(image: str) -> Iterator[int]:  # noqa: ARG001 - compose takes the image that is there
+    if subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode:
+        pytest.skip("Docker has no compose here")
+    yield free_port()
+    compose("down", "--volumes", "--timeout", "60")
+
+
+def test_compose_brings_a_service_up_and_down(port: int) -> None:
+    compose("up", "--wait", "--no-build", port=port)
+    asked = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/predict", EXAMPLE.read_bytes(), {"Content-Type": "image/png"}
+    )
+    with urllib.request.urlopen(asked, timeout=60) as response:
+        assert json.load(response)["predictions"][0]["label"] == "ship"
+    service = json.loads(compose("ps", "--format", "json"))
+    (container,) = json.loads(docker("inspect", service["ID"]))
+    limits = container["HostConfig"]
+    assert limits["ReadonlyRootfs"]
+    assert limits["Memory"] == 4 << 30
+    assert limits["LogConfig"]["Config"] == {"max-size": "10m", "max-file": "3"}
+    assert limits["RestartPolicy"]["Name"] == "unless-stopped"
+    compose("down", "--timeout", "60")
+    assert not docker("ps", "--all", "--quiet", "--filter", f"label=com.docker.compose.project={PROJECT}")
+
+
+@pytest.mark.usefixtures("port")
+def test_every_profile_is_well_formed() -> None:
+    services = json.loads(compose("--profile", "gpu", "--profile", "monitoring", "config", "--format", "json"))[
+        "services"
+    ]
+    assert services.keys() == {"cpu", "gpu", "prometheus", "grafana"}
+    (device,) = services["gpu"]["deploy"]["resources"]["reservations"]["devices"]
+    assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
+    for service in services.values():
+        assert service["read_only"]
+        assert service["cap_drop"] == ["ALL"]
+        assert all(port["host_ip"] == "127.0.0.1" for port in service["ports"])
+        assert service["restart"] == "unless-stopped"
+        assert service["logging"]["options"]["max-size"]
+        assert service["mem_limit"]

@@ -1,0 +1,175 @@
+"""The manifests: right by Kubernetes' published schemas, and about the service that there is."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from starlette.testclient import TestClient
+
+from service.app import create_app
+from service.metrics import METRICS
+from service.settings import Settings
+from tests.conftest import clear_environment
+
+ROOT = Path(__file__).parents[3]
+KUBERNETES = ROOT / "service" / "deploy" / "kubernetes"
+KSERVE = ROOT / "service" / "deploy" / "kserve" / "inference-service.yaml"
+MANIFESTS = sorted(path for path in KUBERNETES.glob("*/*.yaml") if path.name != "kustomization.yaml")
+WITHOUT_SCHEMA = {"ServiceMonitor"}  # the Prometheus operator's
+OVERLAYS = {"cpu": "cpu", "gpu": "cuda"}
+VERSION, LABELS = "1.37", {"app.kubernetes.io/name": "convoy"}
+Document = dict[str, Any]
+
+
+def read(path: Path) -> Document:
+    document: Document = yaml.safe_load(path.read_text())
+    return document
+
+
+BASE = {document["kind"]: document for document in map(read, MANIFESTS)}
+POD = BASE["Deployment"]["spec"]["template"]["spec"]
+PREDICTOR = read(KSERVE)["spec"]["predictor"]
+PODS = {"kubernetes": POD, "kserve": PREDICTOR}
+both = pytest.mark.parametrize("pod", PODS.values(), ids=PODS)
+
+
+def rendered(overlay: str) -> dict[str, Document]:
+    """What `kubectl apply -k` would send, by kind."""
+    if found := shutil.which("kustomize"):
+        command = [found, "build"]
+    elif found := shutil.which("kubectl"):
+        command = [found, "kustomize"]
+    else:
+        pytest.skip("neither kustomize nor kubectl is installed")
+    done = subprocess.run([*command, KUBERNETES / overlay], capture_output=True, text=True, check=True)
+    return {document["kind"]: document for document in yaml.safe_load_all(done.stdout)}
+
+
+def check(document: Document) -> None:
+    if document["kind"] not in WITHOUT_SCHEMA:
+        kubernetes_validate.validate(document, VERSION, strict=True)
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_a_manifest_follows_its_schema(path: Path) -> None:
+    check(read(path))
+
+
+def test_a_misspelt_key_is_found() -> None:
+    wrong = {**BASE["Deployment"], "spec": {**BASE["Deployment"]["spec"], "replica": 2}}
+    with pytest.raises(kubernetes_validate.ValidationError, match="replica"):
+        check(wrong)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_overlay_renders_to_what_follows_the_schemas(overlay: str) -> None:
+    documents = rendered(overlay)
+    assert documents.keys() == BASE.keys() | {"HorizontalPodAutoscaler"}
+    for document in documents.values():
+        check(document)
+    (container,) = documents["Deployment"]["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == f"registry.example/convoy:{overlay}"
+    variables = {variable["name"]: variable["value"] for variable in container["env"]}
+    assert variables["CONVOY_DEVICE"] == OVERLAYS[overlay]
+    assert variables.keys() > {variable["name"] for variable in POD["containers"][0]["env"]}
+    assert ("nvidia.com/gpu" in container["resources"]["limits"]) == (overlay == "gpu")
+
+
+def test_kserves_container_follows_the_schema_of_a_pod() -> None:
+    """KServe's own fields are few; the rest of `predictor` is a pod's."""
+    own = {"minReplicas", "maxReplicas", "canaryTrafficPercent", "timeout"}
+    assert own < PREDICTOR.keys()
+    spec = {name: value for name, value in PREDICTOR.items() if name not in own}
+    check({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "predictor"}, "spec": spec})
+
+
+def test_every_selector_finds_the_pods() -> None:
+    assert BASE["Deployment"]["spec"]["template"]["metadata"]["labels"] == LABELS
+    assert BASE["Service"]["spec"]["selector"] == LABELS
+    for kind in ("Deployment", "PodDisruptionBudget"):
+        assert BASE[kind]["spec"]["selector"] == {"matchLabels": LABELS}
+    assert BASE["NetworkPolicy"]["spec"]["podSelector"] == {"matchLabels": LABELS}
+    assert BASE["ServiceMonitor"]["spec"]["selector"] == {"matchLabels": BASE["Service"]["metadata"]["labels"]}
+    for overlay in OVERLAYS:
+        target = read(KUBERNETES / overlay / "autoscaler.yaml")["spec"]["scaleTargetRef"]
+        assert (target["kind"], target["name"]) == ("Deployment", BASE["Deployment"]["metadata"]["name"])
+
+
+@both
+def test_probes_and_port_are_the_services(pod: Document, settings: Settings) -> None:
+    (container,) = pod["containers"]
+    (port,) = container["ports"]
+    assert port["containerPort"] == Settings.model_fields["port"].default
+    with TestClient(create_app(settings)) as client:
+        for probe, path in {"startup": "/readyz", "readiness": "/readyz", "liveness": "/livez"}.items():
+            if asked := container.get(f"{probe}Probe"):
+                assert asked["httpGet"]["path"] == path
+                assert asked["httpGet"]["port"] in (port["name"], port["containerPort"])
+                assert client.get(path).status_code == 200
+
+
+def test_who_asks_for_the_port_by_name_gets_it(settings: Settings) -> None:
+    (port,) = POD["containers"][0]["ports"]
+    (offered,) = BASE["Service"]["spec"]["ports"]
+    (scraped,) = BASE["ServiceMonitor"]["spec"]["endpoints"]
+    (let_in,) = BASE["NetworkPolicy"]["spec"]["ingress"][0]["ports"]
+    assert port["name"] == offered["name"] == offered["targetPort"] == scraped["port"] == let_in["port"]
+    with TestClient(create_app(settings)) as client:
+        assert client.get(scraped["path"]).text.startswith("# HELP convoy_")
+
+
+@both
+def test_every_variable_is_a_setting_and_has_a_value_for_it(pod: Document, monkeypatch: pytest.MonkeyPatch) -> None:
+    clear_environment(monkeypatch)
+    for variable in pod["containers"][0]["env"]:
+        name = variable["name"].removeprefix("CONVOY_").lower()
+        assert name in Settings.model_fields
+        Settings.model_validate({name: variable["value"]})
+
+
+@both
+def test_kubernetes_sets_no_variables_that_look_like_settings(pod: Document) -> None:
+    """For a Service called convoy it would set CONVOY_PORT=tcp://…, which is no port to listen on."""
+    assert pod["enableServiceLinks"] is False
+
+
+def test_a_pod_has_the_time_to_stop() -> None:
+    (container,) = POD["containers"]
+    variables = {variable["name"]: int(variable["value"]) for variable in container["env"]}
+    lame_duck_s, drain_s = (variables[f"CONVOY_{name}_MS"] / 1000 for name in ("LAME_DUCK", "DRAIN_TIMEOUT"))
+    kill_s = 5  # what the supervisor waits beyond that before it kills a worker
+    stop_s = container["lifecycle"]["preStop"]["sleep"]["seconds"] + lame_duck_s + drain_s + kill_s
+    assert POD["terminationGracePeriodSeconds"] > stop_s
+
+
+@both
+def test_a_pod_may_do_nothing_that_it_need_not(pod: Document) -> None:
+    (container,) = pod["containers"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["automountServiceAccountToken"] is False
+    assert container["securityContext"] == {
+        "readOnlyRootFilesystem": True, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}
+    }  # fmt: skip
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert "USER 10001:10001" in dockerfile  # a number, or Kubernetes could not tell that it is not root
+    (mount,) = container["volumeMounts"]
+    assert f"CONVOY_JOBS_DIR={mount['mountPath']}" in dockerfile
+
+
+def test_kserve_waits_for_an_answer_longer_than_the_service_works_on_it() -> None:
+    variables = {variable["name"]: variable["value"] for variable in PREDICTOR["containers"][0]["env"]}
+    assert PREDICTOR["timeout"] > int(variables["CONVOY_REQUEST_TIMEOUT_MS"]) / 1000
+
+
+def test_the_gpus_autoscaler_asks_for_a_metric_that_there_is() -> None:
+    (metric,) = read(KUBERNETES / "gpu" / "autoscaler.yaml")["spec"]["metrics"]
+    asked = metric["pods"]["metric"]
+    assert METRICS[asked["name"]].kind == "gauge"
+    assert asked["selector"]["matchLabels"] == {"model": Settings.model_fields["default_model"].default}
+    assert set(asked["selector"]["matchLabels"]) <= set(METRICS[asked["name"]].labels)
