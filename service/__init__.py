@@ -2,6 +2,5 @@
 
 import os
 
-os.putenv(
-    "ORT_DISABLE_TELEMETRY", "1"
-)  # ONNX Runtime's builds report to Microsoft unless told so before they are loaded
+# ONNX Runtime's builds report to Microsoft unless told not to before they are loaded.
+os.putenv("ORT_DISABLE_TELEMETRY", "1")
