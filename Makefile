@@ -52,7 +52,7 @@ BROUGHT_BY_TORCH = torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidi
 lock:
 	$(LOCK) --extra cpu -o requirements.txt
 	$(LOCK) --extra gpu -o requirements-gpu.txt
-	$(LOCK) --extra cpu --extra parquet --extra train --extra test --constraint requirements-torch.txt \
+	$(LOCK) --extra cpu --extra cluster --extra parquet --extra train --extra test --constraint requirements-torch.txt \
 		$(addprefix --no-emit-package ,$(BROUGHT_BY_TORCH)) -o requirements-test.txt
 
 clean:

@@ -23,7 +23,7 @@ TIERS = [
     {"api"},
     {"app", "protocol"},
     {"server"},
-    {"worker"},
+    {"cluster", "worker"},
     {"__main__"},
 ]
 LEAVES = TIERS[0]
@@ -40,6 +40,7 @@ HOMES = {
     "orjson": {"api", "jobs"},
     "fsspec": {"jobs.sources.files"},
     "pyarrow": {"jobs"},
+    "ray": {"cluster"},
     "sqlite3": {"jobs"},
     "tqdm": {"jobs.command"},
 }
@@ -175,6 +176,7 @@ def test_tests_mirror_the_source() -> None:
         "service": {"__init__", "app", "errors", "observer", "types", "worker"},
         "service/jobs": {"__init__", "database", "inputs"},
         "service/jobs/sources": {"__init__"},
+        "service/cluster": {"__init__"},
         "service/api": {
             "__init__",
             "batch_results",
@@ -208,7 +210,7 @@ while queue:
 allowed = {re.sub(r"[-_.]+", "-", dist).lower() for dist in wanted}
 foreign = {top for top, dists in md.packages_distributions().items()
            if not any(re.sub(r"[-_.]+", "-", d).lower() in allowed for d in dists)}
-assert {"torch", "pytest", "onnx"} <= foreign, foreign
+assert {"torch", "pytest", "onnx", "ray"} <= foreign, foreign
 
 class Absent(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
