@@ -56,7 +56,8 @@ lock:
 	$(LOCK) pyproject.toml --extra cpu -o requirements.txt
 	$(LOCK) pyproject.toml --extra gpu -o requirements-gpu.txt
 	$(LOCK) --group image -o requirements-image.txt
-	$(LOCK) pyproject.toml --extra cpu --extra parquet --extra train --extra test --constraint requirements-torch.txt \
+	$(LOCK) pyproject.toml --extra cpu --extra cluster --extra parquet --extra train --extra test \
+		--constraint requirements-torch.txt \
 		$(addprefix --no-emit-package ,$(BROUGHT_BY_TORCH)) -o requirements-test.txt
 
 clean:

@@ -9,6 +9,7 @@ import shlex
 import socket
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from service import telemetry
 from service.bench import command, tune
@@ -17,6 +18,9 @@ from service.errors import StartupError
 from service.jobs import command as jobs_command
 from service.settings import Settings, load
 from service.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from service.jobs.score import Engine
 
 EXAMPLE = Path(__file__).parent / "web" / "example.png"
 
@@ -48,10 +52,26 @@ def parser() -> argparse.ArgumentParser:
     )
     serve.set_defaults(run=_serve)
     score = commands.add_parser("score", help="classify whole folders, archives and tables, without a server")
-    jobs_command.add_options(score)
+    jobs_command.add_options(score, {"processes": _processes, "ray": _ray})
     command.add_options(commands.add_parser("bench", help="put load on a running server"), example=EXAMPLE)
     tune.add_options(commands.add_parser("tune", help="find the settings for this machine"), example=EXAMPLE)
     return top
+
+
+def _processes(address: str | None) -> Engine:
+    from service.jobs.score import processes
+
+    if address:
+        raise StartupError("--address is that of a Ray cluster; add --engine ray, or leave it out.")
+    return processes
+
+
+def _ray(address: str | None) -> Engine:
+    try:
+        from service.cluster.score import engine
+    except ModuleNotFoundError as exc:
+        raise StartupError("Ray is not installed here; install it with: pip install 'convoy[cpu,cluster]'") from exc
+    return engine(address)
 
 
 def _serve(options: argparse.Namespace) -> int:

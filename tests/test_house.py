@@ -23,7 +23,7 @@ TIERS = [
     {"api"},
     {"app", "protocol"},
     {"server"},
-    {"worker"},
+    {"cluster", "worker"},
     {"__main__"},
     {"deploy"},
 ]
@@ -41,6 +41,7 @@ HOMES = {
     "orjson": {"api", "jobs"},
     "fsspec": {"jobs.sources.files"},
     "pyarrow": {"jobs"},
+    "ray": {"cluster"},
     "sqlite3": {"jobs"},
     "tqdm": {"jobs.command"},
 }
@@ -178,6 +179,7 @@ def test_tests_mirror_the_source() -> None:
         "service/deploy": set(),
         "service/jobs": {"__init__", "database", "inputs"},
         "service/jobs/sources": {"__init__"},
+        "service/cluster": {"__init__"},
         "service/api": {
             "__init__",
             "batch_results",
@@ -211,7 +213,7 @@ while queue:
 allowed = {re.sub(r"[-_.]+", "-", dist).lower() for dist in wanted}
 foreign = {top for top, dists in md.packages_distributions().items()
            if not any(re.sub(r"[-_.]+", "-", d).lower() in allowed for d in dists)}
-assert {"torch", "pytest", "onnx"} <= foreign, foreign
+assert {"torch", "pytest", "onnx", "ray"} <= foreign, foreign
 
 class Absent(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):

@@ -102,7 +102,7 @@ def test_every_command_is_one_that_exists() -> None:
         elif words[0] in parsers:
             parsers[words[0]].parse_args(words[1:])  # exits on a mistake
         else:
-            assert words[0] in {"curl", "pip", "docker", "kubectl"}, command
+            assert words[0] in {"curl", "pip", "docker", "kubectl", "ray", "serve"}, command
         seen.add(words[0])
     assert seen >= {"make", "curl", "convoy-train"}
 

@@ -7,15 +7,16 @@ import hashlib
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
+from functools import partial
+from itertools import chain, groupby
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from service.cores import default_workers, usable_cores
 from service.errors import ServiceError, StartupError
 from service.jobs.inputs import Input, Limits
 from service.jobs.ledger import Ledger
@@ -27,17 +28,17 @@ from service.settings import Settings, load
 
 if TYPE_CHECKING:  # with them come the engine and all it needs, which `convoy serve`'s parent process does without
     from service.jobs.remote import RemoteRun
-    from service.jobs.score import Run
+    from service.jobs.score import Engine, Part, Run
     from service.jobs.scoring import Task
 
+    OpenEngine = Callable[[str | None], Engine]  # with the address given, if any
+
 FROM_SETTINGS = ("models_dir", "device", "precision")
-CPU_BATCH_SIZE, GPU_BATCH_SIZE = 64, 512
-GPU_WORKERS = 4  # one GPU is fed by so many decoding processes, each with a session of its own
 INTERRUPTED = 130
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The command line's grammar."""
+def add_options(parser: argparse.ArgumentParser, engines: Mapping[str, OpenEngine]) -> None:
+    """The command line's grammar; the first of `engines` works when none is chosen."""
     parser.add_argument(
         "paths",
         nargs="+",
@@ -51,22 +52,27 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-k", type=int, metavar="K", help="only the K most probable classes")
     parser.add_argument("--summary", action="store_true", help="print images per label, and accuracy where it is known")
     parser.add_argument("--server", metavar="URL", help="have a running server do the work")
+    first, *_ = engines
+    parser.add_argument("--engine", choices=list(engines), help=f"what does it without a server (default: {first})")
+    parser.add_argument(
+        "--address", metavar="HOST:PORT", help="of the Ray cluster (default: RAY_ADDRESS, or the one here)"
+    )
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes (default: as many as pay)")
     for name in FROM_SETTINGS:
         description = Settings.model_fields[name].description
         parser.add_argument(f"--{name.replace('_', '-')}", help=f"{description} (default: as `serve`'s)")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=partial(run, engines=engines))
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace, engines: Mapping[str, OpenEngine]) -> int:
     """Score everything; the exit status: 130 when interrupted."""
     try:
-        return _there(options) if options.server else _here(options)
+        return _there(options) if options.server else _here(options, engines)
     except ServiceError as exc:
         raise StartupError(exc.detail) from exc
 
 
-def _here(options: argparse.Namespace) -> int:
+def _here(options: argparse.Namespace, engines: Mapping[str, OpenEngine]) -> int:
     try:
         settings = load({name: value for name in FROM_SETTINGS if (value := getattr(options, name)) is not None})
         folder = _folder(settings, options.model, options.version)
@@ -75,17 +81,20 @@ def _here(options: argparse.Namespace) -> int:
         raise StartupError(str(exc)) from exc
     if options.top_k is not None and not 1 <= options.top_k <= len(metadata.labels):
         raise StartupError(f"--top-k: the model has {len(metadata.labels)} classes; ask for 1 to that many.")
-    task, workers = _task(folder, settings, options)
+    from service.jobs.scoring import Task
+
+    engine = engines[options.engine or next(iter(engines))](options.address)
+    task = Task(folder, settings, options.top_k)
     encoder = _format(options.output).encoder(metadata.labels)
     opened = [open_path(path, Limits(settings.max_image_bytes)) for path in options.paths]
     ledger = Ledger(options.output, _fingerprint(options.paths, opened, _facts(metadata, task)))
-    return _score(ledger, opened, task, workers, encoder, options)
+    return _score(ledger, opened, task, engine, encoder, options)
 
 
 def _there(options: argparse.Namespace) -> int:
     from service.jobs.remote import Remote, RemoteRun
 
-    if given := [name for name in (*FROM_SETTINGS, "workers") if getattr(options, name)]:
+    if given := [name for name in (*FROM_SETTINGS, "engine", "address", "workers") if getattr(options, name)]:
         raise StartupError(f"--{given[0].replace('_', '-')} is the server's own business; leave it out with --server.")
     result_format, remote = _format(options.output), Remote(options.server)
     opened = [open_path(path, Limits()) for path in options.paths]
@@ -101,14 +110,14 @@ def _there(options: argparse.Namespace) -> int:
     with closing(ledger), closing(bar):
         the_run = RemoteRun(remote, ledger, query, fingerprint, on_rows)
         _stop_on_signals(the_run)
-        labels = the_run.score(_inputs(options.paths, opened))
+        labels = the_run.score(_inputs(zip(options.paths, opened, strict=True), len(opened) > 1))
         if the_run.stopped:
             return _interrupted(ledger)
         seconds = time.monotonic() - began
         if options.summary:
             again = [open_path(path, Limits()) for path in options.paths]
             tally = Tally(labels)
-            tally.add_rows(ledger.lines(), (each.truth for each in _inputs(options.paths, again)))
+            tally.add_rows(ledger.lines(), (each.truth for one in again for each in one.inputs))
             print(tally.text())
         ledger.finish(result_format.encoder(labels))
         the_run.forget()
@@ -126,19 +135,6 @@ def _folder(settings: Settings, name: str | None, version: str | None) -> Path:
             "choose another with --model, --version or --models-dir."
         )
     return root / (version or versions[-1])
-
-
-def _task(folder: Path, settings: Settings, options: argparse.Namespace) -> tuple[Task, int]:
-    """What each worker does, and how many there are."""
-    from service.jobs.scoring import Task
-
-    gpu = default_workers(settings.device) != usable_cores()
-    workers = options.workers or (min(GPU_WORKERS, usable_cores()) if gpu else usable_cores())
-    sizes = {
-        "threads": max(1, usable_cores() // workers),
-        "max_batch_size": GPU_BATCH_SIZE if gpu else CPU_BATCH_SIZE,
-    }
-    return Task(folder, settings.model_copy(update=sizes), options.top_k), workers
 
 
 def _format(output: Path) -> ResultFormat:
@@ -162,7 +158,12 @@ def _fingerprint(paths: list[str], opened: list[Opened], facts: list[object]) ->
 
 
 def _score(
-    ledger: Ledger, opened: list[Opened], task: Task, workers: int, encoder: Encoder, options: argparse.Namespace
+    ledger: Ledger,
+    opened: list[Opened],
+    task: Task,
+    engine: Engine,
+    encoder: Encoder,
+    options: argparse.Namespace,
 ) -> int:
     from service.jobs.score import Run
 
@@ -178,7 +179,7 @@ def _score(
     the_run = Run(ledger, Tally(labels), on_rows)
     _stop_on_signals(the_run)
     try:
-        the_run.score(_inputs(options.paths, opened), task, workers)
+        the_run.score(_parts(options.paths, opened), task, engine, options.workers)
     finally:
         bar.close()
         ledger.close()
@@ -189,7 +190,7 @@ def _score(
     busy = the_run.times.decode_s + the_run.times.infer_s or 1.0
     print(
         f"{images:,} images in {seconds:.1f} s: {images / seconds:,.0f} images/s; of the workers' time "
-        f"{the_run.times.infer_s / busy:.0%} was inference, {the_run.times.decode_s / busy:.0%} decoding",
+        f"{the_run.times.infer_s / busy:.0%} was inference, {the_run.times.decode_s / busy:.0%} reading and decoding",
         file=sys.stderr,
     )
     if options.summary:
@@ -211,11 +212,17 @@ def _stop_on_signals(the_run: Run | RemoteRun) -> None:
         signal.signal(number, stop)
 
 
-def _inputs(paths: list[str], opened: list[Opened]) -> Iterator[Input]:
-    """All inputs in order; with several paths an id begins with its own."""
-    for path, each in zip(paths, opened, strict=True):
-        for found in each.inputs:
-            if len(paths) == 1:
-                yield found
-            else:
-                yield Input("/".join(filter(None, (path.rstrip("/"), found.id))), found.read, found.truth)
+def _parts(paths: list[str], opened: list[Opened]) -> list[Part]:
+    """All inputs in order: what holds many is a part of its own, images that follow each other are one together."""
+    from service.jobs.score import Part
+
+    parts: list[Part] = []
+    for alone, pairs in groupby(zip(paths, opened, strict=True), lambda pair: pair[1].alone):
+        group = list(pairs)
+        for part in [group] if alone else ([pair] for pair in group):
+            parts.append(Part([path for path, _ in part], _inputs(part, len(paths) > 1), len(paths) > 1))
+    return parts
+
+
+def _inputs(pairs: Iterable[tuple[str, Opened]], prefixed: bool) -> Iterator[Input]:
+    return chain.from_iterable(opened.inputs_of(path if prefixed else None) for path, opened in pairs)

@@ -21,6 +21,7 @@ class Input:
     id: str | None  # None: a row without one
     read: Callable[[], Content]
     truth: str | None = None  # the label it is known to have
+    anywhere: bool = False  # `read` works at any time, and in any process that sees the same files
 
     def content(self) -> Content | InvalidImage:
         """What was read, or why there is nothing."""
@@ -78,7 +79,7 @@ def refused(id_: str | None, reason: str) -> Input:
     return Input(id_, read)
 
 
-def member(name: str, read: Callable[[], Content]) -> Input:
+def member(name: str, read: Callable[[], Content], *, anywhere: bool = False) -> Input:
     """An archive's member or a folder's file: its folder's name may be its label. A path that leads out is refused."""
     name = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     parts = name.replace("\\", "/").split("/")
@@ -86,7 +87,7 @@ def member(name: str, read: Callable[[], Content]) -> Input:
         return refused(name[:MOST_ID_LENGTH], f"A path may have {MOST_ID_LENGTH} characters at most; shorten it.")
     if ".." in parts or not parts[0] or parts[0].endswith(":"):
         return refused(name, "The member's path leads out of the archive; pack it with a relative path.")
-    return Input(name, read, parts[-2] if len(parts) > 1 else None)
+    return Input(name, read, parts[-2] if len(parts) > 1 else None, anywhere)
 
 
 def hidden(name: str) -> bool:

@@ -1,4 +1,7 @@
-"""Inputs → chunks → worker processes → rows in the inputs' order, committed as they come; resumable at any moment."""
+"""Inputs → chunks → workers → rows in the inputs' order, committed as they come; resumable at any moment.
+
+Where the workers are is an `Engine`'s business: `processes` has them on this machine, `service/cluster` on a cluster.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,12 @@ import itertools
 import multiprocessing
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 
-import numpy as np
-
+from service.cores import may_use_gpu, usable_cores
 from service.errors import StartupError
 from service.jobs.inputs import Input
 from service.jobs.ledger import Ledger
@@ -22,7 +24,31 @@ from service.jobs.tally import Tally
 CHUNK_INPUTS = 256
 CHUNK_BYTES = 32 << 20  # of contents, since chunks wait in memory
 CHUNKS_PER_WORKER = 3  # one is scored, one is ready, one waits for its turn to be written
+GPU_WORKERS = 4  # one GPU is fed by so many decoding processes, each with a session of its own
 COMMIT_S = 1.0
+
+
+@dataclass(slots=True)
+class Part:
+    """Inputs that are read one after the other; a chunk never reaches from one part into the next."""
+
+    paths: Sequence[str]
+    inputs: Iterator[Input]
+    prefixed: bool = False  # ids begin with the path
+    passed: int = 0  # how many of them had their rows already
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A chunk with its rows, and what else is known of it."""
+
+    scored: Scored
+    truths: list[str | None]
+    last_id: str | None
+
+
+# Parts, the index of the first input that has no row yet, the work, workers (0: as many as pay) → the rest, in order.
+Engine = Callable[[Sequence[Part], int, Task, int], Generator[Done]]
 
 
 @dataclass(slots=True)
@@ -31,15 +57,6 @@ class Times:
 
     decode_s: float = 0.0
     infer_s: float = 0.0
-
-
-@dataclass(slots=True)
-class _Known:
-    """What this process keeps of a chunk while a worker has it."""
-
-    scored: Future[Scored]
-    truths: list[str | None]
-    last_id: str | None
 
 
 @dataclass
@@ -57,75 +74,93 @@ class Run:
         """Begin nothing more: for signal handlers, which an exception would let break in anywhere."""
         self.stopped = True
 
-    def score(self, inputs: Iterator[Input], task: Task, workers: int) -> None:
+    def score(self, parts: Sequence[Part], task: Task, engine: Engine, workers: int = 0) -> None:
         """Score everything, unless stopped; what is done is committed however this ends.
 
         Raises `StartupError` and `InvalidSource`.
         """
-        self._pass_over(inputs)
-        context = multiprocessing.get_context("spawn")  # forked engines don't work
-        pool = ProcessPoolExecutor(workers, context, initializer=start, initargs=(task,))
+        self._pass_over(parts)
+        committed, results = time.monotonic(), engine(parts, self.ledger.rows, task, workers)
         try:
-            self._score(pool, chunks(inputs, self.ledger.rows), workers * CHUNKS_PER_WORKER)
-        except BrokenProcessPool as exc:
-            raise StartupError(
-                "A worker process died, perhaps for want of memory. What is done is kept; run the same command again."
-            ) from exc
+            for done in results:
+                self._take(done)
+                if self.stopped:
+                    return
+                if time.monotonic() - committed > COMMIT_S:
+                    self._commit()
+                    committed = time.monotonic()
         finally:
-            pool.shutdown(cancel_futures=True)
+            results.close()
             self._commit()
 
-    def _pass_over(self, inputs: Iterator[Input]) -> None:
+    def _pass_over(self, parts: Sequence[Part]) -> None:
         """Skip what has its rows already, without reading it; raises `StartupError` when the inputs have changed."""
         if not self.ledger.rows:
             return
         self.tally.restore(self.ledger.kept["tally"])
-        self._last_id = self.ledger.kept["last_id"]
-        last = next(itertools.islice(inputs, self.ledger.rows - 1, None), None)
-        if last is None or last.id != self._last_id:
+        self._last_id, left, last = self.ledger.kept["last_id"], self.ledger.rows, None
+        for part in parts:
+            for last in itertools.islice(part.inputs, left):  # noqa: B007 - wanted is the last one of all parts
+                part.passed += 1
+            left -= part.passed
+        if left or last is None or last.id != self._last_id:
             raise StartupError(
                 "The inputs have changed since the run was interrupted; delete the .partial files to start afresh."
             )
 
-    def _score(self, pool: ProcessPoolExecutor, to_do: Iterator[tuple[Chunk, list[str | None]]], most: int) -> None:
-        under_way: deque[_Known] = deque()
-        committed = time.monotonic()
-        for chunk, truths in to_do:
-            if self.stopped:
-                return
-            under_way.append(_Known(pool.submit(score, chunk), truths, chunk.ids[-1]))
-            if len(under_way) == most:
-                self._take(under_way.popleft())
-            if time.monotonic() - committed > COMMIT_S:
-                self._commit()
-                committed = time.monotonic()
-        while under_way and not self.stopped:
-            self._take(under_way.popleft())
-
-    def _take(self, known: _Known) -> None:
-        scored = known.scored.result()
-        self.ledger.append(scored.rows, len(known.truths))
-        self.tally.add(scored.predictions, known.truths)
-        self._last_id = known.last_id
-        self.times.decode_s += scored.decode_s
-        self.times.infer_s += scored.infer_s
-        self.on_rows(len(known.truths))
+    def _take(self, done: Done) -> None:
+        self.ledger.append(done.scored.rows, len(done.truths))
+        self.tally.add(done.scored.predictions, done.truths)
+        self._last_id = done.last_id
+        self.times.decode_s += done.scored.decode_s
+        self.times.infer_s += done.scored.infer_s
+        self.on_rows(len(done.truths))
 
     def _commit(self) -> None:
         self.ledger.commit({"tally": self.tally.record(), "last_id": self._last_id})
 
 
-def chunks(inputs: Iterator[Input], first: int) -> Iterator[tuple[Chunk, list[str | None]]]:
+def processes(parts: Sequence[Part], first: int, task: Task, workers: int) -> Generator[Done]:
+    """The engine on this machine: worker processes, fed by this one."""
+    gpu = may_use_gpu(task.settings.device)
+    workers = workers or (min(GPU_WORKERS, usable_cores()) if gpu else usable_cores())
+    task = task.sized(threads=max(1, usable_cores() // workers), gpu=gpu)
+    context = multiprocessing.get_context("spawn")  # forked engines don't work
+    pool = ProcessPoolExecutor(workers, context, initializer=start, initargs=(task,))
+    under_way: deque[tuple[Future[Scored], list[str | None], str | None]] = deque()
+    try:
+        for chunk, truths in chunks(parts, first):
+            under_way.append((pool.submit(score, chunk), truths, chunk.ids[-1]))
+            if len(under_way) == workers * CHUNKS_PER_WORKER:
+                yield _awaited(*under_way.popleft())
+        while under_way:
+            yield _awaited(*under_way.popleft())
+    except BrokenProcessPool as exc:
+        raise StartupError(
+            "A worker process died, perhaps for want of memory. What is done is kept; run the same command again."
+        ) from exc
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _awaited(scored: Future[Scored], truths: list[str | None], last_id: str | None) -> Done:
+    return Done(scored.result(), truths, last_id)
+
+
+def chunks(parts: Sequence[Part], first: int) -> Iterator[tuple[Chunk, list[str | None]]]:
     """Inputs in groups that depend on nothing else, with their true labels; `first` is the first one's index."""
-    chunk, truths, size = Chunk(first), list[str | None](), 0
-    for each in inputs:
-        content = each.content()
-        chunk.ids.append(each.id)
-        chunk.contents.append(content)
-        truths.append(each.truth)
-        size += content.nbytes if isinstance(content, np.ndarray) else len(content) if isinstance(content, bytes) else 0
-        if len(truths) == CHUNK_INPUTS or size >= CHUNK_BYTES:
+    for part in parts:
+        chunk, truths, size = Chunk(first), list[str | None](), 0
+        for each in part.inputs:
+            content = each.read if each.anywhere else each.content()
+            chunk.ids.append(each.id)
+            chunk.contents.append(content)
+            truths.append(each.truth)
+            size += getattr(content, "nbytes", None) or (len(content) if isinstance(content, bytes) else 0)
+            if len(truths) == CHUNK_INPUTS or size >= CHUNK_BYTES:
+                yield chunk, truths
+                first += len(truths)
+                chunk, truths, size = Chunk(first), [], 0
+        if truths:
             yield chunk, truths
-            chunk, truths, size = Chunk(chunk.first + len(truths)), [], 0
-    if truths:
-        yield chunk, truths
+            first += len(truths)

@@ -11,8 +11,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,9 @@ from service.repository import LoadedModel, load_version, opener
 from service.settings import Settings
 from service.types import RGBImage
 
+CPU_BATCH_SIZE, GPU_BATCH_SIZE = 64, 512
+READERS = 8  # files that a worker has open at a time: most of the time they are waited for, the more so in a far store
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
@@ -38,6 +43,11 @@ class Task:
     settings: Settings
     top_k: int | None
 
+    def sized(self, *, threads: int, gpu: bool) -> Task:
+        """The same for a worker with so many threads, on a GPU or not."""
+        sizes = {"threads": threads, "max_batch_size": GPU_BATCH_SIZE if gpu else CPU_BATCH_SIZE}
+        return replace(self, settings=self.settings.model_copy(update=sizes))
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
@@ -45,7 +55,7 @@ class Chunk:
 
     first: int  # index of the first
     ids: list[str | None] = field(default_factory=list)
-    contents: list[Content | InvalidImage] = field(default_factory=list)
+    contents: list[Content | InvalidImage | Callable[[], Content]] = field(default_factory=list)  # or how to get it
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +64,7 @@ class Scored:
 
     rows: bytes
     predictions: list[int | None]  # index of each input's label; None: an error
-    decode_s: float
+    decode_s: float  # with the time to read what came unread
     infer_s: float
 
 
@@ -63,7 +73,7 @@ class Scorer:
 
     def __init__(self, task: Task) -> None:
         """Load and verify the model; raises `StartupError`."""
-        self._task = task
+        self._task, self._readers = task, ThreadPoolExecutor(READERS)
 
         try:
             self._model: LoadedModel = load_version(
@@ -75,10 +85,11 @@ class Scorer:
     def score(self, chunk: Chunk) -> Scored:
         """The chunk's rows; raises `InferenceFailed` when the engine fails: the inputs are not to blame for that."""
         began = time.perf_counter()
-        spec, max_pixels = self._model.metadata.input, self._task.settings.max_image_pixels
-        rows = [_row(content, spec, max_pixels) for content in chunk.contents]
+        row = partial(_row, spec=self._model.metadata.input, max_pixels=self._task.settings.max_image_pixels)
+        unread = any(map(callable, chunk.contents))
+        rows = list((self._readers.map if unread else map)(row, chunk.contents))
         decoded = time.perf_counter()
-        good = [row for row in rows if not isinstance(row, InvalidImage)]
+        good = [each for each in rows if not isinstance(each, InvalidImage)]
         size = self._model.engine.max_batch_size
         answers = (
             answer
@@ -87,7 +98,7 @@ class Scorer:
                 self._model.identity, self._model.engine.infer(np.stack(good[start : start + size]))
             )
         )
-        outcomes = [row if isinstance(row, InvalidImage) else next(answers) for row in rows]
+        outcomes = [each if isinstance(each, InvalidImage) else next(answers) for each in rows]
         inferred = time.perf_counter()
         return Scored(
             results.rows(chunk.first, chunk.ids, outcomes, self._task.top_k),
@@ -97,10 +108,14 @@ class Scorer:
         )
 
 
-def _row(content: Content | InvalidImage, spec: InputSpec, max_pixels: int) -> RGBImage | InvalidImage:
+def _row(
+    content: Content | InvalidImage | Callable[[], Content], *, spec: InputSpec, max_pixels: int
+) -> RGBImage | InvalidImage:
     if isinstance(content, InvalidImage):
         return content
     try:
+        if callable(content):
+            content = content()
         if isinstance(content, bytes):
             content = decode(content, max_pixels=max_pixels, at_least=REDUCED_TO * max(spec.height, spec.width))
         return fit(content, height=spec.height, width=spec.width, resize_policy=spec.resize_policy)

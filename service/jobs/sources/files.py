@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -33,6 +33,12 @@ class Opened:
     inputs: Iterator[Input]
     fingerprint: str
     progress: Callable[[], float | None] = lambda: None
+    alone: bool = False  # one image
+
+    def inputs_of(self, path: str | None) -> Iterator[Input]:
+        """The inputs, with ids that begin with `path`."""
+        for each in self.inputs:
+            yield each if path is None else replace(each, id="/".join(filter(None, (path.rstrip("/"), each.id))))
 
 
 def open_path(path: str, limits: Limits) -> Opened:
@@ -61,7 +67,7 @@ def _file(files: AbstractFileSystem, place: str, limits: Limits) -> Opened:
         kind.read if kind else partial(_list, files, posixpath.dirname(place)) if name.endswith(LIST_SUFFIX) else None
     )
     if read is None:
-        return Opened(iter([Input(name, partial(_read, files, place, limits))]), fingerprint)
+        return Opened(iter([Input(name, partial(_read, files, place, limits), anywhere=True)]), fingerprint, alone=True)
     reading = _Reading(files, place, size, limits)
     return Opened(reading.inputs(read), fingerprint, reading.progress)
 
@@ -98,7 +104,7 @@ def _folder(files: AbstractFileSystem, place: str, limits: Limits) -> Iterator[I
         return
     for path in _below(files, place):
         name = path.removeprefix(place).lstrip("/")
-        yield member(name, partial(_read, files, path, limits))
+        yield member(name, partial(_read, files, path, limits), anywhere=True)
 
 
 def _below(files: AbstractFileSystem, folder: str) -> Iterator[str]:
@@ -127,7 +133,7 @@ def _glob(files: AbstractFileSystem, pattern: str, limits: Limits) -> Iterator[I
     root = posixpath.dirname(pattern[: min(pattern.find(sign) for sign in "*?[" if sign in pattern)])
     for path in sorted(files.glob(pattern)):
         if not files.isdir(path):
-            yield member(path.removeprefix(root).lstrip("/"), partial(_read, files, path, limits))
+            yield member(path.removeprefix(root).lstrip("/"), partial(_read, files, path, limits), anywhere=True)
 
 
 def _list(files: AbstractFileSystem, folder: str, stream: BinaryIO, _size: int, limits: Limits) -> Iterator[Input]:
@@ -139,10 +145,11 @@ def _list(files: AbstractFileSystem, folder: str, stream: BinaryIO, _size: int, 
         if len(line) == LONGEST_LINE:
             yield refused(path[:64], "The line is no path; write one path per line.")
         elif "://" in path:
-            yield Input(path, partial(_read_url, path, limits), posixpath.basename(posixpath.dirname(path)) or None)
+            truth = posixpath.basename(posixpath.dirname(path)) or None
+            yield Input(path, partial(_read_url, path, limits), truth, anywhere=True)
         else:
             truth = posixpath.basename(posixpath.dirname(path)) or None
-            yield Input(path, partial(_read, files, posixpath.join(folder, path), limits), truth)
+            yield Input(path, partial(_read, files, posixpath.join(folder, path), limits), truth, anywhere=True)
 
 
 def _read(files: AbstractFileSystem, path: str, limits: Limits) -> Content:

@@ -15,7 +15,7 @@ from service.errors import InvalidSource, StartupError
 from service.jobs import score
 from service.jobs.inputs import Input
 from service.jobs.ledger import Ledger
-from service.jobs.score import Run, chunks
+from service.jobs.score import Part, Run, chunks, processes
 from service.jobs.scoring import Task
 from service.jobs.tally import Tally
 from service.settings import Settings
@@ -51,7 +51,7 @@ def committed(folder: Path) -> list[bytes]:
 
 def test_rows_come_in_the_inputs_order_whoever_made_them(task: Task, a_run: Runs, tmp_path: Path) -> None:
     run = a_run()
-    run.score(some(105), task, workers=2)
+    run.score([Part([], some(105))], task, processes, workers=2)
     found = [json.loads(line) for line in committed(tmp_path)]
     assert [(row["index"], row["id"]) for row in found] == [(i, str(i)) for i in range(105)]
     assert [row["label"] for row in found] == list(itertools.islice(itertools.cycle(COLOURS), 105))
@@ -60,22 +60,22 @@ def test_rows_come_in_the_inputs_order_whoever_made_them(task: Task, a_run: Runs
 
 def test_a_run_that_was_stopped_is_gone_on_with_to_the_same_bytes(task: Task, a_run: Runs, tmp_path: Path) -> None:
     (tmp_path / "whole").mkdir()
-    a_run(tmp_path / "whole").score(some(105), task, workers=1)
+    a_run(tmp_path / "whole").score([Part([], some(105))], task, processes, workers=1)
     first = a_run()
     first.on_rows = lambda _: first.stop()
-    first.score(some(105), task, workers=1)
+    first.score([Part([], some(105))], task, processes, workers=1)
     assert 0 < first.ledger.rows < 105
     second = a_run()
-    second.score(some(105), task, workers=1)
+    second.score([Part([], some(105))], task, processes, workers=1)
     assert committed(tmp_path) == committed(tmp_path / "whole")
     assert second.tally.images == 105
 
 
 def test_inputs_that_have_changed_are_not_gone_on_with(task: Task, a_run: Runs) -> None:
     first = a_run()
-    first.score(some(20), task, workers=1)
+    first.score([Part([], some(20))], task, processes, workers=1)
     with pytest.raises(StartupError, match="have changed"):
-        a_run().score(some(19), task, workers=1)
+        a_run().score([Part([], some(19))], task, processes, workers=1)
 
 
 def test_what_is_done_is_kept_when_the_source_breaks_off(task: Task, a_run: Runs, tmp_path: Path) -> None:
@@ -85,20 +85,20 @@ def test_what_is_done_is_kept_when_the_source_breaks_off(task: Task, a_run: Runs
 
     run = a_run()
     with pytest.raises(InvalidSource):
-        run.score(breaking(), task, workers=1)
+        run.score([Part([], breaking())], task, processes, workers=1)
     assert 0 < run.ledger.rows <= 90
     assert len(committed(tmp_path)) == run.ledger.rows
 
 
 def test_a_model_that_can_not_be_used_is_one_sentence(task: Task, a_run: Runs, tmp_path: Path) -> None:
     with pytest.raises(StartupError, match="can't be used"):
-        a_run().score(some(5), Task(tmp_path / "nowhere", task.settings, None), workers=1)
+        a_run().score([Part([], some(5))], Task(tmp_path / "nowhere", task.settings, None), processes, workers=1)
 
 
 def test_a_worker_that_dies_is_one_sentence(task: Task, a_run: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(score, "score", _die)
     with pytest.raises(StartupError, match="worker process died"):
-        a_run().score(some(5), task, workers=1)
+        a_run().score([Part([], some(5))], task, processes, workers=1)
 
 
 def _die(_chunk: object) -> None:
@@ -108,6 +108,10 @@ def _die(_chunk: object) -> None:
 def test_chunks_are_cut_by_count_and_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(score, "CHUNK_INPUTS", 4)
     monkeypatch.setattr(score, "CHUNK_BYTES", 2 * len(ENCODED["red"]))
-    assert [len(truths) for _, truths in chunks(some(5), 0)] == [2, 2, 1]
+    assert [len(truths) for _, truths in chunks([Part([], some(5))], 0)] == [2, 2, 1]
     monkeypatch.setattr(score, "CHUNK_BYTES", 1 << 20)
-    assert [(chunk.first, len(truths)) for chunk, truths in chunks(some(9), 8)] == [(8, 4), (12, 4), (16, 1)]
+    assert [(chunk.first, len(truths)) for chunk, truths in chunks([Part([], some(9))], 8)] == [
+        (8, 4),
+        (12, 4),
+        (16, 1),
+    ]

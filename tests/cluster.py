@@ -1,0 +1,120 @@
+"""A Ray cluster of several nodes on this machine, in a process of its own: `python -m tests.cluster CPUS…`.
+
+Each node has an address of its own in 127.0.0.0/8, so that nothing of it is to be had from elsewhere. The head has no
+CPUs: whatever is killed, it is not the head.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+CONFIG = Path(__file__).parents[1] / "service" / "deploy" / "ray" / "serve.yaml"
+CPUS_PER_REPLICA = 0.5
+STARTUP_S = 120.0
+STARTS = 3  # Ray gives its processes 30 s to start, which a machine with other work may not manage
+OBJECT_STORE_BYTES = 96 << 20
+ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0"}  # Ray reports nothing to its makers
+
+
+@dataclass(frozen=True)
+class LocalCluster:
+    """Where the head is, and the process whose death is that of each other node."""
+
+    address: str
+    nodes: list[int]
+
+    def kill(self, node: int) -> None:
+        """End a node as a power cut would."""
+        os.kill(self.nodes[node], signal.SIGKILL)
+
+
+@contextmanager
+def local_cluster(*cpus: float) -> Iterator[LocalCluster]:
+    """A cluster with a node for each number of CPUs; nothing of it is left in the end."""
+    words = [sys.executable, "-m", "tests.cluster", *map(str, cpus)]
+    for _ in range(STARTS):
+        with subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | ENVIRONMENT
+        ) as process:
+            assert process.stdout
+            if line := process.stdout.readline():
+                yield LocalCluster(**json.loads(line))
+            _, error = process.communicate()  # the end of its input is the end of the cluster
+        if line:
+            return
+    raise AssertionError(error.decode())
+
+
+@contextmanager
+def serving(cluster: LocalCluster, folder: Path, models_dir: Path, model: str, **autoscaling: float) -> Iterator[str]:
+    """The service as its configuration file says, but small; yields its address, and `folder` has its log."""
+    config = yaml.safe_load(CONFIG.read_text())
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    config["proxy_location"] = "HeadOnly"
+    config["http_options"] |= {"port": port}
+    (application,) = config["applications"]
+    application["args"] = {
+        "default_model": model, "models_dir": str(models_dir), "device": "cpu", "jobs_dir": str(folder / "jobs"),
+    }  # fmt: skip
+    (deployment,) = application["deployments"]
+    deployment["ray_actor_options"]["num_cpus"] = CPUS_PER_REPLICA
+    deployment["autoscaling_config"] |= autoscaling
+    (folder / "serve.yaml").write_text(yaml.safe_dump(config))
+    words = ["serve", "run", "--address", cluster.address, str(folder / "serve.yaml")]
+    with (folder / "serve.log").open("w") as log:
+        process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env=os.environ | ENVIRONMENT)
+        try:
+            wait_until_ready(process, port, folder / "serve.log")
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(60)
+
+
+def wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    """Until a replica answers."""
+    deadline = time.monotonic() + STARTUP_S
+    while time.monotonic() < deadline:
+        with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
+            return
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.2)
+            break
+    raise AssertionError(log.read_text())
+
+
+def main(*cpus: str) -> None:
+    """Start the nodes, say where they are, stop them when the input ends."""
+    from ray.cluster_utils import Cluster
+
+    common = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
+    cluster = Cluster()
+    cluster.add_node(num_cpus=0, node_ip_address="127.0.0.2", **common)
+    try:
+        nodes = [
+            cluster.add_node(num_cpus=float(count), node_ip_address=f"127.0.0.{number}", **common)
+            for number, count in enumerate(cpus, 3)
+        ]
+        pids = [node.all_processes["raylet"][0].process.pid for node in nodes]
+        print(json.dumps({"address": cluster.address, "nodes": pids}), flush=True)  # noqa: T201 - to who started this
+        sys.stdin.read()
+    finally:
+        cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,150 @@
+"""`convoy score --engine ray` on a local cluster: the rows of `convoy score`, to the byte."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service.__main__ import main
+from service.jobs.command import INTERRUPTED
+from service.jobs.score import Done, Run
+from tests.cluster import LocalCluster
+from tests.conftest import COLOURS, clear_environment, encode, picture
+from tests.service.jobs.packing import PACKERS, write_folder
+
+COUNT = 700
+PICTURES = [(f"{COLOURS[i % 3]}/{i:05}.png", encode(picture(COLOURS[i % 3]))) for i in range(COUNT)]
+BAD = ("red/99999.png", b"no image")
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("CONVOY_", "RAY_"))}
+
+
+def score(*words: str | Path, models_dir: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    model = ["--models-dir", str(models_dir), "--model", "colours", "--device", "cpu"]
+    return subprocess.run(
+        [sys.executable, "-m", "service", "score", *map(str, words), *model],
+        capture_output=True, text=True, check=False, env=ENVIRONMENT | environment,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """An archive, a single image, and a folder with one that is none."""
+    folder = tmp_path_factory.mktemp("inputs")
+    archive, single = folder / "pictures.tar.gz", folder / "single.png"
+    archive.write_bytes(PACKERS["tar.gz"](PICTURES))
+    single.write_bytes(encode(picture("blue")))
+    return [archive, single, write_folder(folder / "folder", [*PICTURES[:300], BAD])]
+
+
+@pytest.fixture(scope="module")
+def alone(inputs: list[Path], models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, str]:
+    """Output and summary of one machine."""
+    output = tmp_path_factory.mktemp("alone") / "out.ndjson"
+    done = score(*inputs, "--summary", "--output", output, models_dir=models_dir)
+    return output.read_bytes(), done.stdout
+
+
+def test_the_output_and_the_summary_are_those_of_one_machine(
+    cluster: LocalCluster, inputs: list[Path], alone: tuple[bytes, str], models_dir: Path, tmp_path: Path
+) -> None:
+    there = tmp_path / "there.ndjson"
+    words: list[str | Path] = ["--summary", "--output", there, "--engine", "ray", "--address", cluster.address]
+    together = score(*inputs, *words, models_dir=models_dir)
+    assert (there.read_bytes(), together.stdout) == alone, together.stderr
+    rows = [json.loads(line) for line in there.read_bytes().splitlines()]
+    assert [row["index"] for row in rows] == list(range(COUNT + 302))
+    assert [row["id"] for row in rows if "error" in row] == [f"{inputs[2]}/{BAD[0]}"]
+    assert not list(tmp_path.glob("*.partial*"))
+
+
+def test_what_one_machine_began_the_cluster_ends(
+    cluster: LocalCluster,
+    inputs: list[Path],
+    alone: tuple[bytes, str],
+    models_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output = tmp_path / "out.ndjson"
+    stop_after_one_chunk(monkeypatch)
+    clear_environment(monkeypatch)
+    words = ["--output", output, "--models-dir", models_dir, "--model", "colours", "--device", "cpu"]
+    assert main(["score", *map(str, [*inputs, *words])]) == INTERRUPTED
+    assert 0 < len(partial(output).read_bytes()) < len(alone[0])
+    done = score(*inputs, "--output", output, "--engine", "ray", models_dir=models_dir, RAY_ADDRESS=cluster.address)
+    assert done.returncode == 0, done.stderr
+    assert output.read_bytes() == alone[0]
+    assert not partial(output).exists()
+
+
+def partial(output: Path) -> Path:
+    return output.with_name(output.name + ".partial")
+
+
+def stop_after_one_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    take = Run._take
+
+    def take_and_stop(run: Run, done: Done) -> None:
+        take(run, done)
+        run.stop()
+
+    monkeypatch.setattr(Run, "_take", take_and_stop)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+
+def test_a_table_that_breaks_off_is_one_sentence_and_what_was_read_is_kept(
+    cluster: LocalCluster, models_dir: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.tar.gz"
+    broken.write_bytes(PACKERS["tar.gz"](PICTURES)[:-2000])
+    output = tmp_path / "out.ndjson"
+    words: list[str | Path] = ["--output", output, "--engine", "ray", "--address", cluster.address]
+    done = score(broken, *words, models_dir=models_dir)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("convoy: ")
+    assert "Traceback" not in done.stderr
+    assert partial(output).read_bytes().count(b"\n") >= 256
+
+
+def test_without_a_cluster_it_says_how_to_name_one(models_dir: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed_soon:
+        port = closed_soon.getsockname()[1]
+    single = tmp_path / "single.png"
+    single.write_bytes(encode(picture("blue")))
+    words: list[str | Path] = ["--output", tmp_path / "out.csv", "--engine", "ray", "--address", f"127.0.0.1:{port}"]
+    done = score(single, *words, models_dir=models_dir)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "--address or RAY_ADDRESS" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--engine", "ray"], "pip install 'convoy[cpu,cluster]'"),
+        (["--address", "127.0.0.1:6379"], "--engine ray"),
+        (["--engine", "ray", "--server", "http://127.0.0.1:8000"], "--engine is the server's own business"),
+    ],
+)
+def test_what_keeps_it_from_running_is_one_sentence(
+    words: list[str],
+    sentence: str,
+    models_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    clear_environment(monkeypatch)
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
+    model = [] if "--server" in words else ["--models-dir", str(models_dir), "--model", "colours"]
+    assert main(["score", str(tmp_path), "--output", str(tmp_path / "out.csv"), *model, *words]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("convoy: ")
+    assert sentence in error
+    assert error.count("\n") == 1
