@@ -11,7 +11,7 @@ RUN python -m venv /opt/tools && /opt/tools/bin/pip install --require-hashes -r 
 COPY pyproject.toml README.md LICENSE /src/
 COPY service /src/service
 RUN /opt/tools/bin/pip install --no-build-isolation --no-deps --prefix /opt/service /src \
- && sed -i '1s:.*:#!/usr/local/bin/python:' /opt/service/bin/convoy \
+ && sed -i '1s:.*:#!/usr/local/bin/python:' /opt/service/bin/convoy && rm /opt/service/bin/convoy-train \
  && install --directory --owner 10001 /opt/jobs
 
 # Each fills /image (service/deploy/image.py), the first for a CPU, the second for a GPU.
@@ -46,9 +46,11 @@ COPY --from=packages-gpu /image /
 COPY --from=tools /opt/service /usr/local
 COPY --from=tools --chown=10001:10001 /opt/jobs /jobs
 COPY models /models
+VOLUME /jobs
 
 FROM service AS cpu
 COPY --from=packages-cpu /image /
 COPY --from=tools /opt/service /usr/local
 COPY --from=tools --chown=10001:10001 /opt/jobs /jobs
 COPY models /models
+VOLUME /jobs

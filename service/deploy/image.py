@@ -25,8 +25,8 @@ IMAGE, PREFIX, TOOLS = Path("/image"), Path("/usr/local"), Path(sys.prefix)
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 KEPT = ("bin/python", "bin/python3", f"bin/{PYTHON}", "lib/libpython3*.so.*", f"lib/{PYTHON}")
 LEFT_OUT = (
-    *("__pycache__", "*.pyi", "*.a", "*.h", "include", "test", "tests"),
-    *("config-3*", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "turtledemo"),
+    *("__pycache__", "*.pyi", "*.a", "*.h", "include", "test", "tests", "conftest.py"),
+    *("config-3*", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "turtledemo", "venv"),
     *("tkinter", "_tkinter*", "dbm", "_dbm*", "_gdbm*"),  # what they need is not in the base image either
     *("pip", "pip-*", "setuptools", "setuptools-*", "pkg_resources", "wheel", "wheel-*"),
     *("_distutils_hack", "distutils-precedence.pth"),

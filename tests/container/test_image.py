@@ -90,7 +90,9 @@ def test_the_list_of_contents_has_every_pinned_package_and_no_other(contents: di
     pinned = set(re.findall(r"^([\w.-]+==[\w.]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE))
     listed = {f"{each['name']}=={each['version']}" for each in contents["components"] if "pkg:pypi" in each["purl"]}
     own = {each for each in listed if each.partition("==")[0] in ("dumb-init", "convoy")}
-    assert {each.replace("_", "-").lower() for each in listed - own} == pinned
+    assert {
+        re.sub(r"^[^=]+", lambda name: re.sub(r"[-_.]+", "-", name[0]), each).lower() for each in listed - own
+    } == pinned
     assert contents["bomFormat"] == "CycloneDX"
 
 

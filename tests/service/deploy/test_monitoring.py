@@ -63,7 +63,7 @@ def nodes(expression: str) -> list[Any]:
 
 
 def metrics_in(expression: str) -> set[str]:
-    return {node.name for node in nodes(expression) if isinstance(node, promql.VectorSelector)}
+    return {node.name or "" for node in nodes(expression) if isinstance(node, promql.VectorSelector)}
 
 
 @pytest.mark.parametrize(("where", "expression"), list(expressions()))
@@ -72,7 +72,7 @@ def test_every_expression_asks_for_what_there_is(where: str, expression: str) ->
     there = set.intersection(*(LABELS[name] for name in metrics_in(expression)))
     for node in nodes(expression):
         if isinstance(node, promql.VectorSelector):
-            assert {matcher.name for matcher in node.matchers.matchers} <= LABELS[node.name], where
+            assert {matcher.name for matcher in node.matchers.matchers} <= LABELS[node.name or ""], where
         if isinstance(node, promql.AggregateExpr) and node.modifier:
             assert set(node.modifier.labels) <= there, where
 
