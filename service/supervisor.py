@@ -179,7 +179,9 @@ class Supervisor:
         if RELOADED in said:
             worker.reloaded.set()
         self._listen_or_wait()
-        if not self._announced and len(self._workers) == self._count and all(w.ready for w in self._workers):
+        if self._announced or self._stop.is_set():  # whoever becomes ready now has come too late
+            return
+        if len(self._workers) == self._count and all(worker.ready for worker in self._workers):
             self._announced = True
             self._announce()
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
 import shutil
 import signal
+import socket
 import sys
 import threading
 from collections import Counter
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from service.supervisor import READY, Supervisor, Worker
 from tests.conftest import encode, picture, write_colour_model
 from tests.processes import WORKERS, running
 
@@ -132,3 +135,33 @@ def test_workers_that_cannot_start_end_the_service_with_one_sentence(tmp_path: P
         assert convoy.process.wait(60) == 1
         convoy.wait_for("convoy: The default model colours can't be served")
         assert len([line for line in convoy.log if line.startswith("convoy: ")]) == 1
+
+
+class Late(Worker):
+    """A worker without a process, whose first word the supervisor has yet to hear."""
+
+    def __init__(self) -> None:
+        self.channel, self.theirs = socket.socketpair()
+        self.ready, self.connections = False, 0
+
+
+@pytest.mark.parametrize(("stopping", "announced"), [(False, ["ready"]), (True, [])])
+def test_a_worker_that_is_ready_when_the_service_stops_is_not_announced(stopping: bool, announced: list[str]) -> None:
+    said: list[str] = []
+
+    async def hear() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            supervisor = Supervisor(
+                listener, b"", count=1, lame_duck_s=0, drain_timeout_s=0, announce=lambda: said.append("ready")
+            )
+            worker = Late()
+            supervisor._workers.append(worker)
+            if stopping:
+                supervisor._stop.set()
+            worker.theirs.send(bytes([READY]))
+            with worker.channel, worker.theirs:
+                supervisor._hear(worker)
+            os.close(supervisor._counters)
+
+    asyncio.run(hear())
+    assert said == announced
