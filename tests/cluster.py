@@ -74,7 +74,8 @@ def serving(cluster: LocalCluster, folder: Path, models_dir: Path, model: str, *
     deployment["ray_actor_options"]["num_cpus"] = CPUS_PER_REPLICA
     deployment["autoscaling_config"] |= autoscaling
     (folder / "serve.yaml").write_text(yaml.safe_dump(config))
-    words = ["serve", "run", "--address", cluster.address, str(folder / "serve.yaml")]
+    serve = str(Path(sys.executable).with_name("serve"))  # of this environment, activated or not
+    words = [serve, "run", "--address", cluster.address, str(folder / "serve.yaml")]
     with (folder / "serve.log").open("w") as log:
         process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env=os.environ | ENVIRONMENT)
         try:

@@ -9,7 +9,7 @@ import pytest
 from tests.cluster import LocalCluster, local_cluster
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster() -> Iterator[LocalCluster]:
     with local_cluster(1, 1) as cluster:
         yield cluster
