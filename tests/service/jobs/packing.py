@@ -6,7 +6,9 @@ import base64
 import gzip
 import io
 import json
+import struct
 import tarfile
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -50,6 +52,25 @@ def as_parquet(pictures: Pictures) -> bytes:
     table = {"id": list(names), "image": [{"bytes": content, "path": None} for content in contents]}
     parquet.write_table(pyarrow.table(table), stream)
     return stream.getvalue()
+
+
+def as_overlapping_zip(kernel_bytes: int, times: int) -> bytes:
+    """D. Fifield, "A better zip bomb", 2019: many entries of the table of contents share one compressed kernel."""
+    stream = io.BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        warnings.simplefilter("ignore")
+        archive.writestr("kernel", bytes(kernel_bytes))
+        for _ in range(times):
+            archive.filelist.append(archive.filelist[0])
+    return stream.getvalue()
+
+
+def as_encrypted_zip(pictures: Pictures) -> bytes:
+    """The first member's flags say that it is encrypted."""
+    packed = bytearray(as_zip(pictures))
+    at = packed.find(b"PK\x01\x02") + 8
+    packed[at : at + 2] = struct.pack("<H", 1)
+    return bytes(packed)
 
 
 PACKERS: dict[str, Callable[[Pictures], bytes]] = {
