@@ -35,6 +35,12 @@ class MalformedRequest(ServiceError):
     slug, title, status = "malformed-request", "Malformed request", HTTPStatus.BAD_REQUEST
 
 
+class Unauthorized(ServiceError):
+    """No key, or one that is not known."""
+
+    slug, title, status = "unauthorized", "Unauthorized", HTTPStatus.UNAUTHORIZED
+
+
 class NotFound(ServiceError):
     """No such path."""
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1 << 20
@@ -29,6 +29,9 @@ class Settings(BaseSettings):
     workers: int = Field(0, ge=0, description="worker processes; 0 takes one per core on the CPU, one in all on a GPU")
     threads: int = Field(
         0, ge=0, description="threads per inference on the CPU; 0 shares the cores out among the workers"
+    )
+    api_keys_file: Annotated[Path | None, BeforeValidator(lambda given: given or None)] = Field(
+        None, description="a file with one key per line, one of which clients must send; without it anybody may ask"
     )
     log_format: Literal["auto", "text", "json"] = Field(
         "auto", description="`auto` is text in a terminal and JSON lines elsewhere"

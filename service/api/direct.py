@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from service import telemetry
 from service.api import problems
+from service.api.authentication import Keys
 from service.api.incoming import Incoming, Reply
 from service.api.request_log import HEADER, UNEXPECTED, RequestLog, identify
 from service.errors import ServiceError
@@ -37,13 +38,14 @@ class DirectRoute:
         endpoint: Endpoint,
         *,
         refusal: Callable[[Incoming], ServiceError | None] = lambda _request: None,
+        keys: Keys | None = None,
         max_body_bytes: int,
         log: RequestLog,
         metrics: Metrics,
     ) -> None:
         """`refusal` says at once, and more cheaply than `endpoint` could, why a request is not worth its work."""
         self.method, self.path, self.max_body_bytes = method, path, max_body_bytes
-        self._endpoint, self._refusal, self._log = endpoint, refusal, log
+        self._endpoint, self._refusal, self._keys, self._log = endpoint, refusal, keys, log
         self.refusing = False  # whether the last request that was asked about was refused
         self._responded = metrics.histogram("convoy_stage_seconds", "respond")
 
@@ -65,6 +67,8 @@ class DirectRoute:
         current, error = identify(request.headers.get(HEADER))
         telemetry.request_id.set(current.decode())  # of this task alone
         try:
+            if self._keys:
+                self._keys.check(request.headers)
             reply = problems.reply(error) if error else await self._endpoint(request)
         except ServiceError as exc:
             reply = problems.reply(exc)

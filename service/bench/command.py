@@ -9,6 +9,7 @@ from pathlib import Path
 from service.bench import report, requests, stages
 from service.bench.load import Load, Outcome, Target, Unreachable
 from service.errors import StartupError
+from service.keys import read_keys
 
 
 def add_options(parser: argparse.ArgumentParser, *, example: Path) -> None:
@@ -28,6 +29,7 @@ def add_options(parser: argparse.ArgumentParser, *, example: Path) -> None:
     parser.add_argument("--rate", type=_positive, metavar="N", help="open loop: N requests per second, come what may")
     parser.add_argument("--seconds", type=_positive, default=10, metavar="S", help="how long (default: 10)")
     parser.add_argument("--deadline-ms", type=_positive, metavar="MS", help="of each request (default: the server's)")
+    parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="holds the key that the server asks for")
     parser.set_defaults(run=run)
 
 
@@ -36,7 +38,8 @@ def run(options: argparse.Namespace) -> int:
     try:
         target = Target.of(options.url)
         images = requests.read_images(options.image)
-        head = requests.Head(f"{target.host}:{target.port}", deadline_ms=options.deadline_ms)
+        key = read_keys(options.api_key_file)[0] if options.api_key_file else None
+        head = requests.Head(f"{target.host}:{target.port}", deadline_ms=options.deadline_ms, key=key)
         if options.bulk:
             bodies = requests.bulk(images, options.bulk, head, size=options.size or 32)
         else:

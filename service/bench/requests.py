@@ -23,6 +23,7 @@ class Head(NamedTuple):
     host: str
     path: str = "/v1/predict"
     deadline_ms: int | None = None
+    key: str | None = None
 
 
 def read_images(path: Path) -> list[EncodedImage]:
@@ -61,6 +62,7 @@ def post(body: bytes, media_type: str, head: Head, *, accept: str = "*/*") -> by
         f"Accept: {accept}",
         f"Content-Length: {len(body)}",
         *([f"X-Request-Timeout-Ms: {head.deadline_ms}"] if head.deadline_ms else []),
+        *([f"Authorization: Bearer {head.key}"] if head.key else []),
     ]
     return "".join(line + "\r\n" for line in [*lines, ""]).encode("ascii") + body
 

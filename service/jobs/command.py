@@ -23,6 +23,7 @@ from service.jobs.ledger import Ledger
 from service.jobs.results import RESULTS, Encoder, ResultFormat
 from service.jobs.sources.files import Opened, open_path
 from service.jobs.tally import Tally
+from service.keys import read_keys
 from service.metadata import ModelMetadata
 from service.settings import Settings, load
 
@@ -52,6 +53,7 @@ def add_options(parser: argparse.ArgumentParser, engines: Mapping[str, OpenEngin
     parser.add_argument("--top-k", type=int, metavar="K", help="only the K most probable classes")
     parser.add_argument("--summary", action="store_true", help="print images per label, and accuracy where it is known")
     parser.add_argument("--server", metavar="URL", help="have a running server do the work")
+    parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="holds the key that the server asks for")
     first, *_ = engines
     parser.add_argument("--engine", choices=list(engines), help=f"what does it without a server (default: {first})")
     parser.add_argument(
@@ -73,6 +75,8 @@ def run(options: argparse.Namespace, engines: Mapping[str, OpenEngine]) -> int:
 
 
 def _here(options: argparse.Namespace, engines: Mapping[str, OpenEngine]) -> int:
+    if options.api_key_file:
+        raise StartupError("--api-key-file is for a server; add --server URL, or leave it out.")
     try:
         settings = load({name: value for name in FROM_SETTINGS if (value := getattr(options, name)) is not None})
         folder = _folder(settings, options.model, options.version)
@@ -96,7 +100,8 @@ def _there(options: argparse.Namespace) -> int:
 
     if given := [name for name in (*FROM_SETTINGS, "engine", "address", "workers") if getattr(options, name)]:
         raise StartupError(f"--{given[0].replace('_', '-')} is the server's own business; leave it out with --server.")
-    result_format, remote = _format(options.output), Remote(options.server)
+    key = read_keys(options.api_key_file)[0] if options.api_key_file else None
+    result_format, remote = _format(options.output), Remote(options.server, key)
     opened = [open_path(path, Limits()) for path in options.paths]
     query = {name: str(value) for name in ("model", "version", "top_k") if (value := getattr(options, name))}
     fingerprint = _fingerprint(options.paths, opened, [options.server, query])

@@ -50,13 +50,14 @@ class Answer:
 class Remote:
     """One server."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, key: str | None = None) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise StartupError(f"--server {url} is no address like http://127.0.0.1:8000.")
         self._url = url
         self._kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._host, self._port = parts.hostname, parts.port
+        self._always: Headers = {"authorization": f"Bearer {key}"} if key else {}
 
     def send(self, path: str, lines: Iterator[bytes], headers: Headers) -> Answer:
         """POST a body as it is made."""
@@ -76,7 +77,7 @@ class Remote:
     def _exchange(self, method: str, path: str, body: Iterator[bytes] | None, headers: Headers) -> Answer:
         connection = self._kind(self._host, self._port, timeout=TIMEOUT_S)
         try:
-            connection.request(method, path, body, headers, encode_chunked=body is not None)
+            connection.request(method, path, body, {**self._always, **headers}, encode_chunked=body is not None)
             answer = connection.getresponse()
             return Answer(answer.status, answer.read(), answer.getheader("location"))
         except (OSError, http.client.HTTPException) as exc:

@@ -1,0 +1,61 @@
+"""Who may ask, where the operator has given out keys: `Authorization: Bearer <key>` (RFC 6750), or `X-API-Key: <key>`.
+
+What tells nothing about anybody's images stays open: probes, metrics, the documentation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.api import problems
+from service.errors import Unauthorized
+
+ROOTS = ("/v1", problems.OPEN_INFERENCE)
+PROBES = f"{problems.OPEN_INFERENCE}/health"
+
+
+class Keys:
+    """The known keys. Only their digests are kept and compared, so that no answer's time tells of a key."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._digests = {_digest(key.encode()) for key in keys}
+
+    def check(self, headers: Mapping[bytes, bytes]) -> None:
+        """Raise `Unauthorized` unless there is a key in `headers`, whose names are in lower case."""
+        key = headers.get(b"x-api-key")
+        scheme, _, credentials = headers.get(b"authorization", b"").partition(b" ")
+        if key is None and scheme.lower() == b"bearer":
+            key = credentials.strip()
+        if key is None:
+            raise Unauthorized("This service asks for a key; send it as Authorization: Bearer <key>.")
+        if _digest(key) not in self._digests:
+            raise Unauthorized("This key is not known here; ask the operator of the service for one.")
+
+
+class KeysMiddleware:
+    """Pure ASGI middleware in front of all routes but the direct one."""
+
+    def __init__(self, app: ASGIApp, keys: Keys) -> None:
+        self._app, self._keys = app, keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection of the ASGI server."""
+        if scope["type"] == "http" and closed(scope["path"]):
+            try:
+                self._keys.check(dict(scope["headers"]))
+            except Unauthorized as exc:
+                await problems.response(exc, scope["path"])(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def closed(path: str) -> bool:
+    """Whether a key is needed there."""
+    return any(problems.below(path, root) for root in ROOTS) and not problems.below(path, PROBES)
+
+
+def _digest(key: bytes) -> bytes:
+    return sha256(key).digest()
