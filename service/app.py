@@ -13,14 +13,18 @@ from starlette.types import Receive, Scope, Send
 
 from service.api import batches, health, models, predict, problems
 from service.api import metrics as metrics_route
+from service.api.authentication import Keys, KeysMiddleware, closed
 from service.api.bodies import Problem
 from service.api.direct import DirectRoute
+from service.api.open_inference import routes as open_inference
 from service.api.request_log import RequestLog, RequestLogMiddleware
 from service.classifier import Classifier
 from service.cores import default_workers, threads_per_worker
 from service.counters import Counters
+from service.errors import Unauthorized
 from service.jobs.runner import Runner
 from service.jobs.store import Store
+from service.keys import read_keys
 from service.metrics import Metrics
 from service.repository import ModelRepository, opener
 from service.serving import ServedModels
@@ -68,6 +72,7 @@ def create_app(settings: Settings, counters: Counters | None = None) -> Applicat
     )
     app.state.served, app.state.classifier, app.state.metrics = served, classifier, metrics
     app.state.store, app.state.runner = store, runner
+    keys = Keys(read_keys(settings.api_keys_file)) if settings.api_keys_file else None
     log = RequestLog(metrics, settings.log_requests)
     endpoint = predict.Predict(served, classifier, settings, metrics)
     app.direct = DirectRoute(
@@ -75,6 +80,7 @@ def create_app(settings: Settings, counters: Counters | None = None) -> Applicat
         predict.PATH,
         endpoint,
         refusal=endpoint.refusal,
+        keys=keys,
         max_body_bytes=settings.max_body_bytes,
         log=log,
         metrics=metrics,
@@ -82,24 +88,36 @@ def create_app(settings: Settings, counters: Counters | None = None) -> Applicat
     app.include_router(predict.router(app.direct))
     app.include_router(batches.router(store, runner, served, settings))
     app.include_router(models.router(repository, settings))
+    app.include_router(open_inference.router(served, classifier, settings, metrics))
     app.include_router(health.router(served))
     app.include_router(metrics_route.router(metrics, store))
     problems.install(app)
-    app.add_middleware(RequestLogMiddleware, log=log)
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    if keys:
+        app.add_middleware(KeysMiddleware, keys=keys)
+    app.add_middleware(RequestLogMiddleware, log=log)  # the outermost: what keys refuse is counted too
+    app.openapi = lambda: _openapi(app, keyed=keys is not None)  # type: ignore[method-assign]
     return app
 
 
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's document, with errors as they really are: problem+json, and 400 instead of FastAPI's own 422."""
+def _openapi(app: FastAPI, *, keyed: bool) -> dict[str, Any]:
+    """FastAPI's document, with errors as they really are: problem+json, and 400 instead of FastAPI's own 422.
+
+    Where keys are asked for, it says of each operation whether.
+    """
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
         schemas = document["components"]["schemas"]
         schemas["Problem"] = Problem.model_json_schema()
+        schemas.update(open_inference.SCHEMAS)
         for name in ("HTTPValidationError", "ValidationError"):
             schemas.pop(name, None)
-        for path in document["paths"].values():
-            for operation in path.values():
+        if keyed:
+            document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        for path, operations in document["paths"].items():
+            for operation in operations.values():
+                if keyed and closed(path):
+                    operation["security"] = [{"key": []}]
+                    operation["responses"].update(problems.documented(Unauthorized))
                 if "HTTPValidationError" in str(operation["responses"].get("422")):
                     del operation["responses"]["422"]
         app.openapi_schema = document

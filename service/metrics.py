@@ -140,6 +140,12 @@ class Metrics:
             )
         return histogram
 
+    def total(self, name: str, *values: str) -> float:
+        """The sum of a counter's numbers whose first labels have these values, exact over all worker processes."""
+        start = f"{name}{{{_pairs(zip(METRICS[name].labels, values, strict=False))}"
+        starts = (start + ",", start + "}")
+        return sum(number for key, number in self._counters.totals().items() if key.startswith(starts))
+
     def render(self) -> bytes:
         """Prometheus' text format, exact over all worker processes."""
         totals = self._counters.totals()
@@ -173,10 +179,13 @@ def _histogram_lines(name: str, labels: str, totals: dict[str, float]) -> Iterat
 
 
 def _sample(family: str, name: str, values: Sequence[str], *more: tuple[str, str]) -> str:
-    """`name{label="value",…}`, escaped as the format asks."""
-    pairs = [*zip(METRICS[family].labels, values, strict=True), *more]
-    labels = ",".join(f'{label}="{value.translate(ESCAPES)}"' for label, value in pairs)
-    return f"{name}{{{labels}}}"
+    """`name{label="value",…}`."""
+    return f"{name}{{{_pairs([*zip(METRICS[family].labels, values, strict=True), *more])}}}"
+
+
+def _pairs(labels: Iterable[tuple[str, str]]) -> str:
+    """`label="value",…`, escaped as the format asks."""
+    return ",".join(f'{label}="{value.translate(ESCAPES)}"' for label, value in labels)
 
 
 def _number(value: float) -> str:

@@ -95,17 +95,18 @@ class ModelRepository:
 
     def active_version(self, name: str) -> str:
         """The version that answers when none is named: the highest; raises `ModelNotFound`."""
-        return max(self._versions(name), key=int)
+        return max(self.versions(name), key=int)
 
     def get(self, name: str, version: str | None = None) -> LoadedModel:
         """The model that answers for `name` and `version`; raises `ModelNotFound`."""
-        versions = self._versions(name)
+        versions = self.versions(name)
         version = version or self.active_version(name)
         if version not in versions:
             raise ModelNotFound(f"That version is not loaded; loaded are: {', '.join(sorted(versions, key=int))}.")
         return versions[version]
 
-    def _versions(self, name: str) -> dict[str, LoadedModel]:
+    def versions(self, name: str) -> dict[str, LoadedModel]:
+        """Everything that serves under `name`; raises `ModelNotFound`."""
         if name not in self.models:
             raise ModelNotFound(f"There is no such model; loaded are: {', '.join(sorted(self.models))}.")
         return self.models[name]

@@ -11,7 +11,7 @@ from functools import partial
 from service.batching import BATCHERS, DynamicBatcher, Run
 from service.counters import Cell
 from service.engine import Engine
-from service.errors import DeviceLost, NotReady, OutOfMemory, Overloaded, ServiceError, StartupError
+from service.errors import DeviceLost, Draining, NotReady, OutOfMemory, Overloaded, ServiceError, StartupError
 from service.metrics import Metrics, ModelMetrics
 from service.queueing import Priority
 from service.repository import LoadedModel, ModelRepository
@@ -96,15 +96,20 @@ class ServedModels:
                 task.cancel()
         await asyncio.gather(*(self._close(served) for served in self._served.values()))
 
-    def check_ready(self) -> None:
-        """Raise `NotReady` unless the default model's last inference, at most two heartbeats ago, was good."""
+    def check_ready(self, name: str | None = None) -> None:
+        """Raise `NotReady` unless the model's last inference, at most two heartbeats ago, was good.
+
+        Without a name the default model is meant. Raises `Draining` when the process is about to stop.
+        """
+        if self.draining:
+            raise Draining("The process is stopping; send requests to another instance.")
         if not self.repository.models:
             raise NotReady("No model is loaded.")
         if self._heartbeat is None or self._heartbeat.done():
             raise NotReady("The service is not started, or the task that watches its models has ended.")
         if any(engine.lost for engine in self._served):
             raise NotReady("A device has failed; the process that used it is about to be replaced.")
-        if reason := self._unwell.get(self._settings.default_model):
+        if reason := self._unwell.get(name or self._settings.default_model):
             raise NotReady(reason)
 
     def _serve(self, loaded: LoadedModel) -> Served:

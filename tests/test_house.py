@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 # From the ground up: a module may import modules of its own tier and those below, never above.
 TIERS = [
     {"cores", "counters", "errors", "observer", "types", "settings", "metadata", "prediction", "telemetry"},
-    {"bench", "decoding", "preprocessing", "engine", "repository", "binding", "cuda", "providers"},
+    {"bench", "decoding", "preprocessing", "engine", "keys", "repository", "binding", "cuda", "providers"},
     {"pace", "queueing", "metrics", "supervisor"},
     {"batching"},
     {"serving"},
@@ -35,7 +35,7 @@ HOMES = {
     "onnxruntime": {"binding", "cuda", "providers"},
     "PIL": {"bench.requests", "decoding", "preprocessing"},
     "simplejpeg": {"decoding"},
-    "pydantic": {"api.bodies", "settings", "metadata"},
+    "pydantic": {"api.bodies", "api.open_inference.bodies", "settings", "metadata"},
     "pydantic_settings": {"settings"},
     "python_multipart": {"api.multipart"},
     "orjson": {"api", "jobs"},

@@ -7,7 +7,6 @@ from fastapi import APIRouter
 from service import errors
 from service.api import problems
 from service.api.bodies import Status
-from service.errors import Draining
 from service.serving import ServedModels
 
 
@@ -27,8 +26,6 @@ def router(served: ServedModels) -> APIRouter:
     )
     async def readyz() -> Status:
         """The default model answered lately, on the provider it serves with, and the process is not about to stop."""
-        if served.draining:
-            raise Draining("The process is stopping; send requests to another instance.")
         served.check_ready()
         engine = served.choose().loaded.engine
         return Status(status="ready", provider=engine.provider, precision=engine.precision)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple, Self
 from urllib.parse import parse_qsl
 
@@ -25,6 +26,21 @@ class Connection:
     def __init__(self) -> None:
         self.ended = False
         self.tasks: set[asyncio.Task[None]] = set()
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """What runs in this context works for the client; raises `ClientDisconnect` in it when that one goes."""
+        task = asyncio.current_task()
+        assert task is not None
+        self.tasks.add(task)
+        try:
+            yield
+        except asyncio.CancelledError as exc:
+            if not self.ended:
+                raise
+            raise ClientDisconnect from exc
+        finally:
+            self.tasks.discard(task)
 
     def end(self) -> None:
         """The client has gone; nobody waits for the answers any more."""
@@ -74,6 +90,15 @@ class Incoming:
     def query(self, name: str) -> str | None:
         """The parameter's value, the last one where it is repeated."""
         return self._query.get(name)
+
+    def deadline(self, longest_ms: float) -> float:
+        """When its time is up, on the event loop's clock: `longest_ms` after its head, or before where it says so.
+
+        Raises `MalformedRequest`.
+        """
+        given = positive(text(self.headers.get(b"x-request-timeout-ms")), "header X-Request-Timeout-Ms")
+        elapsed = time.perf_counter() - self.began
+        return asyncio.get_running_loop().time() - elapsed + min(given or longest_ms, longest_ms) / 1000
 
     async def whole(self, limit: int) -> bytes:
         """The body; raises as `chunks` does."""

@@ -5,7 +5,6 @@ The hot route: a plain function of the request, reached past routing and middlew
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterable
 from itertools import count, repeat
@@ -56,7 +55,7 @@ class Predict:
 
     async def __call__(self, request: Incoming) -> Reply:
         """Answer one request; raises `ServiceError`."""
-        deadline = self._deadline(request)
+        deadline = request.deadline(self._settings.request_timeout_ms)
         media_type = negotiate(text(request.headers.get(b"accept")), MEDIA_TYPES)
         chosen = self._models.choose(request.query("model"), request.query("version"))
         model = chosen.loaded.identity
@@ -88,17 +87,11 @@ class Predict:
         served = self._models.choose()
         if not served.batcher.queued_rows or request.headers.get(b"content-type") not in ONE_IMAGE or request.has_query:
             return None
-        refused = served.batcher.refusal(1, served.row_bytes, deadline=self._deadline(request))
+        deadline = request.deadline(self._settings.request_timeout_ms)
+        refused = served.batcher.refusal(1, served.row_bytes, deadline=deadline)
         if refused:
             served.counts.failed(refused.slug)
         return refused
-
-    def _deadline(self, request: Incoming) -> float:
-        """When the request's time is up, on the event loop's clock; it began with its head."""
-        longest = self._settings.request_timeout_ms
-        given = positive(text(request.headers.get(b"x-request-timeout-ms")), "header X-Request-Timeout-Ms")
-        elapsed = time.perf_counter() - request.began
-        return asyncio.get_running_loop().time() - elapsed + min(given or longest, longest) / 1000
 
 
 def _json(

@@ -12,9 +12,10 @@ from starlette.requests import ClientDisconnect
 
 from service import telemetry
 from service.api.incoming import Reply
-from service.errors import MalformedRequest, MethodNotAllowed, NotFound, ServiceError
+from service.errors import MalformedRequest, MethodNotAllowed, NotFound, ServiceError, Unauthorized
 
 MEDIA_TYPE = "application/problem+json"
+OPEN_INFERENCE = "/v2"  # the prefix of that protocol, whose errors look otherwise
 CLIENT_CLOSED_REQUEST = 499  # nobody reads it; it is what nginx logs for this
 
 
@@ -31,15 +32,28 @@ def body(error: ServiceError, instance: str | None = None) -> dict[str, Any]:
 
 def reply(error: ServiceError, instance: str | None = None) -> Reply:
     """What the hot route answers with; `instance` as for `body`."""
-    headers = () if error.retry_after_s is None else ((b"retry-after", str(error.retry_after_s).encode()),)
+    headers = tuple((name.encode(), value.encode()) for name, value in _headers(error).items())
     return Reply(int(error.status), MEDIA_TYPE.encode(), orjson.dumps(body(error, instance)), headers)
 
 
-def response(error: ServiceError, headers: dict[str, str] | None = None) -> Response:
-    """What the framework's routes answer with."""
-    if error.retry_after_s is not None:
-        headers = {**(headers or {}), "Retry-After": str(error.retry_after_s)}
-    return Response(orjson.dumps(body(error)), status_code=error.status, headers=headers, media_type=MEDIA_TYPE)
+def response(error: ServiceError, path: str, headers: dict[str, str] | None = None) -> Response:
+    """What the framework's route at `path` answers with."""
+    headers = {**(headers or {}), **_headers(error)}
+    open_inference = below(path, OPEN_INFERENCE)
+    content, media_type = ({"error": error.detail}, "application/json") if open_inference else (body(error), MEDIA_TYPE)
+    return Response(orjson.dumps(content), status_code=error.status, headers=headers, media_type=media_type)
+
+
+def below(path: str, root: str) -> bool:
+    """Whether `path` is `root` or in it."""
+    return path == root or path.startswith(root + "/")
+
+
+def _headers(error: ServiceError) -> dict[str, str]:
+    """What a client may need besides the body."""
+    if isinstance(error, Unauthorized):
+        return {"www-authenticate": "Bearer"}
+    return {} if error.retry_after_s is None else {"retry-after": str(error.retry_after_s)}
 
 
 def documented(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
@@ -62,24 +76,21 @@ def install(app: FastAPI) -> None:
     """Answer every foreseen exception of `app` with its problem; `RequestLog` answers the others."""
 
     @app.exception_handler(ServiceError)
-    async def _known(_request: Request, exc: ServiceError) -> Response:
-        return response(exc)
+    async def _known(request: Request, exc: ServiceError) -> Response:
+        return response(exc, request.url.path)
 
     @app.exception_handler(RequestValidationError)
-    async def _invalid(_request: Request, exc: RequestValidationError) -> Response:
+    async def _invalid(request: Request, exc: RequestValidationError) -> Response:
         first = exc.errors()[0]
         place = " ".join(str(part) for part in first["loc"])
-        return response(MalformedRequest(f"{place}: {first['msg']}."))
+        return response(MalformedRequest(f"{place}: {first['msg']}."), request.url.path)
 
     @app.exception_handler(HTTPException)
-    async def _routing(_request: Request, exc: HTTPException) -> Response:
-        headers = dict(exc.headers) if exc.headers else None
+    async def _routing(request: Request, exc: HTTPException) -> Response:
+        error: ServiceError = NotFound("There is nothing at this path; /docs lists what there is.")
         if exc.status_code == MethodNotAllowed.status:
-            return response(
-                MethodNotAllowed("This path does not take that method; the Allow header lists those it takes."),
-                headers,
-            )
-        return response(NotFound("There is nothing at this path; /docs lists what there is."), headers)
+            error = MethodNotAllowed("This path does not take that method; the Allow header lists those it takes.")
+        return response(error, request.url.path, dict(exc.headers) if exc.headers else None)
 
     @app.exception_handler(ClientDisconnect)
     async def _gone(_request: Request, _exc: ClientDisconnect) -> Response:

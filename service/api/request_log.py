@@ -21,7 +21,7 @@ from service.metrics import Histogram, Metrics
 
 HEADER = b"x-request-id"
 VALID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")  # what can stand in a header and a log line and mean only itself
-PROBES = ("/livez", "/readyz", "/metrics")
+PROBES = ("/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready")
 REFUSALS = {503, 504}  # they come in floods, and a line for each would make matters worse
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 OTHER = "other"  # route or method: clients may make up as many as they like
@@ -86,14 +86,14 @@ class RequestLogMiddleware:
 
         try:
             if error:
-                await problems.response(error)(scope, receive, send_with_id)
+                await problems.response(error, scope["path"])(scope, receive, send_with_id)
             else:
                 await self._app(scope, receive, send_with_id)
         except Exception:
             logger.exception("unexpected error")
             if status is not None:
                 raise  # the answer has begun: all that is left is to cut the connection
-            await problems.response(UNEXPECTED)(scope, receive, send_with_id)
+            await problems.response(UNEXPECTED, scope["path"])(scope, receive, send_with_id)
         finally:
             route = str(getattr(scope.get("route"), "path", OTHER))
             seconds = time.perf_counter() - began

@@ -49,9 +49,8 @@ async def read_uploads(request: Incoming, settings: Settings) -> Uploads:
 
     Raises `UnsupportedMediaType`, `BodyTooLarge`, `TooManyImages`, `EmptyRequest`, `MalformedRequest` or `WrongShape`.
     """
-    declared, encoding = text(request.headers.get(b"content-type")) or "", request.headers.get(b"content-encoding")
-    if encoding is not None and encoding.lower() != b"identity":
-        raise UnsupportedMediaType("Compressed bodies are not accepted; send the body without Content-Encoding.")
+    declared = text(request.headers.get(b"content-type")) or ""
+    check_encoding(request)
     media_type, parameters = (declared, {}) if declared in BARE else _content_type(declared)
     if media_type in RAW_IMAGE:
         data = await request.whole(min(settings.max_body_bytes, settings.max_image_bytes))
@@ -65,6 +64,12 @@ async def read_uploads(request: Incoming, settings: Settings) -> Uploads:
     if not len(uploads.pictures):
         raise EmptyRequest("The request holds no image; send at least one.")
     return uploads
+
+
+def check_encoding(request: Incoming) -> None:
+    """Raise `UnsupportedMediaType` for a compressed body."""
+    if request.headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise UnsupportedMediaType("Compressed bodies are not accepted; send the body without Content-Encoding.")
 
 
 async def _multipart(request: Incoming, settings: Settings, parameters: dict[str, str]) -> Uploads:
@@ -91,11 +96,12 @@ def _from_json(body: bytes, settings: Settings) -> Uploads:
     images = document.get("images") if isinstance(document, dict) else None
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
         raise MalformedRequest('The JSON body must be {"images": ["<base64>", …]}.')
-    _check_count(len(images), settings)
-    return Uploads([_from_base64(image, settings) for image in images])
+    check_count(len(images), settings)
+    return Uploads([from_base64(image, settings) for image in images])
 
 
-def _from_base64(encoded: str, settings: Settings) -> Picture | InvalidImage:
+def from_base64(encoded: str, settings: Settings) -> Picture | InvalidImage:
+    """The bytes of an image file, or what is wrong with the text; raises `BodyTooLarge`."""
     if encoded.startswith("data:"):
         head, comma, encoded = encoded.partition(",")
         if not comma or not head.endswith(";base64"):
@@ -110,9 +116,8 @@ def _from_base64(encoded: str, settings: Settings) -> Picture | InvalidImage:
 
 async def _npy(request: Incoming, settings: Settings, _parameters: dict[str, str]) -> Uploads:
     images = npy.read_images(await request.whole(settings.max_body_bytes))
-    _check_count(len(images), settings)
-    if images.shape[1] * images.shape[2] > settings.max_image_pixels:
-        raise ImageTooLarge(f"An image may have {settings.max_image_pixels:,} pixels at most; send smaller ones.")
+    check_count(len(images), settings)
+    check_pixels(images.shape[1] * images.shape[2], settings)
     return Uploads(images)
 
 
@@ -134,6 +139,13 @@ def _content_type(declared: str) -> tuple[str, dict[str, str]]:
     return (message.get_content_type() if declared else ""), parameters
 
 
-def _check_count(count: int, settings: Settings) -> None:
+def check_count(count: int, settings: Settings) -> None:
+    """Raise `TooManyImages` for more images than a request may hold."""
     if count > settings.max_images_per_request:
         raise TooManyImages(f"A request may hold {settings.max_images_per_request:,} images at most; split it.")
+
+
+def check_pixels(pixels: int, settings: Settings) -> None:
+    """Raise `ImageTooLarge` for images of more pixels than one may have."""
+    if pixels > settings.max_image_pixels:
+        raise ImageTooLarge(f"An image may have {settings.max_image_pixels:,} pixels at most; send smaller ones.")

@@ -242,7 +242,7 @@ def test_other_methods_are_405(client: TestClient) -> None:
 
 
 def test_other_paths_are_404(client: TestClient) -> None:
-    problem(client.get("/v2/nothing"), 404, "not-found")
+    problem(client.get("/v1/nothing"), 404, "not-found")
 
 
 def test_a_request_id_is_echoed_or_made(client: TestClient) -> None:

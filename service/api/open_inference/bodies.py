@@ -1,0 +1,185 @@
+"""The protocol's JSON objects, as far as they are used here; what else a client sends is ignored, as it asks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
+
+from service.errors import MalformedRequest
+
+IMAGE, PROBABILITIES = "image", "probabilities"  # the tensors' names
+Parameters = dict[str, Any]
+Size = Annotated[int, Field(ge=0, strict=True)]
+
+
+class Failure(BaseModel):
+    """Any error."""
+
+    error: str = Field(description="What to do about it.")
+
+
+class Tensor(BaseModel):
+    """A tensor and how it is sent."""
+
+    name: str = Field(examples=[IMAGE])
+    shape: list[Size] = Field(examples=[[1, 32, 32, 3]])
+    datatype: str = Field(examples=["UINT8"])
+    parameters: Parameters = Field({}, description="`binary_data_size`: its bytes follow the JSON object.")
+
+
+class InputTensor(Tensor):
+    """Images: `UINT8` pixels (N, H, W, 3), RGB, or `BYTES` (N): encoded ones, in JSON as base64."""
+
+    data: Any = Field(None, description="Row-major, nested or flat. Absent where binary data follows.")
+
+
+class RequestedOutput(BaseModel):
+    """What is asked of the only output."""
+
+    name: Literal["probabilities"]
+    parameters: Parameters = Field(
+        {}, description="`binary_data`: after the JSON object; `classification`: only so many of the most probable."
+    )
+
+
+class InferRequest(BaseModel):
+    """A request, without the bytes that may follow it."""
+
+    id: str | None = Field(None, description="Comes back with the answer.")
+    parameters: Parameters = Field(
+        {},
+        description="`timeout` in microseconds; `priority`: 0 or 1 go before all others; `binary_data_output`.",
+    )
+    inputs: list[InputTensor] = Field(min_length=1, max_length=1)
+    outputs: list[RequestedOutput] = Field([], max_length=1)
+
+    @classmethod
+    def of(cls, document: object) -> Self:
+        """What parsed JSON says; raises `MalformedRequest`."""
+        try:
+            return cls.model_validate(document)
+        except ValidationError as exc:
+            first = exc.errors()[0]
+            raise MalformedRequest(f"{'.'.join(map(str, first['loc'])) or 'The request'}: {first['msg']}.") from exc
+
+
+class OutputTensor(Tensor):
+    """`FP32` (N, classes), or with `classification` `BYTES` (N, k): "probability:index:label"."""
+
+    name: str = Field(examples=[PROBABILITIES])
+    data: list[Any] = Field([], description="Row-major, flat.")
+
+
+class InferResponse(BaseModel):
+    """The answer, without the bytes that may follow it."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_name: str
+    model_version: str
+    id: str | None = None
+    outputs: list[OutputTensor]
+
+
+class Server(BaseModel):
+    """What answers, and what of the protocol's extensions it knows."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class Live(BaseModel):
+    """The process answers."""
+
+    live: bool
+
+
+class Ready(BaseModel):
+    """Whether requests would be answered."""
+
+    name: str | None = Field(None, description="The model, where one was asked about.")
+    ready: bool
+
+
+class TensorMetadata(BaseModel):
+    """A tensor's name, type and shape; -1 stands for any number."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class Model(BaseModel):
+    """A model's versions and tensors."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+class TensorConfig(BaseModel):
+    """A tensor without its first dimension."""
+
+    name: str
+    data_type: str
+    dims: list[int]
+
+
+class Config(BaseModel):
+    """Triton's view of a model: what its load generator asks for."""
+
+    name: str
+    platform: str
+    backend: str
+    max_batch_size: int
+    input: list[TensorConfig]
+    output: list[TensorConfig]
+
+
+class IndexRequest(BaseModel):
+    """Which versions to list."""
+
+    ready: StrictBool = Field(False, description="Only those that answer.")
+
+
+class IndexEntry(BaseModel):
+    """A version in the model repository."""
+
+    name: str
+    version: str
+    state: Literal["READY", "UNAVAILABLE"]
+    reason: str = Field("", description="Why it is unavailable.")
+
+
+class Count(BaseModel):
+    """How many images."""
+
+    count: int
+
+
+class Outcomes(BaseModel):
+    """What became of images."""
+
+    success: Count
+    fail: Count
+
+
+class VersionStatistics(BaseModel):
+    """Counts of a version, over all processes of this server."""
+
+    name: str
+    version: str
+    inference_count: int = Field(description="Images that were answered.")
+    inference_stats: Outcomes
+
+
+class Statistics(BaseModel):
+    """Of each version."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_stats: list[VersionStatistics]

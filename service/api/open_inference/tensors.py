@@ -1,0 +1,189 @@
+"""A request's bytes → pictures; probabilities → an answer's bytes. In JSON, or binary behind the JSON object.
+
+Triton's extensions: docs/protocol/extension_binary_data.md and extension_classification.md of triton-inference-server.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+
+from service.api.incoming import positive
+from service.api.open_inference.bodies import IMAGE, PROBABILITIES, InferRequest, InputTensor, Parameters
+from service.api.uploads import check_count, check_pixels, from_base64
+from service.classifier import Picture, Pictures
+from service.errors import BodyTooLarge, InvalidImage, MalformedRequest, WrongShape
+from service.prediction import ModelIdentity, Prediction
+from service.settings import Settings
+from service.types import Rows
+
+JSON, BINARY = "application/json", "application/octet-stream"
+LENGTH = struct.Struct("<I")  # before each element of a binary BYTES tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """What a client asks for."""
+
+    pictures: Pictures
+    id: str | None
+    timeout_us: int  # 0: none of its own
+    priority: int  # 0: the usual one; 1 is the highest
+    binary: bool  # whether the output comes behind the JSON object
+    classes: int  # 0: all of them, as numbers
+
+
+def read(body: bytes, header_length: str | None, settings: Settings) -> Inference:
+    """The request in `body`, whose first `header_length` bytes are JSON where more than JSON is in it.
+
+    Raises `MalformedRequest`, `WrongShape`, `TooManyImages`, `ImageTooLarge` or `BodyTooLarge`.
+    """
+    length = len(body) if header_length is None else positive(header_length, "header Inference-Header-Content-Length")
+    assert length is not None
+    if length > len(body):
+        raise MalformedRequest("header Inference-Header-Content-Length: the body is shorter than that.")
+    try:
+        document = orjson.loads(memoryview(body)[:length])
+    except orjson.JSONDecodeError as exc:
+        raise MalformedRequest(f"The request is not JSON (line {exc.lineno}, column {exc.colno}).") from exc
+    asked = InferRequest.of(document)
+    (tensor,) = asked.inputs
+    wanted = asked.outputs[0].parameters if asked.outputs else {}
+    binary = _flag(asked.parameters, "binary_data_output")
+    return Inference(
+        pictures=_pictures(tensor, memoryview(body)[length:], settings),
+        id=asked.id,
+        timeout_us=_number(asked.parameters, "timeout"),
+        priority=_number(asked.parameters, "priority"),
+        binary=_flag(wanted, "binary_data", default=binary),
+        classes=_number(wanted, "classification"),
+    )
+
+
+def write(model: ModelIdentity, asked: Inference, outcomes: list[Prediction]) -> tuple[bytes, int | None]:
+    """The answer's bytes, and how many of them are JSON where others follow."""
+    probabilities = np.stack([outcome.probabilities for outcome in outcomes])
+    output: dict[str, Any] = {"name": PROBABILITIES, "datatype": "FP32", "shape": list(probabilities.shape)}
+    tail = b""
+    if asked.classes:
+        texts = [_classification(outcome, asked.classes) for outcome in outcomes]
+        output |= {"datatype": "BYTES", "shape": [len(texts), len(texts[0])]}
+        flat = [text for row in texts for text in row]
+        if asked.binary:
+            tail = b"".join(LENGTH.pack(len(text.encode())) + text.encode() for text in flat)
+        else:
+            output["data"] = flat
+    elif asked.binary:
+        tail = probabilities.astype("<f4").tobytes()
+    else:
+        output["data"] = probabilities.ravel()
+    if asked.binary:
+        output["parameters"] = {"binary_data_size": len(tail)}
+    answer = {"model_name": model.name, "model_version": model.version, "outputs": [output]}
+    if asked.id is not None:
+        answer["id"] = asked.id
+    head = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+    return head + tail, len(head) if asked.binary else None
+
+
+def _classification(outcome: Prediction, classes: int) -> list[str]:
+    """The most probable classes, as the extension writes them."""
+    order = np.argsort(-outcome.probabilities, kind="stable")[:classes].tolist()
+    return [f"{outcome.probabilities[place]:f}:{place}:{outcome.model.labels[place]}" for place in order]
+
+
+def _pictures(tensor: InputTensor, tail: memoryview, settings: Settings) -> Pictures:
+    """The tensor's images; the bytes behind the JSON object are all its own, or there are none."""
+    if tensor.name != IMAGE or tensor.datatype not in READERS:
+        raise MalformedRequest(
+            f"The model has one input, {IMAGE}: UINT8 [N, height, width, 3], or BYTES [N] of encoded images."
+        )
+    size = tensor.parameters.get("binary_data_size")
+    if (size is None) != (tensor.data is not None) or len(tail) != (size or 0):
+        raise MalformedRequest(
+            "An input has either data, or binary_data_size and just so many bytes after the JSON object, whose length "
+            "the header Inference-Header-Content-Length tells."
+        )
+    return READERS[tensor.datatype](tensor, tail, settings)
+
+
+def _pixels(tensor: InputTensor, tail: memoryview, settings: Settings) -> Rows:
+    shape = tensor.shape
+    if len(shape) != 4 or shape[3] != 3 or 0 in shape[1:]:
+        raise WrongShape(f"{IMAGE} has the shape {shape}; send UINT8 [N, height, width, 3], RGB.")
+    check_count(shape[0], settings)
+    check_pixels(shape[1] * shape[2], settings)
+    if tensor.data is None:
+        flat = np.frombuffer(tail, np.uint8)
+    else:
+        try:
+            numbers = np.array(tensor.data)
+        except ValueError as exc:
+            raise MalformedRequest(f"The data of {IMAGE} is no array: its rows differ in length.") from exc
+        if numbers.dtype.kind not in "iu" or (numbers.size and not 0 <= numbers.min() <= numbers.max() <= 255):
+            raise MalformedRequest(f"The data of {IMAGE} must be whole numbers from 0 to 255.")
+        flat = numbers.astype(np.uint8).ravel()
+    if flat.size != math.prod(shape):
+        raise WrongShape(f"{IMAGE} has {flat.size:,} values, not the {math.prod(shape):,} of the shape {shape}.")
+    return flat.reshape(shape)
+
+
+def _encoded(tensor: InputTensor, tail: memoryview, settings: Settings) -> list[Picture | InvalidImage]:
+    shape = tensor.shape
+    if len(shape) not in (1, 2) or shape[1:] not in ([], [1]):
+        raise WrongShape(f"{IMAGE} has the shape {shape}; send BYTES [N], one encoded image each.")
+    check_count(shape[0], settings)
+    images: list[Picture | InvalidImage]
+    if tensor.data is None:
+        images = list(_elements(tail, settings))
+    else:
+        texts = tensor.data if isinstance(tensor.data, list) else [tensor.data]
+        texts = [text[0] if isinstance(text, list) and len(text) == 1 else text for text in texts]
+        if not all(isinstance(text, str) for text in texts):
+            raise MalformedRequest(f"The data of {IMAGE} must be a list of texts, each an image file in base64.")
+        images = [from_base64(text, settings) for text in texts]
+    if len(images) != shape[0]:
+        raise WrongShape(f"{IMAGE} has {len(images):,} values, not the {shape[0]:,} of the shape {shape}.")
+    return images
+
+
+def _elements(tail: memoryview, settings: Settings) -> list[bytes]:
+    """The elements of a binary BYTES tensor, each after its length."""
+    elements, place = [], 0
+    while place < len(tail):
+        start = place + LENGTH.size
+        (length,) = LENGTH.unpack(tail[place:start]) if start <= len(tail) else (len(tail),)
+        place = start + length
+        if place > len(tail):
+            raise MalformedRequest(f"The binary data of {IMAGE} ends within an element: lengths and bytes differ.")
+        if length > settings.max_image_bytes:
+            raise BodyTooLarge(f"An image may have {settings.max_image_bytes:,} bytes at most; send a smaller one.")
+        elements.append(bytes(tail[start:place]))
+    return elements
+
+
+Reader = Callable[[InputTensor, memoryview, Settings], Pictures]
+READERS: dict[str, Reader] = {"UINT8": _pixels, "BYTES": _encoded}
+
+
+def _number(parameters: Parameters, name: str) -> int:
+    """A whole number from 0 up, 0 where there is none; raises `MalformedRequest`."""
+    value = parameters.get(name, 0)
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
+        value = int(value)  # as some clients send it
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise MalformedRequest(f"parameter {name}: send a whole number, 0 or more.")
+    return value
+
+
+def _flag(parameters: Parameters, name: str, *, default: bool = False) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise MalformedRequest(f"parameter {name}: send true or false.")
+    return value

@@ -1,0 +1,308 @@
+"""/v2, the Open Inference Protocol: what its clients send, and what they get."""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.http as triton
+from httpx2 import Response
+from starlette.testclient import TestClient
+from tritonclient.utils import InferenceServerException
+
+from service.app import create_app
+from service.errors import InferenceFailed
+from service.settings import Settings
+from service.types import Rows
+from tests.conftest import COLOURS, RGB, SIZE, colour_probabilities, encode, picture
+from tests.processes import running
+
+INFER = "/v2/models/colours/infer"
+PIXELS: Rows = np.stack([np.asarray(picture(colour)) for colour in COLOURS])
+ENCODED = [encode(picture(colour)) for colour in COLOURS]
+EXPECTED = colour_probabilities(PIXELS, 0.01)  # of version 2, which is the active one
+
+
+def tensor(**changes: object) -> dict[str, Any]:
+    given = {"name": "image", "shape": [3, SIZE, SIZE, 3], "datatype": "UINT8", "data": PIXELS.tolist()}
+    return {name: value for name, value in {**given, **changes}.items() if value is not None}
+
+
+def texts(images: list[bytes], **changes: object) -> dict[str, Any]:
+    data = [base64.b64encode(image).decode() for image in images]
+    return tensor(**{"shape": [len(images)], "datatype": "BYTES", "data": data} | changes)
+
+
+def binary(images: list[bytes]) -> bytes:
+    return b"".join(struct.pack("<I", len(image)) + image for image in images)
+
+
+def send_binary(client: TestClient, tail: bytes, given: dict[str, Any], **request: object) -> Response:
+    """A request with binary data behind its JSON object, as the extension has it."""
+    given = {**given, "data": None, "parameters": {"binary_data_size": len(tail)}}
+    head = json.dumps({"inputs": [{name: value for name, value in given.items() if value is not None}], **request})
+    headers = {"Inference-Header-Content-Length": str(len(head.encode()))}
+    return client.post(INFER, content=head.encode() + tail, headers=headers)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        tensor(),
+        tensor(data=PIXELS.ravel().tolist()),
+        texts(ENCODED),
+        texts(ENCODED, shape=[3, 1]),
+        tensor(shape=[3, 16, 16, 3], data=PIXELS.repeat(2, 1).repeat(2, 2).tolist()),
+    ],
+    ids=["nested", "flat", "encoded", "encoded, a row each", "of another size"],
+)
+def test_images_in_json_get_their_probabilities(client: TestClient, given: dict[str, Any]) -> None:
+    answer = client.post(INFER, json={"id": "seven", "inputs": [given]}).json()
+    (output,) = answer.pop("outputs")
+    assert answer == {"id": "seven", "model_name": "colours", "model_version": "2"}
+    assert (output["name"], output["datatype"], output["shape"]) == ("probabilities", "FP32", [3, 3])
+    np.testing.assert_allclose(np.reshape(output["data"], (3, 3)), EXPECTED, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("tail", "given"), [(PIXELS.tobytes(), tensor()), (binary(ENCODED), texts(ENCODED))], ids=["pixels", "encoded"]
+)
+@pytest.mark.parametrize("where", ["request", "output"])
+def test_binary_data_goes_both_ways(client: TestClient, tail: bytes, given: dict[str, Any], where: str) -> None:
+    wanted = (
+        {"parameters": {"binary_data_output": True}}
+        if where == "request"
+        else {"outputs": [{"name": "probabilities", "parameters": {"binary_data": True}}]}
+    )
+    answer = send_binary(client, tail, given, **wanted)
+    header = int(answer.headers["inference-header-content-length"])
+    (output,) = json.loads(answer.content[:header])["outputs"]
+    assert output["parameters"] == {"binary_data_size": 36}
+    np.testing.assert_allclose(np.frombuffer(answer.content[header:], "<f4").reshape(3, 3), EXPECTED, atol=1e-6)
+
+
+def test_a_version_can_be_named(client: TestClient) -> None:
+    answer = client.post("/v2/models/colours/versions/1/infer", json={"inputs": [tensor()]}).json()
+    assert answer["model_version"] == "1"
+    np.testing.assert_allclose(
+        np.reshape(answer["outputs"][0]["data"], (3, 3)), colour_probabilities(PIXELS), atol=1e-6
+    )
+
+
+def test_classification_names_the_most_probable(client: TestClient) -> None:
+    outputs = [{"name": "probabilities", "parameters": {"classification": 2}}]
+    (output,) = client.post(INFER, json={"inputs": [tensor()], "outputs": outputs}).json()["outputs"]
+    assert (output["datatype"], output["shape"]) == ("BYTES", [3, 2])
+    probability, index, label = output["data"][2].split(":")
+    assert (index, label) == ("1", "green")
+    assert float(probability) == pytest.approx(EXPECTED[1, 1], abs=1e-6)
+
+
+def test_more_classes_than_there_are_is_all_of_them(client: TestClient) -> None:
+    outputs = [{"name": "probabilities", "parameters": {"classification": 99}}]
+    (output,) = client.post(INFER, json={"inputs": [tensor()], "outputs": outputs}).json()["outputs"]
+    assert output["shape"] == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "told"),
+    [
+        ({}, 400, "inputs: Field required"),
+        ({"inputs": []}, 400, "inputs: List should have at least 1 item"),
+        ({"inputs": [tensor(), tensor()]}, 400, "inputs: List should have at most 1 item"),
+        ({"inputs": [tensor(name="x")]}, 400, "has one input, image"),
+        ({"inputs": [tensor(datatype="FP32")]}, 400, "UINT8 [N, height, width, 3], or BYTES"),
+        ({"inputs": [tensor(shape=[3, SIZE, SIZE])]}, 422, "send UINT8 [N, height, width, 3]"),
+        ({"inputs": [tensor(shape=[3, SIZE, SIZE, 4])]}, 422, "send UINT8"),
+        ({"inputs": [tensor(shape=[3, SIZE, 0, 3])]}, 422, "send UINT8"),
+        ({"inputs": [tensor(shape=[2, SIZE, SIZE, 3])]}, 422, "has 576 values, not the 384 of the shape"),
+        ({"inputs": [tensor(shape=[-1, SIZE, SIZE, 3])]}, 400, "greater than or equal to 0"),
+        ({"inputs": [tensor(shape=[0, SIZE, SIZE, 3], data=[])]}, 400, "whole numbers"),
+        ({"inputs": [texts([], shape=[0])]}, 422, "holds no image"),
+        ({"inputs": [tensor(shape=[2000, SIZE, SIZE, 3])]}, 413, "1,024 images at most"),
+        ({"inputs": [tensor(shape=[1, 10_000, 10_000, 3])]}, 422, "40,000,000 pixels at most"),
+        ({"inputs": [tensor(data=None)]}, 400, "either data, or binary_data_size"),
+        ({"inputs": [tensor(parameters={"binary_data_size": 5})]}, 400, "either data, or binary_data_size"),
+        ({"inputs": [tensor(data=[[1], [1, 2]])]}, 400, "rows differ in length"),
+        ({"inputs": [tensor(data=[0.5] * 576)]}, 400, "whole numbers from 0 to 255"),
+        ({"inputs": [tensor(data=[256] * 576)]}, 400, "whole numbers from 0 to 255"),
+        ({"inputs": [tensor(data=[-1] * 576)]}, 400, "whole numbers from 0 to 255"),
+        ({"inputs": [tensor(data={"a": 1})]}, 400, "whole numbers from 0 to 255"),
+        ({"inputs": [texts(ENCODED, data=[1, 2, 3])]}, 400, "a list of texts"),
+        ({"inputs": [texts(ENCODED, shape=[2])]}, 422, "has 3 values, not the 2"),
+        ({"inputs": [texts(ENCODED, shape=[3, 2])]}, 422, "send BYTES [N]"),
+        ({"inputs": [texts([b"no image", ENCODED[0]])]}, 422, "Image 0: "),
+        ({"inputs": [texts([b"no image"])]}, 422, "image"),
+        ({"inputs": [tensor()], "outputs": [{"name": "logits"}]}, 400, "outputs.0.name"),
+        ({"inputs": [tensor()], "parameters": {"timeout": -1}}, 400, "parameter timeout"),
+        ({"inputs": [tensor()], "parameters": {"priority": "high"}}, 400, "parameter priority"),
+        ({"inputs": [tensor()], "parameters": {"binary_data_output": 1}}, 400, "parameter binary_data_output"),
+    ],
+)
+def test_a_wrong_request_is_told_what_is_wrong(
+    client: TestClient, request_: dict[str, Any], status: int, told: str
+) -> None:
+    response = client.post(INFER, json=request_)
+    assert response.status_code == status, response.text
+    assert response.json().keys() == {"error"}
+    assert told in response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("tail", "told"),
+    [
+        (b"\1\0", "ends within an element"),
+        (struct.pack("<I", 9) + b"short", "ends within an element"),
+        (binary(ENCODED[:2]), "has 2 values, not the 3"),
+    ],
+)
+def test_binary_data_that_does_not_add_up_is_refused(client: TestClient, tail: bytes, told: str) -> None:
+    response = send_binary(client, tail, texts(ENCODED))
+    assert response.status_code in (400, 422)
+    assert told in response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "status"),
+    [
+        (b"{", {}, 400),
+        (b"{}", {"Inference-Header-Content-Length": "9"}, 400),
+        (b"{}", {"Inference-Header-Content-Length": "-1"}, 400),
+        (b"{}", {"Content-Encoding": "gzip"}, 415),
+        (b"[" * 5000, {}, 400),
+    ],
+)
+def test_what_is_no_request_is_refused(
+    client: TestClient, content: bytes, headers: dict[str, str], status: int
+) -> None:
+    response = client.post(INFER, content=content, headers=headers)
+    assert response.status_code == status
+    assert response.json().keys() == {"error"}
+
+
+def test_limits_are_kept(settings: Settings) -> None:
+    small = settings.model_copy(update={"max_body_bytes": 1000, "max_image_bytes": 50})
+    with TestClient(create_app(small)) as client:
+        assert client.post(INFER, json={"inputs": [tensor()]}).status_code == 413
+        too_large = send_binary(client, binary([b"x" * 51]), texts([b""]))
+        assert (too_large.status_code, "50 bytes at most" in too_large.json()["error"]) == (413, True)
+
+
+@pytest.mark.parametrize("given", [{"timeout": 1}, {"timeout": "1"}])
+def test_a_timeout_in_microseconds_is_kept(client: TestClient, given: dict[str, Any]) -> None:
+    response = client.post(INFER, json={"inputs": [tensor()], "parameters": given})
+    assert response.status_code == 504
+
+
+def test_what_fails_in_the_model_is_an_error_of_the_protocol(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_given: object, **_named: object) -> list[InferenceFailed]:
+        return [InferenceFailed("The model failed."), InferenceFailed("The model failed.")]
+
+    monkeypatch.setattr(client.app.state.classifier, "classify", fail)  # type: ignore[attr-defined]
+    response = client.post(INFER, json={"inputs": [tensor()]})
+    assert (response.status_code, response.json()) == (500, {"error": "Image 0: The model failed."})
+
+
+@pytest.mark.parametrize("path", ["/v2/models/none", "/v2/models/colours/versions/9/ready", "/v2/none"])
+def test_what_is_not_there_is_an_error_of_the_protocol(client: TestClient, path: str) -> None:
+    response = client.get(path)
+    assert response.status_code == 404
+    assert response.json().keys() == {"error"}
+
+
+def test_a_model_says_what_it_takes_and_gives(client: TestClient) -> None:
+    assert client.get("/v2/models/colours").json() == {
+        "name": "colours",
+        "versions": ["1", "2"],
+        "platform": "onnxruntime_onnx",
+        "inputs": [{"name": "image", "datatype": "UINT8", "shape": [-1, SIZE, SIZE, 3]}],
+        "outputs": [{"name": "probabilities", "datatype": "FP32", "shape": [-1, 3]}],
+    }
+
+
+def test_readiness_is_the_models(client: TestClient) -> None:
+    assert client.get("/v2/health/ready").json() == {"ready": True}
+    assert client.get("/v2/models/colours/ready").json() == {"name": "colours", "ready": True}
+    client.app.state.served._unwell["colours"] = "It fails."  # type: ignore[attr-defined]
+    assert client.get("/v2/health/ready").status_code == 503
+    response = client.get("/v2/models/colours/versions/2/ready")
+    assert (response.status_code, response.json()) == (503, {"name": "colours", "ready": False})
+    assert client.get("/v2/health/live").json() == {"live": True}
+
+
+def test_images_are_counted_by_version(client: TestClient) -> None:
+    client.post(INFER, json={"inputs": [tensor()]})
+    client.post(INFER, json={"inputs": [texts([b"no image"])]})
+    client.post("/v2/models/colours/versions/1/infer", json={"inputs": [texts(ENCODED[:1])]})
+    counts = {
+        stats["version"]: (stats["inference_count"], stats["inference_stats"]["fail"]["count"])
+        for stats in client.get("/v2/models/colours/stats").json()["model_stats"]
+    }
+    assert counts == {"1": (1, 0), "2": (3, 1)}
+    assert len(client.get("/v2/models/stats").json()["model_stats"]) == 2
+    assert len(client.get("/v2/models/colours/versions/2/stats").json()["model_stats"]) == 1
+
+
+@pytest.fixture(scope="module")
+def unmodified(tmp_path_factory: pytest.TempPathFactory) -> Iterator[triton.InferenceServerClient]:
+    """NVIDIA's own client of Triton, and a real server."""
+    from tests.conftest import write_colour_model
+
+    root = tmp_path_factory.mktemp("models")
+    write_colour_model(root / "colours" / "2", scale=0.01)
+    with running(root, jobs_dir=str(root / "jobs")) as convoy:
+        client = triton.InferenceServerClient(f"127.0.0.1:{convoy.port}")
+        yield client
+        client.close()
+
+
+def inputs(name: str, *, as_binary: bool) -> list[triton.InferInput]:
+    data = PIXELS if name == "UINT8" else np.array(ENCODED, np.object_)
+    given = triton.InferInput("image", list(data.shape), name)
+    given.set_data_from_numpy(data, binary_data=as_binary)
+    return [given]
+
+
+@pytest.mark.parametrize(("datatype", "as_binary"), [("UINT8", True), ("UINT8", False), ("BYTES", True)])
+@pytest.mark.parametrize("answer_binary", [True, False])
+def test_tritons_client_is_answered(
+    unmodified: triton.InferenceServerClient, datatype: str, as_binary: bool, answer_binary: bool
+) -> None:
+    outputs = [triton.InferRequestedOutput("probabilities", binary_data=answer_binary)]
+    result = unmodified.infer(
+        "colours", inputs(datatype, as_binary=as_binary), outputs=outputs, request_id="1", priority=2, timeout=10**7
+    )
+    np.testing.assert_allclose(result.as_numpy("probabilities"), EXPECTED, atol=1e-6)
+    assert result.get_response()["id"] == "1"
+
+
+def test_tritons_client_gets_classes(unmodified: triton.InferenceServerClient) -> None:
+    outputs = [triton.InferRequestedOutput("probabilities", class_count=1)]
+    result = unmodified.infer("colours", inputs("UINT8", as_binary=True), outputs=outputs)
+    assert [row[0].decode().split(":")[2] for row in result.as_numpy("probabilities")] == list(RGB)
+
+
+def test_tritons_client_learns_about_the_server(unmodified: triton.InferenceServerClient) -> None:
+    assert unmodified.is_server_live()
+    assert unmodified.is_server_ready()
+    assert unmodified.is_model_ready("colours")
+    assert not unmodified.is_model_ready("none")
+    assert "binary_tensor_data" in unmodified.get_server_metadata()["extensions"]
+    assert unmodified.get_model_metadata("colours", "2")["outputs"][0]["name"] == "probabilities"
+    assert unmodified.get_model_config("colours")["input"][0]["dims"] == [SIZE, SIZE, 3]
+    assert unmodified.get_model_repository_index() == [
+        {"name": "colours", "version": "2", "state": "READY", "reason": ""}
+    ]
+    assert unmodified.get_inference_statistics("colours")["model_stats"][0]["name"] == "colours"
+
+
+def test_tritons_client_understands_what_is_wrong(unmodified: triton.InferenceServerClient) -> None:
+    with pytest.raises(InferenceServerException, match="There is no such model"):
+        unmodified.infer("none", inputs("UINT8", as_binary=True))
