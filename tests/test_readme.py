@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from service.errors import ServiceError
 from service.metadata import ModelMetadata
 from service.settings import Settings
 from tests.conftest import clear_environment
+from tests.processes import running
 from training.__main__ import parser as convoy_train
 from training.architectures import ARCHITECTURES
 from training.recipes import RECIPES
@@ -32,6 +35,13 @@ def rows(heading: str) -> dict[str, list[str]]:
     section = README.partition(f"## {heading}\n")[2].partition("\n## ")[0]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
     return {first.strip("`"): rest for first, *rest in cells[2:]}
+
+
+def ways(path: str) -> set[str]:
+    """Both of what a path with a part in [brackets] stands for."""
+    head, _, rest = path.partition("[")
+    part, _, tail = rest.partition("]")
+    return {path} if not rest else {head + tail, head + part + tail}
 
 
 def blocks(language: str) -> list[str]:
@@ -57,7 +67,8 @@ def test_every_endpoint_has_its_row(settings: Settings) -> None:
     with TestClient(create_app(settings)) as client:
         paths = client.get("/openapi.json").json()["paths"]
     served = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
-    assert set(rows("Endpoints")) == served | {"GET /openapi.json", "GET /docs"}
+    named = {way for row in [*rows("Endpoints"), *rows("Open Inference Protocol")] for way in ways(row)}
+    assert named == served | {"GET /openapi.json", "GET /docs"}
 
 
 def test_every_error_has_its_row() -> None:
@@ -102,7 +113,7 @@ def test_every_command_is_one_that_exists() -> None:
         elif words[0] in parsers:
             parsers[words[0]].parse_args(words[1:])  # exits on a mistake
         else:
-            assert words[0] in {"curl", "pip", "docker", "kubectl", "ray", "serve"}, command
+            assert words[0] in {"curl", "pip", "docker", "kubectl", "openssl", "ray", "serve"}, command
         seen.add(words[0])
     assert seen >= {"make", "curl", "convoy-train"}
 
@@ -116,6 +127,16 @@ def test_every_path_in_a_kubectl_command_is_there() -> None:
     paths = [shlex.split(command)[-1] for command in commands() if command.startswith("kubectl ")]
     assert paths
     assert all((ROOT / path).exists() for path in paths)
+
+
+def test_the_client_of_another_server_gets_what_it_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = blocks("python")
+    shown = README.partition(code)[2].partition("```text\n")[2].partition("```")[0]
+    monkeypatch.chdir(ROOT)
+    with running(ROOT / "models", default_model="cifar10") as convoy:
+        code = code.replace("127.0.0.1:8000", f"127.0.0.1:{convoy.port}")
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == shown, done.stderr
 
 
 def test_the_first_prediction_is_the_one_it_shows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -16,8 +18,17 @@ from tests.container.containers import docker, free_port
 PROJECT = "convoy-test"
 
 
-def compose(*arguments: str, port: int = 8000) -> str:
-    command = ["env", f"CONVOY_PORT={port}", "docker", "compose", "--project-name", PROJECT, *arguments]
+def compose(*arguments: str, port: int = 8000, keys: str = "") -> str:
+    command = [
+        "env",
+        f"CONVOY_PORT={port}",
+        f"CONVOY_API_KEYS={keys}",
+        "docker",
+        "compose",
+        "--project-name",
+        PROJECT,
+        *arguments,
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -31,13 +42,29 @@ def port(image: str) -> Iterator[int]:  # noqa: ARG001 - compose takes the image
     compose("down", "--volumes", "--timeout", "60")
 
 
-def test_compose_brings_a_service_up_and_down(port: int) -> None:
-    compose("up", "--wait", "--no-build", port=port)
+def predicted(port: int, **headers: str) -> str:
+    """The example's label; raises `HTTPError`."""
     asked = urllib.request.Request(
-        f"http://127.0.0.1:{port}/v1/predict", EXAMPLE.read_bytes(), {"Content-Type": "image/png"}
+        f"http://127.0.0.1:{port}/v1/predict", EXAMPLE.read_bytes(), {"Content-Type": "image/png", **headers}
     )
     with urllib.request.urlopen(asked, timeout=60) as response:
-        assert json.load(response)["predictions"][0]["label"] == "ship"
+        label: str = json.load(response)["predictions"][0]["label"]
+        return label
+
+
+def test_a_file_of_keys_becomes_a_secret_of_the_container(port: int, tmp_path: Path) -> None:
+    key, file = "0123456789abcdef", tmp_path / "keys.txt"
+    file.write_text(key)
+    compose("up", "--wait", "--no-build", port=port, keys=str(file))
+    with pytest.raises(urllib.error.HTTPError, match="401") as refused:
+        predicted(port)
+    refused.value.close()
+    assert predicted(port, Authorization=f"Bearer {key}") == "ship"
+
+
+def test_compose_brings_a_service_up_and_down(port: int) -> None:
+    compose("up", "--wait", "--no-build", port=port)
+    assert predicted(port) == "ship"
     service = json.loads(compose("ps", "--format", "json"))
     (container,) = json.loads(docker("inspect", service["ID"]))
     limits = container["HostConfig"]

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from starlette.testclient import TestClient
 
+from service.api.open_inference.routes import PREFIX
 from service.app import create_app
 from service.metrics import METRICS
 from service.settings import Settings
@@ -22,6 +23,8 @@ KUBERNETES = ROOT / "service" / "deploy" / "kubernetes"
 KSERVE = ROOT / "service" / "deploy" / "kserve" / "inference-service.yaml"
 MANIFESTS = sorted(path for path in KUBERNETES.glob("*/*.yaml") if path.name != "kustomization.yaml")
 WITHOUT_SCHEMA = {"ServiceMonitor"}  # the Prometheus operator's
+READY, LIVE = {"/readyz", "/v2/health/ready"}, {"/livez", "/v2/health/live"}
+PROBES = {"startup": READY, "readiness": READY, "liveness": LIVE}
 OVERLAYS = {"cpu": "cpu", "gpu": "cuda"}
 VERSION, LABELS = "1.37", {"app.kubernetes.io/name": "convoy"}
 Document = dict[str, Any]
@@ -34,8 +37,13 @@ def read(path: Path) -> Document:
 
 BASE = {document["kind"]: document for document in map(read, MANIFESTS)}
 POD = BASE["Deployment"]["spec"]["template"]["spec"]
-PREDICTOR = read(KSERVE)["spec"]["predictor"]
-PODS = {"kubernetes": POD, "kserve": PREDICTOR}
+RUNTIME, INFERENCE_SERVICE = yaml.safe_load_all(KSERVE.read_text())
+PREDICTOR = INFERENCE_SERVICE["spec"]["predictor"]
+OF_A_POD = {"automountServiceAccountToken", "enableServiceLinks", "securityContext"}  # what else it has is KServe's own
+RUN_BY_KSERVE = {name: PREDICTOR[name] for name in OF_A_POD} | {
+    name: RUNTIME["spec"][name] for name in ("containers", "volumes")
+}
+PODS = {"kubernetes": POD, "kserve": RUN_BY_KSERVE}
 both = pytest.mark.parametrize("pod", PODS.values(), ids=PODS)
 
 
@@ -81,12 +89,44 @@ def test_an_overlay_renders_to_what_follows_the_schemas(overlay: str) -> None:
     assert ("nvidia.com/gpu" in container["resources"]["limits"]) == (overlay == "gpu")
 
 
-def test_kserves_container_follows_the_schema_of_a_pod() -> None:
-    """KServe's own fields are few; the rest of `predictor` is a pod's."""
-    own = {"minReplicas", "maxReplicas", "canaryTrafficPercent", "timeout"}
-    assert own < PREDICTOR.keys()
-    spec = {name: value for name, value in PREDICTOR.items() if name not in own}
-    check({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "predictor"}, "spec": spec})
+def test_kserves_runtime_and_model_make_a_pod_that_follows_the_schema() -> None:
+    check({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "predictor"}, "spec": RUN_BY_KSERVE})
+    assert PREDICTOR.keys() - OF_A_POD == {"minReplicas", "maxReplicas", "canaryTrafficPercent", "timeout", "model"}
+    assert RUNTIME["spec"].keys() == {
+        "annotations", "supportedModelFormats", "protocolVersions", "containers", "volumes"
+    }  # fmt: skip
+
+
+def test_kserves_model_is_one_for_its_runtime(settings: Settings) -> None:
+    model, (supported,) = PREDICTOR["model"], RUNTIME["spec"]["supportedModelFormats"]
+    assert model["runtime"] == RUNTIME["metadata"]["name"]
+    assert model["modelFormat"].items() <= supported.items()
+    assert [model["protocolVersion"]] == RUNTIME["spec"]["protocolVersions"] == [PREFIX.strip("/")]
+    (variable,) = model["env"]  # clients ask for /v2/models/<the InferenceService's name>/infer
+    assert variable == {"name": "CONVOY_DEFAULT_MODEL", "value": INFERENCE_SERVICE["metadata"]["name"]}
+    annotations = RUNTIME["spec"]["annotations"]
+    assert annotations["prometheus.kserve.io/port"] == str(
+        RUNTIME["spec"]["containers"][0]["ports"][0]["containerPort"]
+    )
+    with TestClient(create_app(settings)) as client:
+        assert client.get(annotations["prometheus.kserve.io/path"]).text.startswith("# HELP convoy_")
+
+
+def test_the_keys_of_a_secret_are_where_the_service_looks_for_them() -> None:
+    """The component, merged into the Deployment as kustomize merges it."""
+    (patch,) = read(KUBERNETES / "keys" / "kustomization.yaml")["patches"]
+    document = yaml.safe_load(patch["patch"])
+    assert (document["kind"], document["metadata"]["name"]) == ("Deployment", BASE["Deployment"]["metadata"]["name"])
+    added = document["spec"]["template"]["spec"]
+    (container,), (ours,) = added["containers"], POD["containers"]
+    assert container["name"] == ours["name"]
+    merged = {**ours, **{name: [*ours[name], *container[name]] for name in ("env", "volumeMounts")}}
+    spec = {**POD, "containers": [merged], "volumes": [*POD["volumes"], *added["volumes"]]}
+    check({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "convoy"}, "spec": spec})
+    (variable,), (mount,) = container["env"], container["volumeMounts"]
+    assert variable["name"] == "CONVOY_API_KEYS_FILE"
+    assert variable["value"].startswith(mount["mountPath"] + "/")
+    assert POD["securityContext"]["fsGroup"] == 10001  # who may read the mounted file
 
 
 def test_every_selector_finds_the_pods() -> None:
@@ -107,11 +147,11 @@ def test_probes_and_port_are_the_services(pod: Document, settings: Settings) -> 
     (port,) = container["ports"]
     assert port["containerPort"] == Settings.model_fields["port"].default
     with TestClient(create_app(settings)) as client:
-        for probe, path in {"startup": "/readyz", "readiness": "/readyz", "liveness": "/livez"}.items():
+        for probe, paths in PROBES.items():
             if asked := container.get(f"{probe}Probe"):
-                assert asked["httpGet"]["path"] == path
+                assert asked["httpGet"]["path"] in paths
                 assert asked["httpGet"]["port"] in (port["name"], port["containerPort"])
-                assert client.get(path).status_code == 200
+                assert client.get(asked["httpGet"]["path"]).status_code == 200
 
 
 def test_who_asks_for_the_port_by_name_gets_it(settings: Settings) -> None:
@@ -163,7 +203,7 @@ def test_a_pod_may_do_nothing_that_it_need_not(pod: Document) -> None:
 
 
 def test_kserve_waits_for_an_answer_longer_than_the_service_works_on_it() -> None:
-    variables = {variable["name"]: variable["value"] for variable in PREDICTOR["containers"][0]["env"]}
+    variables = {variable["name"]: variable["value"] for variable in RUNTIME["spec"]["containers"][0]["env"]}
     assert PREDICTOR["timeout"] > int(variables["CONVOY_REQUEST_TIMEOUT_MS"]) / 1000
 
 
