@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,12 @@ IDS = sorted(name for name, _ in PICTURES)
 
 @pytest.fixture
 def url(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    with serving(settings, monkeypatch) as url:
+        yield url
+
+
+@contextmanager
+def serving(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A server in a thread."""
     monkeypatch.setattr(remote_module, "POLL_S", 0.02)
     monkeypatch.setattr(Server, "capture_signals", lambda _: closing(socket.socket()))
@@ -70,6 +76,29 @@ def test_the_output_is_what_it_would_be_without_a_server(
     assert there.read_bytes() == here.read_bytes()
     assert [json.loads(line)["id"] for line in there.read_bytes().splitlines()] == IDS
     assert json.loads(Remote(url).ask("/v1/batches").body)["batches"] == []
+
+
+def test_a_server_that_asks_for_a_key_gets_it(
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    keys, output = tmp_path / "keys.txt", tmp_path / "out.csv"
+    keys.write_text("0123456789abcdef\n")
+    with serving(settings.model_copy(update={"api_keys_file": keys}), monkeypatch) as url:
+        command = ["score", str(folder), "--output", str(output), "--server", url]
+        assert main(command) == 1
+        assert "The server answers 401: This service asks for a key" in capsys.readouterr().err
+        assert main([*command, "--api-key-file", str(keys)]) == 0
+    assert len(output.read_text().splitlines()) == 1 + len(PICTURES)
+
+
+def test_a_key_without_a_server_is_a_mistake(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["score", str(folder), "--output", str(tmp_path / "out.csv"), "--api-key-file", "keys.txt"]
+    assert main(command) == 1
+    assert "--api-key-file is for a server" in capsys.readouterr().err
 
 
 def test_a_run_that_was_cut_off_fetches_the_rest(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,53 @@
+"""`convoy bench` against a real server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from service.__main__ import main
+from tests.conftest import write_colour_model
+from tests.processes import Convoy, running
+
+KEY = "0123456789abcdef"
+SHORT = ("--seconds", "1", "--connections", "2")
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("keys") / "keys.txt"
+    file.write_text(KEY)
+    return file
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> Iterator[Convoy]:
+    """One that asks for a key."""
+    root = tmp_path_factory.mktemp("models")
+    write_colour_model(root / "colours" / "1")
+    with running(root, api_keys_file=str(keys)) as convoy:
+        yield convoy
+
+
+@pytest.mark.parametrize("kind", [("--size", "8"), ("--bulk", "4", "--size", "8"), ("--rate", "20", "--size", "8")])
+def test_it_shows_what_was_answered_and_where_the_time_went(
+    server: Convoy, keys: Path, kind: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"http://127.0.0.1:{server.port}"
+    assert main(["bench", url, *SHORT, *kind, "--api-key-file", str(keys)]) == 0
+    shown = capsys.readouterr().out
+    assert "p99" in shown
+    assert "On the server, per request:" in shown
+    assert "infer" in shown
+
+
+def test_without_the_key_nothing_is_answered(server: Convoy, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", f"http://127.0.0.1:{server.port}", *SHORT]) == 1
+    assert "401" in capsys.readouterr().out
+
+
+def test_a_key_that_can_not_be_read_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "http://127.0.0.1:1", "--api-key-file", str(tmp_path / "none")]) == 1
+    assert capsys.readouterr().err.startswith("convoy: The keys can't be read from ")
