@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,16 @@ def test_every_alert_says_what_to_do() -> None:
     for rule in alerts():
         assert set(rule["annotations"]) == {"summary", "description"}
         assert rule["labels"]["severity"] in {"critical", "warning", "info"}
+
+
+@pytest.mark.parametrize(("title", "expression"), [each for each in expressions() if "route" in each[1]])
+def test_a_prediction_counts_whichever_protocol_asked_for_it(title: str, expression: str, settings: Settings) -> None:
+    with TestClient(create_app(settings)) as client:
+        posted = {path for path, ways in client.get("/openapi.json").json()["paths"].items() if "post" in ways}
+    predicting = {path for path in posted if path.endswith(("/predict", "/infer"))}
+    assert len(predicting) == 3
+    for asked in re.findall(r'route=~"(.+?)"', expression):
+        assert {path for path in posted if re.fullmatch(asked, path)} == predicting, title
 
 
 def test_prometheus_asks_the_service_where_compose_puts_it() -> None:
