@@ -19,14 +19,27 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="session")
 def image() -> str:
     """The CPU image's name."""
+    return built("cpu")
+
+
+@pytest.fixture(scope="session")
+def gpu_image() -> str:
+    """The GPU image's name."""
+    if "CONVOY_TEST_GPU_IMAGE" not in os.environ:
+        pytest.skip("it takes gigabytes of downloads; set CONVOY_TEST_GPU_IMAGE=1 to build it")
+    return built("gpu")
+
+
+def built(target: str) -> str:
+    """The image of that target, made from this tree."""
     if not shutil.which("docker"):
         pytest.skip("there is no docker command")
     if subprocess.run(["docker", "version"], capture_output=True, check=False).returncode:
         pytest.skip("no Docker daemon answers; start one, or name it with DOCKER_HOST")
-    name = "convoy:cpu"  # compose's name for it too
-    command = ["docker", "build", "--network", "host", "--tag", name]
+    name = f"convoy:{target}"  # compose's name for it too
+    command = ["docker", "build", "--network", "host", "--target", target, "--tag", name]
     if base := os.environ.get("PYTHON_IMAGE"):
         command += ["--build-arg", f"PYTHON={base}"]
-    built = subprocess.run([*command, ROOT], capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stderr[-4000:]
+    done = subprocess.run([*command, ROOT], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
     return name
