@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from service import telemetry
-from service.bench import command, tune
 from service.cores import default_workers, may_use_gpu
 from service.errors import StartupError
-from service.jobs import command as jobs_command
 from service.settings import Settings, load
 from service.supervisor import Supervisor
 
@@ -27,7 +25,8 @@ EXAMPLE = Path(__file__).parent / "web" / "example.png"
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; what keeps it from running is one sentence on stderr and exit status 1."""
-    options = parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    options = parser(given[0] if given else None).parse_args(given)
     try:
         status: int = options.run(options)
     except StartupError as exc:
@@ -36,26 +35,58 @@ def main(arguments: list[str] | None = None) -> int:
     return status
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line's grammar; the flags of `serve` are the fields of `Settings`."""
+def parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The command line's grammar; the flags of `serve` are the fields of `Settings`.
+
+    Where `command` is one, the others have no options: a server starts sooner without what they import.
+    """
     top = argparse.ArgumentParser(prog="convoy", description="Serve image classifiers.")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    serve = commands.add_parser("serve", help="serve the models over HTTP", argument_default=argparse.SUPPRESS)
+    for name, (description, add_options) in COMMANDS.items():
+        subparser = commands.add_parser(name, help=description)
+        if name == command or command not in COMMANDS:
+            add_options(subparser)
+    return top
+
+
+def _add_serve(serve: argparse.ArgumentParser) -> None:
     for name, setting in Settings.model_fields.items():
         serve.add_argument(
             f"--{name.replace('_', '-')}",
             dest=name,
+            default=argparse.SUPPRESS,
             help=f"{setting.description} (default: {setting.default})",
         )
     serve.add_argument(
         "--settings", type=Path, metavar="FILE", help="settings as NAME=VALUE lines, as `tune` writes them"
     )
     serve.set_defaults(run=_serve)
-    score = commands.add_parser("score", help="classify whole folders, archives and tables, without a server")
-    jobs_command.add_options(score, {"processes": _processes, "ray": _ray})
-    command.add_options(commands.add_parser("bench", help="put load on a running server"), example=EXAMPLE)
-    tune.add_options(commands.add_parser("tune", help="find the settings for this machine"), example=EXAMPLE)
-    return top
+
+
+def _add_score(score: argparse.ArgumentParser) -> None:
+    from service.jobs.command import add_options
+
+    add_options(score, {"processes": _processes, "ray": _ray})
+
+
+def _add_bench(bench: argparse.ArgumentParser) -> None:
+    from service.bench.command import add_options
+
+    add_options(bench, example=EXAMPLE)
+
+
+def _add_tune(tune: argparse.ArgumentParser) -> None:
+    from service.bench.tune import add_options
+
+    add_options(tune, example=EXAMPLE)
+
+
+COMMANDS = {
+    "serve": ("serve the models over HTTP", _add_serve),
+    "score": ("classify whole folders, archives and tables, without a server", _add_score),
+    "bench": ("put load on a running server", _add_bench),
+    "tune": ("find the settings for this machine", _add_tune),
+}
 
 
 def _processes(address: str | None) -> Engine:
@@ -77,7 +108,7 @@ def _ray(address: str | None) -> Engine:
 def _serve(options: argparse.Namespace) -> int:
     given = {name: value for name, value in vars(options).items() if name in Settings.model_fields}
     try:
-        settings = load(given, file=getattr(options, "settings", None))
+        settings = load(given, file=options.settings)
     except ValueError as exc:
         raise StartupError(str(exc)) from exc
     telemetry.configure(settings.log_format)
