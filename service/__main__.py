@@ -58,7 +58,11 @@ def _add_serve(serve: argparse.ArgumentParser) -> None:
             help=f"{setting.description} (default: {setting.default})",
         )
     serve.add_argument(
-        "--settings", type=Path, metavar="FILE", help="settings as NAME=VALUE lines, as `tune` writes them"
+        "--settings",
+        type=Path,
+        default=argparse.SUPPRESS,
+        metavar="FILE",
+        help="settings as NAME=VALUE lines, as `tune` writes them",
     )
     serve.set_defaults(run=_serve)
 
@@ -108,7 +112,7 @@ def _ray(address: str | None) -> Engine:
 def _serve(options: argparse.Namespace) -> int:
     given = {name: value for name, value in vars(options).items() if name in Settings.model_fields}
     try:
-        settings = load(given, file=options.settings)
+        settings = load(given, file=getattr(options, "settings", None))
     except ValueError as exc:
         raise StartupError(str(exc)) from exc
     telemetry.configure(settings.log_format)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -15,7 +16,7 @@ from service.api import batches, health, models, predict, problems
 from service.api import metrics as metrics_route
 from service.api.authentication import Keys, KeysMiddleware, closed
 from service.api.bodies import Problem
-from service.api.direct import DirectRoute
+from service.api.direct import DirectRoute, DirectRoutes
 from service.api.open_inference import routes as open_inference
 from service.api.request_log import RequestLog, RequestLogMiddleware
 from service.classifier import Classifier
@@ -32,17 +33,14 @@ from service.settings import Settings
 
 
 class Application(FastAPI):
-    """FastAPI with a way around it for the hot route: its routing and middleware cost as much as the rest."""
+    """FastAPI with a way around it for the hot routes: its routing and middleware cost as much as the rest."""
 
-    direct: DirectRoute
+    direct: DirectRoutes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection of the ASGI server."""
-        direct = self.direct
-        if scope["type"] == "http" and (scope["method"], scope["path"]) == (direct.method, direct.path):
-            await direct(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
+        direct = self.direct.find(scope["method"], scope["path"]) if scope["type"] == "http" else None
+        await (direct or super().__call__)(scope, receive, send)
 
 
 def create_app(settings: Settings, counters: Counters | None = None) -> Application:
@@ -74,21 +72,11 @@ def create_app(settings: Settings, counters: Counters | None = None) -> Applicat
     app.state.store, app.state.runner = store, runner
     keys = Keys(read_keys(settings.api_keys_file)) if settings.api_keys_file else None
     log = RequestLog(metrics, settings.log_requests)
-    endpoint = predict.Predict(served, classifier, settings, metrics)
-    app.direct = DirectRoute(
-        predict.METHOD,
-        predict.PATH,
-        endpoint,
-        refusal=endpoint.refusal,
-        keys=keys,
-        max_body_bytes=settings.max_body_bytes,
-        log=log,
-        metrics=metrics,
-    )
+    app.direct = _direct(served, classifier, settings, metrics, log, keys)
     app.include_router(predict.router(app.direct))
     app.include_router(batches.router(store, runner, served, settings))
     app.include_router(models.router(repository, settings))
-    app.include_router(open_inference.router(served, classifier, settings, metrics))
+    app.include_router(open_inference.router(served, metrics, app.direct))
     app.include_router(health.router(served))
     app.include_router(metrics_route.router(metrics, store))
     problems.install(app)
@@ -97,6 +85,24 @@ def create_app(settings: Settings, counters: Counters | None = None) -> Applicat
     app.add_middleware(RequestLogMiddleware, log=log)  # the outermost: what keys refuse is counted too
     app.openapi = lambda: _openapi(app, keyed=keys is not None)  # type: ignore[method-assign]
     return app
+
+
+def _direct(
+    served: ServedModels,
+    classifier: Classifier,
+    settings: Settings,
+    metrics: Metrics,
+    log: RequestLog,
+    keys: Keys | None,
+) -> DirectRoutes:
+    """What infers."""
+    route = partial(DirectRoute, keys=keys, max_body_bytes=settings.max_body_bytes, log=log, metrics=metrics)
+    images = predict.Predict(served, classifier, settings, metrics)
+    tensors = open_inference.OpenInference(served, classifier, settings, metrics)
+    return DirectRoutes(
+        route(predict.METHOD, predict.PATH, images, refusal=images.refusal),
+        *(route(open_inference.METHOD, path, tensors) for path in open_inference.PATHS),
+    )
 
 
 def _openapi(app: FastAPI, *, keyed: bool) -> dict[str, Any]:

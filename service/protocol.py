@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection: uvicorn's protocol, with the hot route past ASGI, and refusals before anything is parsed.
+"""One HTTP/1.1 connection: uvicorn's protocol, with the hot routes past ASGI, and refusals before anything is parsed.
 
 A request goes past ASGI when nothing about it needs more than its whole body and one reply. While requests are refused
 because there are too many of them, one that arrives in one piece and is plain is refused by its head alone: what a
@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from service.api.direct import DirectRoute, Header
+from service.api.direct import DirectRoute, DirectRoutes, Header
 from service.api.incoming import CONNECTION_EXTENSION, Connection, Incoming, Reply
 from service.serving import ServedModels
 
@@ -30,7 +30,7 @@ NOT_PLAIN = {b"transfer-encoding", b"expect", b"upgrade"}
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's, with the hot route past ASGI, and word of a connection's end for those that work for it.
+    """uvicorn's, with the hot routes past ASGI, and word of a connection's end for those that work for it.
 
     A request goes past ASGI when nothing about it needs more than its whole body and one reply: it is not large, no
     other one is being answered on its connection, and the client reads what it is sent.
@@ -39,17 +39,20 @@ class Protocol(HttpToolsProtocol):
     def __init__(self, *arguments: object, closed: Callable[[], None] | None = None, **options: object) -> None:
         super().__init__(*arguments, **options)  # type: ignore[arg-type]
         self._connection, self._closed = Connection(), closed
-        self._route: DirectRoute = self.app.direct
-        self._path = self._route.path.encode()
+        self._routes: DirectRoutes = self.app.direct
+        self._hottest = self._routes.hottest
+        self._path = self._hottest.path.encode()
         self.models: ServedModels = self.app.state.served
         self._direct: Exchange | None = None  # the exchange whose request arrives
-        self._head = re.compile(b"%b %b HTTP/1[.]1\r\n" % (self._route.method.encode(), re.escape(self._path)) + FIELDS)
+        self._head = re.compile(
+            b"%b %b HTTP/1[.]1\r\n" % (self._hottest.method.encode(), re.escape(self._path)) + FIELDS
+        )
         self._arriving = False  # between the beginning of a request and its end
         self._quiet_since = 0.0  # when the last reply was done, on the event loop's clock
 
     def data_received(self, data: bytes) -> None:
         """Bytes are there."""
-        if not (self._route.refusing and self._refused(data)):
+        if not (self._hottest.refusing and self._refused(data)):
             super().data_received(data)
 
     def _refused(self, data: bytes) -> bool:
@@ -65,8 +68,8 @@ class Protocol(HttpToolsProtocol):
             or headers.get(b"content-length") != b"%d" % (len(data) - head.end())
         ):
             return False
-        exchange = Exchange(self, headers, b"")
-        if refused := self._route.refuse(exchange.request(self._connection)):
+        exchange = Exchange(self, self._hottest, self._hottest.path, headers, b"")
+        if refused := self._hottest.refuse(exchange.request(self._connection)):
             self.cycle = exchange  # type: ignore[assignment]
             exchange.send(*refused)
         return refused is not None
@@ -82,16 +85,22 @@ class Protocol(HttpToolsProtocol):
         """The head is there."""
         path, _, query = self.url.partition(b"?")
         headers = dict(self.headers)
-        if path == self._path and self._goes_direct(headers.get(b"content-length", b"")):
-            self.cycle = self._direct = Exchange(self, headers, query)  # type: ignore[assignment]
+        route = self._hottest if path == self._path else self._find(path)
+        if route and self._goes_direct(route, headers.get(b"content-length", b"")):
+            self.cycle = self._direct = Exchange(self, route, path.decode(), headers, query)  # type: ignore[assignment]
         else:
             super().on_headers_complete()
 
-    def _goes_direct(self, length: bytes) -> bool:
+    def _find(self, path: bytes) -> DirectRoute | None:
+        """Another route than the hottest; a path that has to be decoded is ASGI's business."""
+        plain = path.isascii() and b"%" not in path
+        return self._routes.find(self.parser.get_method().decode(), path.decode()) if plain else None
+
+    def _goes_direct(self, route: DirectRoute, length: bytes) -> bool:
         return (
-            self.parser.get_method() == self._route.method.encode()
+            self.parser.get_method() == route.method.encode()
             and length.isdigit()
-            and int(length) <= min(DIRECT_BYTES, self._route.max_body_bytes)
+            and int(length) <= min(DIRECT_BYTES, route.max_body_bytes)
             and self.parser.get_http_version() == "1.1"
             and not self.parser.should_upgrade()
             and not self.expect_100_continue
@@ -116,10 +125,10 @@ class Protocol(HttpToolsProtocol):
         if self._direct:
             self._direct.keep_alive = self._direct.keep_alive and self.parser.should_keep_alive()
             request = self._direct.request(self._connection)
-            if refused := self._route.refuse(request):
+            if refused := self._direct.route.refuse(request):
                 self._direct.send(*refused)
                 return
-            task = self.loop.create_task(self._direct.run(self._route, request))
+            task = self.loop.create_task(self._direct.run(request))
             self.tasks.add(task)
             self._connection.tasks.add(task)
             task.add_done_callback(self._answered)
@@ -170,12 +179,14 @@ class Protocol(HttpToolsProtocol):
 
 
 class Exchange:
-    """A request to the hot route and its reply: what uvicorn's `RequestResponseCycle` is to the others."""
+    """A request to a direct route and its reply: what uvicorn's `RequestResponseCycle` is to the others."""
 
     message_event = asyncio.Event()  # uvicorn sets it when the connection ends; nobody waits for it here
 
-    def __init__(self, protocol: Protocol, headers: dict[bytes, bytes], query: bytes) -> None:
-        self._protocol, self._headers, self._query = protocol, headers, query
+    def __init__(
+        self, protocol: Protocol, route: DirectRoute, path: str, headers: dict[bytes, bytes], query: bytes
+    ) -> None:
+        self._protocol, self.route, self._path, self._headers, self._query = protocol, route, path, headers, query
         self._began = time.perf_counter()
         self.pieces: list[bytes] = []
         self.keep_alive = True  # uvicorn takes it back when it stops
@@ -184,12 +195,12 @@ class Exchange:
     def request(self, connection: Connection) -> Incoming:
         """What has arrived, once all of it has."""
         body = self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
-        return Incoming(self._headers, self._query, body, connection, self._began)
+        return Incoming(self._path, self._headers, self._query, body, connection, self._began)
 
-    async def run(self, route: DirectRoute, request: Incoming) -> None:
+    async def run(self, request: Incoming) -> None:
         """Have the request answered; without an answer the connection ends."""
         try:
-            await route.handle(request, self._answer)
+            await self.route.handle(request, self._answer)
         finally:
             if not self.response_complete:
                 self._protocol.transport.close()

@@ -105,7 +105,6 @@ def hold_engine(client: Client) -> tuple[asyncio.Event, asyncio.Event]:
     return asked, free
 
 
-def counted(client: Client, status: int) -> float:
-    text = client.app.state.metrics.render().decode()
-    found = re.search(rf'convoy_requests_total{{route="/v1/predict",method="POST",status="{status}"}} (\d+)', text)
-    return float(found[1]) if found else 0
+def counted(client: Client, status: int, route: str = "/v1/predict") -> float:
+    total: float = client.app.state.metrics.total("convoy_requests_total", route, "POST", str(status))
+    return total

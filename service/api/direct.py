@@ -1,4 +1,4 @@
-"""The hot route's way past routing, middleware and ASGI's messages: a request in, one reply out.
+"""The hot routes' way past routing, middleware and ASGI's messages: a request in, one reply out.
 
 Each of the three costs as much as a small model. What they do for the other routes is done here: the request's id, its
 count, its log line, problems for errors, and an end for the work of clients that have gone.
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable
 
+from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
@@ -29,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 class DirectRoute:
-    """One method of one path; an ASGI application too, for servers that know no better way."""
+    """One method of one path, with {places} in it; an ASGI application too, for servers that know no better way."""
 
     def __init__(
         self,
@@ -45,6 +47,7 @@ class DirectRoute:
     ) -> None:
         """`refusal` says at once, and more cheaply than `endpoint` could, why a request is not worth its work."""
         self.method, self.path, self.max_body_bytes = method, path, max_body_bytes
+        self.pattern = re.compile(re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", path))
         self._endpoint, self._refusal, self._keys, self._log = endpoint, refusal, keys, log
         self.refusing = False  # whether the last request that was asked about was refused
         self._responded = metrics.histogram("convoy_stage_seconds", "respond")
@@ -59,8 +62,8 @@ class DirectRoute:
         if error is None:
             return None
         current, _ = identify(request.headers.get(HEADER))
-        self._log.record(self.path, self.method, self.path, int(error.status), time.perf_counter() - request.began)
-        return problems.reply(error, current.decode()), (HEADER, current)
+        self._log.record(self.path, self.method, request.path, int(error.status), time.perf_counter() - request.began)
+        return problems.reply(error, request.path, current.decode()), (HEADER, current)
 
     async def handle(self, request: Incoming, send: SendReply) -> None:
         """Answer `request` by one call of `send`; a client that goes away takes its images out of the queue."""
@@ -69,18 +72,18 @@ class DirectRoute:
         try:
             if self._keys:
                 self._keys.check(request.headers)
-            reply = problems.reply(error) if error else await self._endpoint(request)
+            reply = problems.reply(error, request.path) if error else await self._endpoint(request)
         except ServiceError as exc:
-            reply = problems.reply(exc)
+            reply = problems.reply(exc, request.path)
         except (asyncio.CancelledError, ClientDisconnect) as exc:
             if isinstance(exc, asyncio.CancelledError) and not request.connection.ended:
                 raise
             reply = Reply(problems.CLIENT_CLOSED_REQUEST, b"text/plain", b"")
         except Exception:
             logger.exception("unexpected error")
-            reply = problems.reply(UNEXPECTED)
+            reply = problems.reply(UNEXPECTED, request.path)
         # Counted first: whoever has an answer finds it counted, even when this process dies at once.
-        self._log.record(self.path, self.method, self.path, reply.status, time.perf_counter() - request.began)
+        self._log.record(self.path, self.method, request.path, reply.status, time.perf_counter() - request.began)
         await send(reply, (HEADER, current))
         if reply.since is not None:
             self._responded.observe(time.perf_counter() - reply.since)
@@ -99,3 +102,25 @@ class DirectRoute:
         request.connection.tasks.add(task)
         task.add_done_callback(request.connection.tasks.discard)
         await self.handle(request, answer)
+
+
+class DirectRoutes:
+    """All of them, the hottest first."""
+
+    def __init__(self, *routes: DirectRoute) -> None:
+        self.hottest, self._routes = routes[0], routes
+
+    def find(self, method: str, path: str) -> DirectRoute | None:
+        """The one for this request, if there is one."""
+        return next((each for each in self._routes if each.method == method and each.pattern.fullmatch(path)), None)
+
+    def documented(self) -> type[APIRoute]:
+        """The class of routes that FastAPI only documents where they are among these, for its routers."""
+        paths = {(each.method, each.path): each for each in self._routes}
+
+        class Route(APIRoute):
+            async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+                handle = paths.get((scope["method"], self.path), super().handle)
+                await handle(scope, receive, send)
+
+        return Route

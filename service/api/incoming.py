@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from typing import NamedTuple, Self
 from urllib.parse import parse_qsl
 
@@ -26,21 +25,6 @@ class Connection:
     def __init__(self) -> None:
         self.ended = False
         self.tasks: set[asyncio.Task[None]] = set()
-
-    @contextmanager
-    def working(self) -> Iterator[None]:
-        """What runs in this context works for the client; raises `ClientDisconnect` in it when that one goes."""
-        task = asyncio.current_task()
-        assert task is not None
-        self.tasks.add(task)
-        try:
-            yield
-        except asyncio.CancelledError as exc:
-            if not self.ended:
-                raise
-            raise ClientDisconnect from exc
-        finally:
-            self.tasks.discard(task)
 
     def end(self) -> None:
         """The client has gone; nobody waits for the answers any more."""
@@ -62,17 +46,18 @@ class Reply(NamedTuple):
 class Incoming:
     """One HTTP request: its head, and its body, whole already or as ASGI's `receive` brings it."""
 
-    __slots__ = ("_body", "_query", "began", "connection", "headers")
+    __slots__ = ("_body", "_query", "began", "connection", "headers", "path")
 
     def __init__(
         self,
+        path: str,
         headers: dict[bytes, bytes],  # names in lower case
         query: bytes,
         body: bytes | Receive,
         connection: Connection,
         began: float | None = None,  # when its head was there, on time.perf_counter
     ) -> None:
-        self.headers, self._body, self.connection = headers, body, connection
+        self.path, self.headers, self._body, self.connection = path, headers, body, connection
         self._query: dict[str, str] = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True)) if query else {}
         self.began = time.perf_counter() if began is None else began
 
@@ -80,7 +65,7 @@ class Incoming:
     def of(cls, scope: Scope, receive: Receive) -> Self:
         """A request of the ASGI server's."""
         connection = scope.get("extensions", {}).get(CONNECTION_EXTENSION) or Connection()
-        return cls(dict(scope["headers"]), scope["query_string"], receive, connection)
+        return cls(scope["path"], dict(scope["headers"]), scope["query_string"], receive, connection)
 
     @property
     def has_query(self) -> bool:

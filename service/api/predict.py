@@ -13,14 +13,13 @@ from typing import Annotated, Any
 import numpy as np
 import orjson
 from fastapi import APIRouter, Header, Query
-from fastapi.routing import APIRoute
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import errors
 from service.api import npy, problems
 from service.api.accept import negotiate
 from service.api.bodies import PREDICT_BODIES, PredictResponse
 from service.api.coverage import Coverage, coverage_of
+from service.api.direct import DirectRoutes
 from service.api.incoming import Incoming, Reply, positive, text
 from service.api.uploads import RAW_IMAGE, read_uploads
 from service.classifier import Classifier
@@ -140,15 +139,9 @@ def _npy(
 WRITERS = {JSON: _json, npy.MEDIA_TYPE: _npy}
 
 
-def router(endpoint: ASGIApp) -> APIRouter:
-    """The route, with `endpoint` behind it; what is declared here is what OpenAPI says of it."""
-
-    class Route(APIRoute):
-        async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-            handle = endpoint if scope["method"] == METHOD else super().handle  # which says 405
-            await handle(scope, receive, send)
-
-    routes = APIRouter(tags=["predict"], route_class=Route)
+def router(direct: DirectRoutes) -> APIRouter:
+    """The route, which is among `direct`; what is declared here is what OpenAPI says of it."""
+    routes = APIRouter(tags=["predict"], route_class=direct.documented())
 
     @routes.api_route(
         PATH,

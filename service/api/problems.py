@@ -30,18 +30,25 @@ def body(error: ServiceError, instance: str | None = None) -> dict[str, Any]:
     }
 
 
-def reply(error: ServiceError, instance: str | None = None) -> Reply:
-    """What the hot route answers with; `instance` as for `body`."""
+def reply(error: ServiceError, path: str, instance: str | None = None) -> Reply:
+    """What the direct route at `path` answers with; `instance` as for `body`."""
     headers = tuple((name.encode(), value.encode()) for name, value in _headers(error).items())
-    return Reply(int(error.status), MEDIA_TYPE.encode(), orjson.dumps(body(error, instance)), headers)
+    content, media_type = _content(error, path, instance)
+    return Reply(int(error.status), media_type.encode(), content, headers)
 
 
 def response(error: ServiceError, path: str, headers: dict[str, str] | None = None) -> Response:
     """What the framework's route at `path` answers with."""
     headers = {**(headers or {}), **_headers(error)}
-    open_inference = below(path, OPEN_INFERENCE)
-    content, media_type = ({"error": error.detail}, "application/json") if open_inference else (body(error), MEDIA_TYPE)
-    return Response(orjson.dumps(content), status_code=error.status, headers=headers, media_type=media_type)
+    content, media_type = _content(error, path)
+    return Response(content, status_code=error.status, headers=headers, media_type=media_type)
+
+
+def _content(error: ServiceError, path: str, instance: str | None = None) -> tuple[bytes, str]:
+    """The body and its media type, as clients of that path expect them."""
+    if below(path, OPEN_INFERENCE):
+        return orjson.dumps({"error": error.detail}), "application/json"
+    return orjson.dumps(body(error, instance)), MEDIA_TYPE
 
 
 def below(path: str, root: str) -> bool:

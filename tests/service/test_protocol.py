@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -45,6 +47,30 @@ def test_every_way_of_sending_the_same_gets_the_same(settings: Settings) -> None
         assert [answer.status for answer in answers] == [200] * len(ways)
         probabilities = [answer.body["predictions"][0]["probabilities"] for answer in answers]
         assert all(each == probabilities[0] for each in probabilities)
+
+    scenario(settings, play)
+
+
+def test_the_other_protocols_requests_go_past_asgi_too(settings: Settings) -> None:
+    """All but those whose path has to be decoded first: they are answered all the same."""
+    images = [{"name": "image", "shape": [1], "datatype": "BYTES", "data": [base64.b64encode(PNG["blue"]).decode()]}]
+    body = json.dumps({"inputs": images, "outputs": [{"name": "probabilities"}]}).encode()
+
+    async def play(client: Client) -> None:
+        for model in ("colours", "colours/versions/2", "c%6flours"):
+            answer = await client.ask(wire(body, start=f"POST /v2/models/{model}/infer HTTP/1.1"))
+            assert answer.status == 200
+            (output,) = answer.body["outputs"]
+            assert max(output["data"]) == output["data"][COLOURS.index("blue")]
+        for path, told in {
+            "/v2/models/none/infer": "There is no such model",
+            "/v2/models/a/b/infer": "nothing",
+        }.items():
+            answer = await client.ask(wire(body, start=f"POST {path} HTTP/1.1"))
+            assert (answer.status, answer.headers["content-type"]) == (404, "application/json")
+            assert told in answer.body["error"]
+        assert counted(client, 200, "/v2/models/{model}/infer") == 2
+        assert counted(client, 200, "/v2/models/{model}/versions/{version}/infer") == 1
 
     scenario(settings, play)
 
@@ -203,7 +229,7 @@ def test_while_requests_are_refused_every_message_is_what_it_would_be_otherwise(
     async def play(client: Client) -> None:
         async with overloaded(client):
             assert (await client.ask(wire(PNG["red"], SOON))).status == 504
-            assert client.app.direct.refusing
+            assert client.app.direct.hottest.refusing
             for piece in pieces:
                 client.writer.write(piece)
                 await client.writer.drain()
@@ -221,9 +247,9 @@ def test_when_there_is_time_again_the_next_request_is_answered(settings: Setting
     async def play(client: Client) -> None:
         async with overloaded(client):
             assert (await client.ask(wire(PNG["red"], SOON))).status == 504
-        assert client.app.direct.refusing
+        assert client.app.direct.hottest.refusing
         assert (await client.ask(wire(PNG["blue"], SOON))).label == "blue"
-        assert not client.app.direct.refusing
+        assert not client.app.direct.hottest.refusing
 
     scenario(settings, play)
 

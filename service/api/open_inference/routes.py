@@ -11,11 +11,12 @@ from collections.abc import Iterable
 from importlib.metadata import version as version_of
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
 
 from service import errors
 from service.api import problems
-from service.api.incoming import Incoming, text
+from service.api.direct import DirectRoutes
+from service.api.incoming import Incoming, Reply, text
 from service.api.open_inference import bodies, tensors
 from service.api.open_inference.bodies import IMAGE, PROBABILITIES
 from service.api.uploads import INLINE_BYTES, check_encoding
@@ -29,11 +30,12 @@ from service.serving import ServedModels
 from service.settings import Settings
 
 PREFIX = problems.OPEN_INFERENCE
+METHOD, PATHS = "POST", (f"{PREFIX}/models/{{model}}/infer", f"{PREFIX}/models/{{model}}/versions/{{version}}/infer")
 PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"  # Triton's names for what runs here
 EXTENSIONS = [
     "binary_tensor_data", "classification", "model_configuration", "model_repository", "schedule_policy", "statistics",
 ]  # fmt: skip
-HEADER_LENGTH = "Inference-Header-Content-Length"
+HEADER_LENGTH = b"inference-header-content-length"
 REFERENCE = "#/components/schemas/{model}"
 INFER_REQUEST = bodies.InferRequest.model_json_schema(ref_template=REFERENCE)
 SCHEMAS: dict[str, Any] = INFER_REQUEST.pop("$defs") | {"InferRequest": INFER_REQUEST}  # FastAPI does not find these
@@ -74,13 +76,14 @@ class OpenInference:
         self._models, self._classifier, self._settings = models, classifier, settings
         self._received = metrics.histogram("convoy_stage_seconds", "receive")
 
-    async def infer(self, request: Incoming, model: str, version: str | None) -> Response:
+    async def __call__(self, request: Incoming) -> Reply:
         """Answer one request, all of it or nothing of it; raises `ServiceError`."""
         settings = self._settings
-        chosen = self._models.choose(model, version)
+        _, _, _, model, *versions, _ = request.path.split("/")
+        chosen = self._models.choose(model, versions[-1] if versions else None)
         check_encoding(request)
         body = await request.whole(settings.max_body_bytes)
-        header_length = text(request.headers.get(HEADER_LENGTH.lower().encode()))
+        header_length = text(request.headers.get(HEADER_LENGTH))
         if len(body) <= INLINE_BYTES or header_length:  # binary data needs no parsing
             asked = tensors.read(body, header_length, settings)
         else:
@@ -92,6 +95,7 @@ class OpenInference:
         self._received.observe(time.perf_counter() - request.began)
         priority = Priority.BULK if asked.priority > 1 else Priority.INTERACTIVE
         outcomes = await self._classifier.classify(asked.pictures, model=chosen, deadline=deadline, priority=priority)
+        answered = time.perf_counter()
         predicted: list[Prediction] = []
         for place, outcome in enumerate(outcomes):
             if isinstance(outcome, ServiceError):
@@ -99,14 +103,14 @@ class OpenInference:
             predicted.append(outcome)
         answer, header = tensors.write(chosen.loaded.identity, asked, predicted)
         if header is None:
-            return Response(answer, media_type=tensors.JSON)
-        return Response(answer, media_type=tensors.BINARY, headers={HEADER_LENGTH: str(header)})
+            return Reply(200, tensors.JSON, answer, since=answered)
+        return Reply(200, tensors.BINARY, answer, ((HEADER_LENGTH, b"%d" % header),), answered)
 
 
-def router(models: ServedModels, classifier: Classifier, settings: Settings, metrics: Metrics) -> APIRouter:
-    """The protocol's routes, bound to the core."""
-    routes = APIRouter(prefix=PREFIX, tags=["open inference protocol"])
-    repository, endpoint = models.repository, OpenInference(models, classifier, settings, metrics)
+def router(models: ServedModels, metrics: Metrics, direct: DirectRoutes) -> APIRouter:
+    """The protocol's routes, bound to the core; what infers is among `direct`."""
+    routes = APIRouter(prefix=PREFIX, tags=["open inference protocol"], route_class=direct.documented())
+    repository = models.repository
 
     @routes.get("")
     async def server() -> bodies.Server:
@@ -153,13 +157,10 @@ def router(models: ServedModels, classifier: Classifier, settings: Settings, met
         """Whether the model answered lately."""
         return _ready(models, response, repository.get(model, version).identity.name)
 
-    @routes.post("/models/{model}/infer", **INFER)
-    @routes.post("/models/{model}/versions/{version}/infer", **INFER)
-    async def infer(request: Request, model: str, version: str | None = None) -> Response:
+    @routes.post(PATHS[0].removeprefix(PREFIX), **INFER)
+    @routes.post(PATHS[1].removeprefix(PREFIX), **INFER)
+    async def infer(model: str, version: str | None = None) -> None:
         """Classify images: all of them, or none where one is bad."""
-        incoming = Incoming.of(request.scope, request.receive)
-        with incoming.connection.working():
-            return await endpoint.infer(incoming, model, version)
 
     @routes.post("/repository/index")
     async def index(request: bodies.IndexRequest | None = None) -> list[bodies.IndexEntry]:

@@ -23,7 +23,7 @@ from service.prediction import ModelIdentity, Prediction
 from service.settings import Settings
 from service.types import Rows
 
-JSON, BINARY = "application/json", "application/octet-stream"
+JSON, BINARY = b"application/json", b"application/octet-stream"
 LENGTH = struct.Struct("<I")  # before each element of a binary BYTES tensor
 
 

@@ -42,7 +42,7 @@ async def handle(
     metrics, connection = metrics or Metrics(Counters.alone()), Connection()
     connection.ended = ended
     route = DirectRoute("POST", "/x", endpoint, max_body_bytes=9, log=RequestLog(metrics, "failed"), metrics=metrics)
-    await route.handle(Incoming({} if given is None else {b"x-request-id": given}, b"", b"", connection), send)
+    await route.handle(Incoming("/x", {} if given is None else {b"x-request-id": given}, b"", b"", connection), send)
     (answer,) = sent
     return answer
 

@@ -26,7 +26,7 @@ def incoming(
     async def receive() -> Message:
         return next(messages)
 
-    return Incoming(headers or {}, query, receive, Connection())
+    return Incoming("/", headers or {}, query, receive, Connection())
 
 
 def test_a_body_in_pieces_is_joined() -> None:
@@ -58,7 +58,7 @@ def test_a_body_that_is_cut_off_is_no_body() -> None:
 
 
 def test_a_body_that_is_there_already_is_limited_too() -> None:
-    whole = Incoming({}, b"", b"abc", Connection())
+    whole = Incoming("/", {}, b"", b"abc", Connection())
     assert asyncio.run(whole.whole(3)) == b"abc"
     with pytest.raises(BodyTooLarge):
         asyncio.run(whole.whole(2))
