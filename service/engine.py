@@ -97,8 +97,10 @@ class Engine:
         processor's caches any more, or the batch as a whole takes too long: that is where batches end unless the
         settings say otherwise.
         """
-        best, seconds_per_row = 0, math.inf
+        best, seconds, seconds_per_row = 0, 0.0, math.inf
         for place, size in enumerate(self._batch_sizes):
+            if not self._provider.memory and size < LEAST and seconds >= INLINE_S:
+                continue  # a size that is neither padded to nor run on the event loop: nobody asks how long it takes
             tried_enough = place - best > PATIENCE or size * seconds_per_row > LONGEST_S
             if self._choose_size and size > LEAST and tried_enough:
                 break
