@@ -24,6 +24,7 @@ READY, TAKEN, CLOSED, RELOADED = map(
 )  # from a worker: it answers; has a connection; which ended; has models
 RESTART_DELAYS_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)  # for workers that die soon after their start, again and again
 SOON_S = 60.0
+REASON_S = 10.0  # how long the first worker may take to say why none can start, once another knows
 logger = logging.getLogger(__name__)
 
 
@@ -75,6 +76,7 @@ class Supervisor:
         self._listener, self._settings, self._count = listener, settings, count
         self._lame_duck_s, self._drain_timeout_s, self._announce = lame_duck_s, drain_timeout_s, announce
         self._workers: list[Worker] = []
+        self._keepers: list[asyncio.Task[None]] = []  # of each worker in turn
         self._homeless: deque[socket.socket] = deque()  # connections that no worker has
         self._turn = 0
         self._announced = self._failed = False
@@ -90,7 +92,7 @@ class Supervisor:
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload_asked.set)
         reloader = asyncio.create_task(self._reload())
-        keepers = [asyncio.create_task(self._keep(strip)) for strip in range(self._count)]
+        self._keepers += [asyncio.create_task(self._keep(strip)) for strip in range(self._count)]
         await self._stop.wait()
         reloader.cancel()
         for worker in self._workers:
@@ -102,7 +104,7 @@ class Supervisor:
         self._listener.close()
         for worker in self._workers:
             worker.process.terminate()
-        _, late = await asyncio.wait(keepers, timeout=self._drain_timeout_s + 5)
+        _, late = await asyncio.wait(self._keepers, timeout=self._drain_timeout_s + 5)
         for worker in self._workers if late else ():
             logger.error("worker %d did not stop in time and is killed", worker.process.pid)
             worker.process.kill()
@@ -119,8 +121,10 @@ class Supervisor:
             self._forget(worker)
             if self._stop.is_set():
                 return
-            if not self._announced:  # the first ones can't start, nor would any other: they have said why
+            if not self._announced:  # the first ones can't start, nor would any other
                 self._failed = True
+                if strip:
+                    await asyncio.wait(self._keepers[:1], timeout=REASON_S)  # it is the first that says why
                 self._stop.set()
                 return
             deaths = deaths + 1 if lived < SOON_S else 0

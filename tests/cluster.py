@@ -84,7 +84,10 @@ def serving(cluster: LocalCluster, folder: Path, models_dir: Path, model: str, *
             yield f"http://127.0.0.1:{port}"
         finally:
             process.send_signal(signal.SIGINT)
-            process.wait(60)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(60)
+            process.kill()  # Ray's command sometimes waits for what has ended
+            process.wait()
 
 
 def wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections import Counter
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -165,3 +166,28 @@ def test_a_worker_that_is_ready_when_the_service_stops_is_not_announced(stopping
 
     asyncio.run(hear())
     assert said == announced
+
+
+def test_the_first_worker_has_the_time_to_say_why_none_can_start() -> None:
+    """It is the one that says so, and may be slower to find out than the others."""
+    events: list[str] = []
+
+    class Failing(Supervisor):
+        async def _start(self, strip: int) -> Worker:
+            async def wait() -> int:
+                for _ in range(2 if strip else 50):  # turns of the event loop
+                    await asyncio.sleep(0)
+                events.append(f"{strip} ended")
+                return 1
+
+            process = Mock(wait=wait, terminate=lambda: events.append(f"{strip} terminated"))
+            worker = Worker(process, socket.socket(), 0.0)
+            self._workers.append(worker)
+            return worker
+
+    async def run() -> int:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            return await Failing(listener, b"", count=2, lame_duck_s=0, drain_timeout_s=0, announce=lambda: None).run()
+
+    assert asyncio.run(run()) == 1
+    assert events == ["1 ended", "0 ended"]
