@@ -21,7 +21,7 @@ from service.api.open_inference import bodies, tensors
 from service.api.open_inference.bodies import IMAGE, PROBABILITIES
 from service.api.uploads import INLINE_BYTES, check_encoding
 from service.classifier import Classifier
-from service.errors import Draining, EmptyRequest, NotReady, ServiceError
+from service.errors import DeviceLost, Draining, EmptyRequest, NotReady
 from service.metrics import Metrics
 from service.prediction import Prediction
 from service.queueing import Priority
@@ -98,9 +98,12 @@ class OpenInference:
         answered = time.perf_counter()
         predicted: list[Prediction] = []
         for place, outcome in enumerate(outcomes):
-            if isinstance(outcome, ServiceError):
-                raise outcome if len(outcomes) == 1 else type(outcome)(f"Image {place}: {outcome.detail}")
-            predicted.append(outcome)
+            if isinstance(outcome, Prediction):
+                predicted.append(outcome)
+            elif len(outcomes) == 1 or isinstance(outcome, DeviceLost):  # which is no image's fault
+                raise outcome
+            else:
+                raise type(outcome)(f"Image {place}: {outcome.detail}")
         answer, header = tensors.write(chosen.loaded.identity, asked, predicted)
         if header is None:
             return Reply(200, tensors.JSON, answer, since=answered)

@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from tritonclient.utils import InferenceServerException
 
 from service.app import create_app
-from service.errors import InferenceFailed
+from service.errors import DeviceLost, InferenceFailed
 from service.settings import Settings
 from service.types import Rows
 from tests.conftest import COLOURS, RGB, SIZE, colour_probabilities, encode, picture
@@ -199,15 +199,20 @@ def test_a_timeout_in_microseconds_is_kept(client: TestClient, given: dict[str, 
     assert response.status_code == 504
 
 
+@pytest.mark.parametrize(
+    ("error", "status", "told"),
+    [(InferenceFailed("The model failed."), 500, "Image 0: The model failed."), (DeviceLost(), 503, "The device has")],
+)
 def test_what_fails_in_the_model_is_an_error_of_the_protocol(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, error: InferenceFailed, status: int, told: str
 ) -> None:
     async def fail(*_given: object, **_named: object) -> list[InferenceFailed]:
-        return [InferenceFailed("The model failed."), InferenceFailed("The model failed.")]
+        return [error, error]
 
     monkeypatch.setattr(client.app.state.classifier, "classify", fail)  # type: ignore[attr-defined]
     response = client.post(INFER, json={"inputs": [tensor()]})
-    assert (response.status_code, response.json()) == (500, {"error": "Image 0: The model failed."})
+    assert response.status_code == status
+    assert response.json()["error"].startswith(told)
 
 
 @pytest.mark.parametrize("path", ["/v2/models/none", "/v2/models/colours/versions/9/ready", "/v2/none"])
