@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from training.device import moved
+
 
 @dataclass(frozen=True)
 class View:
@@ -33,7 +35,7 @@ def alternating_flip(images: Tensor, view: View) -> Tensor:
     single GPU", 2024). Which half is a hash of the image's index, so it needs no state.
     """
     first_epoch = ((view.indices + view.seed) * 2654435761 >> 15) & 1  # Knuth's multiplicative hash
-    mirrored = (first_epoch ^ (view.epoch & 1)).bool().to(images.device)
+    mirrored = moved((first_epoch ^ (view.epoch & 1)).bool(), images.device)
     return torch.where(mirrored.view(-1, 1, 1, 1), images.flip(2), images)
 
 
@@ -45,7 +47,8 @@ class RandomCrop:
 
     def __call__(self, images: Tensor, view: View) -> Tensor:
         n, height, width, _ = images.shape
-        shift = torch.randint(-self.padding, self.padding + 1, (2, n, 1), generator=view.generator).to(images.device)
+        shift = torch.randint(-self.padding, self.padding + 1, (2, n, 1), generator=view.generator)
+        shift = moved(shift, images.device)
         rows = _reflect(torch.arange(height, device=images.device) + shift[0], height)  # (N, H)
         columns = _reflect(torch.arange(width, device=images.device) + shift[1], width)  # (N, W)
         first = torch.arange(n, device=images.device).view(-1, 1, 1)
@@ -60,11 +63,11 @@ class Cutout:
 
     def __call__(self, images: Tensor, view: View) -> Tensor:
         n, height, width, _ = images.shape
-        centre = torch.rand((2, n, 1), generator=view.generator).to(images.device)
+        centre = moved(torch.rand((2, n, 1), generator=view.generator), images.device)
         inside_rows = self._inside(centre[0], height)
         inside_columns = self._inside(centre[1], width)
         inside = inside_rows.unsqueeze(2) & inside_columns.unsqueeze(1)  # (N, H, W)
-        grey = torch.tensor([125, 123, 114], dtype=torch.uint8, device=images.device)  # CIFAR-10's mean pixel
+        grey = moved(torch.tensor([125, 123, 114], dtype=torch.uint8), images.device)  # CIFAR-10's mean pixel
         return torch.where(inside.unsqueeze(3), grey, images)
 
     def _inside(self, centre: Tensor, length: int) -> Tensor:
@@ -83,7 +86,7 @@ class Mixup:
     share: float
 
     def __call__(self, images: Tensor, view: View) -> Tensor:
-        shares = self.share * torch.rand((len(images), 1, 1, 1), generator=view.generator).to(images.device)
+        shares = moved(self.share * torch.rand((len(images), 1, 1, 1), generator=view.generator), images.device)
         return torch.lerp(images.float(), images.roll(1, 0).float(), shares).round().byte()
 
 

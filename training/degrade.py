@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from training.device import moved
+
 Degradation = Callable[[Tensor, torch.Generator], Tensor]  # uint8 (N, H, W, 3) → uint8 (N, H, W, 3)
 
 
@@ -26,9 +28,10 @@ class Some:
     degradation: Degradation
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        chosen = (torch.rand(len(images), generator=generator) < self.share).nonzero().flatten().to(images.device)
+        chosen = (torch.rand(len(images), generator=generator) < self.share).nonzero().flatten()
         if not len(chosen):
             return images
+        chosen = moved(chosen, images.device)
         return images.index_copy(0, chosen, self.degradation(images[chosen], generator))
 
 
@@ -43,12 +46,12 @@ def reencode(images: Tensor, qualities: list[int]) -> Tensor:
         torch.from_numpy(simplejpeg.decode_jpeg(simplejpeg.encode_jpeg(image, quality, colorsubsampling="420")))
         for image, quality in zip(images.cpu().contiguous().numpy(), qualities, strict=True)
     ]
-    return torch.stack(decoded).to(images.device)
+    return moved(torch.stack(decoded), images.device)
 
 
 def grey(images: Tensor, _generator: torch.Generator) -> Tensor:
     """The luma of ITU-R BT.601, in all three channels."""
-    luma = images.float() @ torch.tensor([0.299, 0.587, 0.114], device=images.device)
+    luma = images.float() @ moved(torch.tensor([0.299, 0.587, 0.114]), images.device)
     return luma.round().byte().unsqueeze(3).expand_as(images)
 
 
@@ -67,20 +70,21 @@ class AugMix:
         n, device = len(images), images.device
         pixels = images.permute(0, 3, 1, 2).float()  # (N, 3, H, W)
         x = pixels.repeat(self.chains, 1, 1, 1)
-        lengths = torch.randint(1, self.depth + 1, (len(x),), generator=generator).to(device)
+        lengths = torch.randint(1, self.depth + 1, (len(x),), generator=generator)
         for place in range(self.depth):
-            drawn = torch.randint(len(OPERATIONS), (len(x),), generator=generator).to(device)
-            levels = 0.6 * torch.rand(len(x), generator=generator).to(device) - 0.3
+            drawn = torch.randint(len(OPERATIONS), (len(x),), generator=generator)
+            levels = moved(0.6 * torch.rand(len(x), generator=generator) - 0.3, device)
             drawn[lengths <= place] = -1  # this chain has ended
             for number, operation in enumerate(OPERATIONS):
                 rows = (drawn == number).nonzero().flatten()
                 if len(rows):
+                    rows = moved(rows, device)
                     x[rows] = operation(x[rows], levels[rows])
-        weights = torch.rand((self.chains, n, 1, 1, 1), generator=generator).to(device).log()
+        weights = moved(torch.rand((self.chains, n, 1, 1, 1), generator=generator), device).log()
         mixture = (x.view(self.chains, *pixels.shape) * (weights / weights.sum(0))).sum(
             0
         )  # exponentials over their sum
-        share = torch.rand((n, 1, 1, 1), generator=generator).to(device)
+        share = moved(torch.rand((n, 1, 1, 1), generator=generator), device)
         return pixels.lerp(mixture, share).clamp(0, 255).round().byte().permute(0, 2, 3, 1)
 
 

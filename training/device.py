@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from enum import Enum
 
 import torch
+from torch import Tensor
 
 from training.errors import TrainingError
 
@@ -21,6 +22,11 @@ class Precision(Enum):
         """The context in which a forward pass runs."""
         dtype = torch.float16 if self is Precision.FP16 else torch.bfloat16
         return torch.autocast(device.type, dtype=dtype, enabled=self is not Precision.FP32)
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on `device`. It gets to a GPU from pinned memory, so that nobody waits for what that computes."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def choose_device(name: str) -> torch.device:

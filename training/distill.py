@@ -43,13 +43,21 @@ class Memory:
     A teacher's forward pass may cost more than a small student's whole step.
     """
 
-    def __init__(self, batches: int, batch_size: int, classes: int) -> None:
-        self.answers = torch.full((batches, batch_size, classes), torch.nan, dtype=torch.float16)  # NaN: not asked yet
+    def __init__(self, batches: int, batch_size: int, classes: int, device: torch.device) -> None:
+        shape = (batches, batch_size, classes)
+        self.answers = torch.full(shape, torch.nan, dtype=torch.float16, device=device)  # NaN: not asked yet
+        self._known = [False] * batches  # the same without a look at the device
+
+    def restore(self, answers: Tensor) -> None:
+        """Know what `answers` of another `Memory` hold."""
+        self.answers.copy_(answers)
+        self._known = (~self.answers.isnan().flatten(1).any(1)).tolist()
 
     def recall(self, place: int, ask: Callable[[], Tensor]) -> Tensor:
         """Probabilities float32 (N, classes) for the batch at `place` of the cycle, by `ask` if they are not known."""
-        if self.answers[place].isnan().any():
+        if not self._known[place]:
             self.answers[place] = ask()
+            self._known[place] = True
         return self.answers[place].float()
 
 

@@ -17,7 +17,7 @@ from training.augment import AUGMENTATIONS, View
 from training.checkpoint import Checkpoint, EpochRecord, Teacher, network_of
 from training.data import Split, TrainingData
 from training.degrade import DEGRADATIONS
-from training.device import Precision
+from training.device import Precision, moved
 from training.distill import Memory, Teachers, check_teachers
 from training.errors import CheckpointError, Interrupted
 from training.optim import LR_SCHEDULES, OPTIMIZERS, Lookahead
@@ -54,8 +54,9 @@ class Run:
         )
         self.steps_per_epoch = max(1, len(data.train) // config.batch_size)
         self.total_steps = min(config.epochs * self.steps_per_epoch, config.max_steps or 2**62)
+        self.images, self.labels = data.train.images.to(device), data.train.labels.to(device)
         self.step = 0
-        self.epoch_loss = 0.0
+        self.epoch_loss = torch.zeros((), dtype=torch.float64, device=device)  # summed; to read it is to wait for it
         self.history: list[EpochRecord] = []
         self.provenance = provenance(device, precision)  # of the start: the source may change while this runs
         self.model = build_network(config, data, device)
@@ -65,7 +66,7 @@ class Run:
         self.ensemble = Teachers([_on(device, network_of(teacher)) for teacher in teachers]) if teachers else None
         self.memory = None
         if teachers and config.view_cycle:
-            self.memory = Memory(config.view_cycle * self.steps_per_epoch, config.batch_size, len(data.labels))
+            self.memory = Memory(config.view_cycle * self.steps_per_epoch, config.batch_size, len(data.labels), device)
         self.optimizer = OPTIMIZERS[config.optimizer](self.model, config)
         self.full_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.lookahead = Lookahead(self.model) if config.lookahead else None
@@ -76,6 +77,18 @@ class Run:
         """Which batch of the view cycle comes next; without a cycle, which batch of the run."""
         return self.step % ((self.config.view_cycle or self.config.epochs) * self.steps_per_epoch)
 
+    @property
+    def seconds(self) -> float:
+        """What its steps have taken, without validation and checkpoints; a resumed epoch at its last part's rate."""
+        steps = [
+            min(self.steps_per_epoch, self.total_steps - (record.epoch - 1) * self.steps_per_epoch)
+            for record in self.history
+        ]
+        return sum(
+            count * self.config.batch_size / record.images_per_second
+            for count, record in zip(steps, self.history, strict=True)
+        )
+
     def checkpoint(self) -> Checkpoint:
         """The run as it stands."""
         return Checkpoint(
@@ -84,7 +97,7 @@ class Run:
             labels=self.data.labels,
             step=self.step,
             total_steps=self.total_steps,
-            epoch_loss=self.epoch_loss,
+            epoch_loss=float(self.epoch_loss),
             model=self.model.state_dict(),
             optimizer=self.optimizer.state_dict(),
             lookahead=self.lookahead.slow if self.lookahead else None,
@@ -105,8 +118,9 @@ class Run:
         if self.lookahead and saved.lookahead is not None:
             self.lookahead.load(saved.lookahead)
         if self.memory and saved.answers is not None:
-            self.memory.answers.copy_(saved.answers)
-        self.step, self.epoch_loss, self.history = saved.step, saved.epoch_loss, list(saved.history)
+            self.memory.restore(saved.answers)
+        self.epoch_loss.fill_(saved.epoch_loss)
+        self.step, self.history = saved.step, list(saved.history)
         self.provenance = saved.provenance
 
 
@@ -142,23 +156,26 @@ def train_one_epoch(run: Run, progress: Progress, stop_requested: Callable[[], b
         place = run.step % run.steps_per_epoch
         indices = order[place * run.config.batch_size : (place + 1) * run.config.batch_size]
         run.epoch_loss += train_one_step(run, indices, epoch)
-        speed = (run.step - first) * len(indices) / (time.perf_counter() - began)
-        progress.step(run.step, run.epoch_loss / (place + 1), speed)
+        progress.step(run.step, lambda done=place + 1: float(run.epoch_loss) / done, len(indices))  # type: ignore[misc]
         if place + 1 == run.steps_per_epoch or run.step == run.total_steps:
             if run.lookahead and run.step == run.total_steps:
                 run.lookahead.finish()
+            loss = float(run.epoch_loss) / (place + 1)  # waits for the device, and so must come before the clock
             seconds_per_step = (time.perf_counter() - began) / (run.step - first)
             accuracy = evaluate(run.model, run.data.validation, run.device, run.precision)
-            run.history.append(EpochRecord(epoch + 1, run.epoch_loss / (place + 1), accuracy, speed))
-            run.epoch_loss = 0.0
+            run.history.append(EpochRecord(epoch + 1, loss, accuracy, len(indices) / seconds_per_step))
+            run.epoch_loss.zero_()
             progress.epoch(run.history[-1], run.step, seconds_per_step)
             return
         if stop_requested():
             return
 
 
-def train_one_step(run: Run, indices: Tensor, epoch: int) -> float:
-    """One optimiser step on the training images `indices`; returns the mean loss before it."""
+def train_one_step(run: Run, indices: Tensor, epoch: int) -> Tensor:
+    """One optimiser step on the training images `indices`; returns the mean loss before it, on the device.
+
+    Nothing in it waits for the device, so that this computes while the next step is prepared.
+    """
     config, through = run.config, run.step / run.total_steps
     images, targets = next_batch(run, indices)
     factor = LR_SCHEDULES[config.lr_schedule](through)
@@ -176,22 +193,22 @@ def train_one_step(run: Run, indices: Tensor, epoch: int) -> float:
     run.step += 1
     if run.lookahead and run.step % Lookahead.INTERVAL == 0:
         run.lookahead.step(through)
-    return loss.item()
+    return loss.detach()
 
 
 def next_batch(run: Run, indices: Tensor) -> tuple[Tensor, Tensor]:
     """Images uint8 (N, H, W, 3) as the network is to see them next, and its targets: labels or probabilities."""
-    seed, train = run.config.seed, run.data.train
+    seed, there = run.config.seed, moved(indices, run.device)
     generator = _generator(seed, run.view, VIEW)
     view = View(indices, run.view // run.steps_per_epoch, seed, generator)
-    images, targets = train.images[indices].to(run.device), train.labels[indices].to(run.device)
+    images, targets = run.images[there], run.labels[there]
     for name in run.config.augmentations:
         images = AUGMENTATIONS[name](images, view)
     if run.ensemble:
         ensemble, clean = run.ensemble, pixels(images)
         with run.precision.autocast(run.device):
             if run.memory:
-                targets = run.memory.recall(run.view, lambda: ensemble.targets(clean, generator)).to(run.device)
+                targets = run.memory.recall(run.view, lambda: ensemble.targets(clean, generator))
             else:
                 targets = ensemble.targets(clean, generator)
     anew = _generator(seed, run.step, DEGRADATION)  # whether or not the view has been seen before

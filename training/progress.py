@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
 
 from tqdm import tqdm
 
 from training.checkpoint import EpochRecord
+
+SHOWN_EVERY_S = 0.5
 
 
 class Progress:
@@ -14,6 +18,7 @@ class Progress:
 
     def __init__(self, epochs: int, steps_per_epoch: int, total_steps: int, first_step: int) -> None:
         self._epochs = epochs
+        self._shown = 0.0  # when the loss was, on the monotonic clock
         self._total_steps = total_steps
         self._steps_per_epoch = steps_per_epoch
         self._bar = tqdm(
@@ -26,9 +31,14 @@ class Progress:
             disable=None,
         )
 
-    def step(self, step: int, mean_loss: float, images_per_second: float) -> None:
-        """After each optimiser step."""
-        self._bar.set_postfix_str(f"loss {mean_loss:.3f}, {images_per_second:,.0f} images/s", refresh=False)
+    def step(self, step: int, mean_loss: Callable[[], float], images: int) -> None:
+        """After each optimiser step of so many images; `mean_loss` is asked only when it is shown."""
+        if self._bar.disable:
+            return
+        if (now := time.monotonic()) - self._shown > SHOWN_EVERY_S:
+            self._shown = now
+            speed = images * (self._bar.format_dict["rate"] or 0)
+            self._bar.set_postfix_str(f"loss {mean_loss():.3f}, {speed:,.0f} images/s", refresh=False)
         self._bar.set_description(f"epoch {(step - 1) // self._steps_per_epoch + 1}/{self._epochs}", refresh=False)
         self._bar.update()
 

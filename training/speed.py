@@ -82,7 +82,7 @@ def ordinary_steps(config: TrainConfig, data: Path, device: str, _precision: str
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            loss.item()
+            loss.item()  # as such loops print it
             yield len(labels)
 
 
@@ -150,8 +150,10 @@ def _serve(side: Side, connection: Connection) -> None:
 
 
 def _take(steps: Steps, wanted: int) -> int:
-    """Go on until as many images as wanted are taken; how many that were."""
+    """Go on until as many images as wanted are taken, and all is computed; how many that were."""
     taken = 0
     while taken < wanted:
         taken += next(steps)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return taken

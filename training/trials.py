@@ -29,9 +29,12 @@ class Trial:
     seed: int
     one_view: float
     six_views: float
+    seconds: float  # of training steps alone
 
     def __str__(self) -> str:
-        return f"seed {self.seed}  one view {self.one_view:.2%}  six views {self.six_views:.2%}"
+        return (
+            f"seed {self.seed}  one view {self.one_view:.2%}  six views {self.six_views:.2%}  in {self.seconds:,.1f} s"
+        )
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,8 @@ def measured(trainer: Trainer, seeds: Sequence[int], runs: Path, split: Split) -
         run = trainer.finished(seed, runs / f"{trainer.recipe}-{seed}")
         one = logits_of(run.model, split.images, run.device, run.precision)
         six = six_views(lambda images, run=run: logits_of(run.model, images, run.device, run.precision), split.images)  # type: ignore[misc]
-        yield Trial(seed, *(float((logits.argmax(1) == split.labels).double().mean()) for logits in (one, six)))
+        right, right_of_six = (float((logits.argmax(1) == split.labels).double().mean()) for logits in (one, six))
+        yield Trial(seed, right, right_of_six, run.seconds)
 
 
 def summary(trials: Sequence[Trial]) -> str:
@@ -76,4 +80,6 @@ def summary(trials: Sequence[Trial]) -> str:
     for name, values in (("one view", [t.one_view for t in trials]), ("six views", [t.six_views for t in trials])):
         deviation = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
         lines.append(f"{name:10} {100 * statistics.mean(values):.2f}{deviation} % over {len(values)} seeds")
+    seconds = statistics.mean(trial.seconds for trial in trials)
+    lines.append(f"training   {seconds:,.1f} s in the mean, validation and checkpoints left out")
     return "\n".join(lines)

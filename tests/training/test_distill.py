@@ -44,7 +44,7 @@ def test_teachers_no_longer_learn() -> None:
 
 
 def test_an_answer_is_asked_for_once_and_the_same_from_the_first_time_on() -> None:
-    memory, calls = Memory(batches=2, batch_size=3, classes=4), 0
+    memory, calls = Memory(batches=2, batch_size=3, classes=4, device=torch.device("cpu")), 0
 
     def ask() -> Tensor:
         nonlocal calls
@@ -57,3 +57,7 @@ def test_an_answer_is_asked_for_once_and_the_same_from_the_first_time_on() -> No
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert torch.allclose(first.sum(1), torch.ones(3), atol=2e-3)
+    later = Memory(batches=2, batch_size=3, classes=4, device=torch.device("cpu"))
+    later.restore(memory.answers)
+    assert torch.equal(later.recall(1, ask), first)
+    assert calls == 2

@@ -80,7 +80,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(
 
     step = loop.train_one_step
 
-    def step_then_signal(each: Run, indices: torch.Tensor, epoch: int) -> float:
+    def step_then_signal(each: Run, indices: torch.Tensor, epoch: int) -> torch.Tensor:
         loss = step(each, indices, epoch)
         if each.step == stop_after:
             os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C does
@@ -107,7 +107,7 @@ def test_a_killed_run_resumes_from_its_last_epoch_to_the_same_bits(
     train(whole, tmp_path / "whole")
     step = loop.train_one_step
 
-    def die(each: Run, indices: torch.Tensor, epoch: int) -> float:
+    def die(each: Run, indices: torch.Tensor, epoch: int) -> torch.Tensor:
         if each.step == 8:
             raise MemoryError  # nothing is saved on the way out, as after kill -9
         return step(each, indices, epoch)
@@ -210,10 +210,10 @@ def test_degradations_are_drawn_anew_in_every_cycle_and_the_teachers_do_not_see_
 def test_the_order_repeats_with_the_cycle(data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     orders: list[torch.Tensor] = []
 
-    def note(each: Run, indices: torch.Tensor, _epoch: int) -> float:
+    def note(each: Run, indices: torch.Tensor, _epoch: int) -> torch.Tensor:
         orders.append(indices)
         each.step += 1
-        return 0.0
+        return torch.zeros(())
 
     monkeypatch.setattr(loop, "train_one_step", note)
     train(run("cifar10-small", data, replace(SMALL["cifar10-small"], max_steps=None)), tmp_path)

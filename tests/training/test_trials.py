@@ -35,6 +35,7 @@ def test_every_seed_is_trained_and_measured_by_one_view_and_by_six(
 ) -> None:
     found = list(measured(trainer, range(2), tmp_path / "runs", data.validation))
     assert [trial.seed for trial in found] == [0, 1]
+    assert all(trial.seconds > 0 for trial in found)
     assert all(trial.one_view > 0.2 and trial.six_views > 0.2 for trial in found)  # twice chance, after 22 steps
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"fast-0", "fast-1"}
 
@@ -57,8 +58,9 @@ def test_a_run_with_other_settings_is_not_taken_for_a_trial(
 
 
 def test_numbers_of_views_are_never_mixed_in_the_summary() -> None:
-    assert summary([Trial(0, 0.9, 0.92), Trial(1, 0.91, 0.94)]).splitlines() == [
+    assert summary([Trial(0, 0.9, 0.92, 3.0), Trial(1, 0.91, 0.94, 4.0)]).splitlines() == [
         "one view   90.50 ± 0.71 % over 2 seeds",
         "six views  93.00 ± 1.41 % over 2 seeds",
+        "training   3.5 s in the mean, validation and checkpoints left out",
     ]
-    assert summary([Trial(0, 0.9, 0.92)]).splitlines()[0] == "one view   90.00 % over 1 seeds"
+    assert summary([Trial(0, 0.9, 0.92, 3.0)]).splitlines()[0] == "one view   90.00 % over 1 seeds"
