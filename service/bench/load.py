@@ -134,7 +134,11 @@ class Load:
     async def _reconnect(self) -> None:
         """Take the place of a connection that the server closed."""
         try:
-            self._next(await self._connect())
+            connection = await self._connect()
+            if self._running:
+                self._next(connection)
+            else:
+                connection.close()
         except OSError:
             await asyncio.sleep(0.05)  # a server that restarts: not so often that the tries are the load
             if self._running:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from service.bench.connection import Connection
 from service.bench.load import Load, Outcome, Target, Unreachable
 from service.bench.requests import Head, post
 
@@ -88,6 +89,33 @@ def test_a_server_that_closes_after_each_answer_is_followed() -> None:
     outcome = run(server, connections=2)
     assert outcome.statuses == {200: server.requests}
     assert server.connections >= server.requests
+
+
+def test_a_connection_that_comes_too_late_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one is closed by the server; the one in its place is there when the run is over."""
+    server, over, late = Server(lambda _: LAST), asyncio.Event(), asyncio.Event()
+    connect, opened = Load._connect, 0
+
+    async def slowly(load: Load) -> Connection:
+        nonlocal opened
+        opened += 1
+        if opened > 1:
+            over.set()
+            await late.wait()
+        return await connect(load)
+
+    async def scenario() -> Outcome:
+        async with running(server) as target:
+            load = Load(target, [REQUEST], images_per_request=1, connections=1)
+            outcome = await load.closed(60, lambda _outcome: None, over)
+            late.set()
+            for _ in range(20):  # turns of the event loop
+                await asyncio.sleep(0.001)
+            return outcome
+
+    monkeypatch.setattr(Load, "_connect", slowly)
+    assert asyncio.run(scenario()).statuses == {200: 1}
+    assert server.requests == 1
 
 
 def test_an_open_loop_sends_at_its_rate_whatever_the_server_does() -> None:
