@@ -83,11 +83,11 @@ class OpenInference:
         chosen = self._models.choose(model, versions[-1] if versions else None)
         check_encoding(request)
         body = await request.whole(settings.max_body_bytes)
-        header_length = text(request.headers.get(HEADER_LENGTH))
-        if len(body) <= INLINE_BYTES or header_length:  # binary data needs no parsing
-            asked = tensors.read(body, header_length, settings)
+        length = tensors.json_length(body, text(request.headers.get(HEADER_LENGTH)))
+        if length <= INLINE_BYTES:
+            asked = tensors.read(body, length, settings)
         else:
-            asked = await asyncio.to_thread(tensors.read, body, header_length, settings)
+            asked = await asyncio.to_thread(tensors.read, body, length, settings)
         if not len(asked.pictures):
             raise EmptyRequest("The request holds no image; send at least one.")
         longest_ms = settings.request_timeout_ms

@@ -39,15 +39,19 @@ class Inference:
     classes: int  # 0: all of them, as numbers
 
 
-def read(body: bytes, header_length: str | None, settings: Settings) -> Inference:
-    """The request in `body`, whose first `header_length` bytes are JSON where more than JSON is in it.
+def json_length(body: bytes, told: str | None) -> int:
+    """How many bytes of `body` are JSON: all, unless the client has told otherwise; raises `MalformedRequest`."""
+    length = positive(told, "header Inference-Header-Content-Length") or len(body)
+    if length > len(body):
+        raise MalformedRequest("header Inference-Header-Content-Length: the body is shorter than that.")
+    return length
+
+
+def read(body: bytes, length: int, settings: Settings) -> Inference:
+    """The request in `body`, of which `length` bytes are JSON.
 
     Raises `MalformedRequest`, `WrongShape`, `TooManyImages`, `ImageTooLarge` or `BodyTooLarge`.
     """
-    length = len(body) if header_length is None else positive(header_length, "header Inference-Header-Content-Length")
-    assert length is not None
-    if length > len(body):
-        raise MalformedRequest("header Inference-Header-Content-Length: the body is shorter than that.")
     try:
         document = orjson.loads(memoryview(body)[:length])
     except orjson.JSONDecodeError as exc:
@@ -139,24 +143,21 @@ def _encoded(tensor: InputTensor, tail: memoryview, settings: Settings) -> list[
     if len(shape) not in (1, 2) or shape[1:] not in ([], [1]):
         raise WrongShape(f"{IMAGE} has the shape {shape}; send BYTES [N], one encoded image each.")
     check_count(shape[0], settings)
-    images: list[Picture | InvalidImage]
     if tensor.data is None:
-        images = list(_elements(tail, settings))
-    else:
-        texts = tensor.data if isinstance(tensor.data, list) else [tensor.data]
-        texts = [text[0] if isinstance(text, list) and len(text) == 1 else text for text in texts]
-        if not all(isinstance(text, str) for text in texts):
-            raise MalformedRequest(f"The data of {IMAGE} must be a list of texts, each an image file in base64.")
-        images = [from_base64(text, settings) for text in texts]
-    if len(images) != shape[0]:
-        raise WrongShape(f"{IMAGE} has {len(images):,} values, not the {shape[0]:,} of the shape {shape}.")
-    return images
+        return list(_elements(tail, shape, settings))
+    texts = tensor.data if isinstance(tensor.data, list) else [tensor.data]
+    if len(texts) != shape[0]:
+        raise WrongShape(f"{IMAGE} has {len(texts):,} values, not the {shape[0]:,} of the shape {shape}.")
+    texts = [text[0] if isinstance(text, list) and len(text) == 1 else text for text in texts]
+    if not all(isinstance(text, str) for text in texts):
+        raise MalformedRequest(f"The data of {IMAGE} must be a list of texts, each an image file in base64.")
+    return [from_base64(text, settings) for text in texts]
 
 
-def _elements(tail: memoryview, settings: Settings) -> list[bytes]:
-    """The elements of a binary BYTES tensor, each after its length."""
-    elements, place = [], 0
-    while place < len(tail):
+def _elements(tail: memoryview, shape: list[int], settings: Settings) -> list[bytes]:
+    """The elements of a binary BYTES tensor, each after its length, as many as `shape` says."""
+    elements, place = list[bytes](), 0
+    while place < len(tail) and len(elements) < shape[0]:
         start = place + LENGTH.size
         (length,) = LENGTH.unpack(tail[place:start]) if start <= len(tail) else (len(tail),)
         place = start + length
@@ -165,6 +166,8 @@ def _elements(tail: memoryview, settings: Settings) -> list[bytes]:
         if length > settings.max_image_bytes:
             raise BodyTooLarge(f"An image may have {settings.max_image_bytes:,} bytes at most; send a smaller one.")
         elements.append(bytes(tail[start:place]))
+    if place < len(tail) or len(elements) < shape[0]:
+        raise WrongShape(f"The binary data of {IMAGE} has more values, or fewer, than the shape {shape}.")
     return elements
 
 

@@ -6,17 +6,23 @@ import base64
 import json
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
+import hypothesis
 import numpy as np
+import orjson
 import pytest
 import tritonclient.http as triton
 from httpx2 import Response
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.testclient import TestClient
 from tritonclient.utils import InferenceServerException
 
+from service.api.open_inference import tensors
 from service.app import create_app
-from service.errors import DeviceLost, InferenceFailed
+from service.errors import DeviceLost, InferenceFailed, ServiceError
 from service.settings import Settings
 from service.types import Rows
 from tests.conftest import COLOURS, RGB, SIZE, colour_probabilities, encode, picture
@@ -70,16 +76,16 @@ def test_images_in_json_get_their_probabilities(client: TestClient, given: dict[
 
 
 @pytest.mark.parametrize(
-    ("tail", "given"), [(PIXELS.tobytes(), tensor()), (binary(ENCODED), texts(ENCODED))], ids=["pixels", "encoded"]
+    ("tail", "asked"), [(PIXELS.tobytes(), tensor()), (binary(ENCODED), texts(ENCODED))], ids=["pixels", "encoded"]
 )
 @pytest.mark.parametrize("where", ["request", "output"])
-def test_binary_data_goes_both_ways(client: TestClient, tail: bytes, given: dict[str, Any], where: str) -> None:
+def test_binary_data_goes_both_ways(client: TestClient, tail: bytes, asked: dict[str, Any], where: str) -> None:
     wanted = (
         {"parameters": {"binary_data_output": True}}
         if where == "request"
         else {"outputs": [{"name": "probabilities", "parameters": {"binary_data": True}}]}
     )
-    answer = send_binary(client, tail, given, **wanted)
+    answer = send_binary(client, tail, asked, **wanted)
     header = int(answer.headers["inference-header-content-length"])
     (output,) = json.loads(answer.content[:header])["outputs"]
     assert output["parameters"] == {"binary_data_size": 36}
@@ -158,13 +164,44 @@ def test_a_wrong_request_is_told_what_is_wrong(
     [
         (b"\1\0", "ends within an element"),
         (struct.pack("<I", 9) + b"short", "ends within an element"),
-        (binary(ENCODED[:2]), "has 2 values, not the 3"),
+        (binary(ENCODED[:2]), "more values, or fewer, than the shape [3]"),
+        (binary([*ENCODED, b""]), "more values, or fewer, than the shape [3]"),
     ],
 )
 def test_binary_data_that_does_not_add_up_is_refused(client: TestClient, tail: bytes, told: str) -> None:
     response = send_binary(client, tail, texts(ENCODED))
     assert response.status_code in (400, 422)
     assert told in response.json()["error"]
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+PLACES: list[tuple[str | int, ...]] = [
+    ("id",), ("parameters",), ("parameters", "timeout"), ("parameters", "binary_data_output"), ("inputs",),
+    ("inputs", 0), ("inputs", 0, "shape"), ("inputs", 0, "datatype"), ("inputs", 0, "data"),
+    ("inputs", 0, "parameters"), ("inputs", 0, "parameters", "binary_data_size"), ("outputs",), ("outputs", 0),
+    ("outputs", 0, "parameters"), ("outputs", 0, "parameters", "classification"),
+]  # fmt: skip
+
+
+@given(place=st.sampled_from(PLACES), value=ANYTHING, tail=st.binary(max_size=40), encoded=st.booleans())
+@hypothesis.settings(max_examples=300, deadline=None)
+def test_whatever_is_sent_is_a_request_or_an_error(
+    place: tuple[str | int, ...], value: object, tail: bytes, encoded: bool
+) -> None:
+    tensor_ = {**(texts([b"a"]) if encoded else tensor(shape=[1, 1, 1, 3], data=[1, 2, 3])), "parameters": {}}
+    document: Any = {"inputs": [tensor_], "outputs": [{"name": "probabilities", "parameters": {}}], "parameters": {}}
+    inside = document
+    for step in place[:-1]:
+        inside = inside[step]
+    inside[place[-1]] = value
+    head = orjson.dumps(document, option=orjson.OPT_NON_STR_KEYS)
+    with suppress(ServiceError):
+        asked = tensors.read(head + tail, len(head), Settings())
+        assert len(asked.pictures) <= 1024
 
 
 @pytest.mark.parametrize(
