@@ -34,7 +34,7 @@ def application(arguments: dict[str, str]) -> serve.Application:
         app: Application  # Ray Serve's
 
         def check_health(self) -> None:
-            """What /readyz asks; a replica that fails this three times in a row is replaced. Raises `NotReady`."""
+            """What /readyz asks; a replica that fails this three times in a row is replaced; raises as that does."""
             self.app.state.served.check_ready()
 
     return Replica.bind()  # type: ignore[attr-defined]  # the decorator adds it
