@@ -103,9 +103,11 @@ async def scenario(watch: Watch, port: int) -> Table:
     await steady(table, "all there again", watch)
     await death(table, "a node killed", watch, lambda: watch.cluster.kill(0))
     await steady(table, "all there again", watch)
+    table.begin()
     over.set()
     await asyncio.wait([loading], timeout=ANSWER_S)
     assert loading.done(), "some requests are never answered"
+    table.end("load ends", watch.running)
     table.begin()
     await watch.until(1)
     table.end("no load, down again", watch.running)
@@ -143,5 +145,6 @@ def test_replicas_come_and_go_and_their_deaths_cost_no_more_than_was_in_flight(t
         table = asyncio.run(scenario(watch, int(url.rpartition(":")[2])))
     print(f"statuses: {dict(table.load.outcome.statuses)}")
     assert table.failed.pop("a replica killed") <= CONNECTIONS
-    assert table.failed.pop("a node killed") <= CONNECTIONS
+    # What a node takes with it without a word ends when its time is over, which may be after the load.
+    assert table.failed.pop("a node killed") + table.failed.pop("load ends") <= CONNECTIONS
     assert not any(table.failed.values()), table.failed
