@@ -62,6 +62,7 @@ class DynamicBatcher:
         self._pace = Pace()
         self._running: dict[asyncio.Task[None], Batch] = {}  # with the engine, in the order in which it takes them
         self._engine_free_since = 0.0
+        self.succeeded = -math.inf  # when the last batch without a failure ended, on the event loop's clock
         self._woken = False
         self._delay_timer: asyncio.TimerHandle | None = None
         self._timed: set[Request] = set()  # those with a deadline, until they have their answer
@@ -275,6 +276,7 @@ class DynamicBatcher:
             _fail(batch.slices, error)
             self._queue.refuse_all(error)
         elif not batch.failed:
+            self.succeeded = now
             self._pace.observe(batch.rows, now - began)
             for piece in batch.slices:
                 if piece.stop == len(piece.request.rows):

@@ -19,6 +19,7 @@ from service.settings import Settings
 from service.types import Probabilities, Rows
 
 HEARTBEAT_S = 5.0
+HUNG = 6  # heartbeats in a row without any answer, a minute: the device never gives the call back
 logger = logging.getLogger(__name__)
 
 
@@ -51,6 +52,7 @@ class ServedModels:
         self._heartbeat: asyncio.Task[None] | None = None
         self._retiring: dict[Engine, asyncio.Task[None]] = {}
         self._unwell: dict[str, str] = {}  # model name → why it can't answer
+        self._silent: dict[str, int] = {}  # model name → heartbeats in a row without an answer
         self.draining = False
         self.on_lost: Callable[[], None] = lambda: None  # called when a device has failed for good
 
@@ -175,13 +177,25 @@ class ServedModels:
             try:
                 async with asyncio.timeout(HEARTBEAT_S):
                     await active.batcher.submit(active.loaded.canary)
-            except TimeoutError:
-                self._unwell[name] = f"The model {name} has not answered for {HEARTBEAT_S:.0f} s."
             except OutOfMemory as exc:  # not even for one image
                 self._unwell[name] = f"The model {name} fails: {exc.detail}"
-            except Overloaded:
-                continue  # busy is not unwell; the next heartbeat asks again
+                continue
+            except (TimeoutError, Overloaded):  # it waits behind others, or may not even wait: busy is not unwell
+                if asyncio.get_running_loop().time() - active.batcher.succeeded > HEARTBEAT_S:
+                    await self._is_silent(active)
+                    continue
             except ServiceError as exc:
                 self._unwell[name] = f"The model {name} fails: {exc.detail}"
-            else:
-                self._unwell.pop(name, None)
+                continue
+            self._unwell.pop(name, None)
+            self._silent.pop(name, None)
+
+    async def _is_silent(self, served: Served) -> None:
+        """Nothing came back lately; what has not for `HUNG` heartbeats never will, and nobody need wait for it."""
+        name = served.loaded.identity.name
+        self._unwell[name] = f"The model {name} has not answered for {HEARTBEAT_S:.0f} s."
+        self._silent[name] = self._silent.get(name, 0) + 1
+        if self._silent[name] == HUNG:
+            logger.critical("the model %s has not answered for %d heartbeats; its device is given up", name, HUNG)
+            served.loaded.engine.lost = True
+            await asyncio.gather(served.batcher.stop(0), served.bulk.stop(0))

@@ -13,7 +13,7 @@ import pytest
 from service import serving
 from service.app import create_app
 from service.classifier import Classifier
-from service.errors import DeviceLost, InferenceFailed, ModelNotFound, NotReady, OutOfMemory
+from service.errors import DeviceLost, Draining, InferenceFailed, ModelNotFound, NotReady, OutOfMemory
 from service.prediction import Prediction
 from service.queueing import Priority
 from service.serving import ServedModels
@@ -117,6 +117,58 @@ def test_a_lost_device_is_told(settings: Settings, monkeypatch: pytest.MonkeyPat
             models.on_lost = told.set
             models.choose().loaded.engine.lost = True
             await asyncio.wait_for(told.wait(), 10)
+
+    asyncio.run(scenario())
+
+
+def test_a_full_queue_is_no_illness_while_batches_are_answered(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "HEARTBEAT_S", 0.2)
+
+    async def scenario() -> None:
+        async with running(settings.model_copy(update={"max_batch_size": 1})) as (models, _):
+            active = models.choose()
+            infer = active.batcher._run
+
+            async def slowly(rows: Rows) -> Probabilities:
+                await asyncio.sleep(0.05)
+                return await infer(rows)
+
+            monkeypatch.setattr(active.batcher, "_run", slowly)
+            waiting = [asyncio.create_task(active.batcher.submit(active.loaded.canary)) for _ in range(12)]
+            await asyncio.sleep(0)
+            await models._check_all()
+            assert not all(request.done() for request in waiting), "the canary did not have to wait"
+            models.check_ready()
+            await asyncio.gather(*waiting)
+
+    asyncio.run(scenario())
+
+
+def test_a_device_that_never_answers_makes_it_unready_and_after_a_while_is_told(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "HEARTBEAT_S", 0.02)
+
+    async def scenario() -> None:
+        async with running(settings) as (models, _):
+            told, active = asyncio.Event(), models.choose()
+            models.on_lost = told.set
+
+            async def never(_rows: Rows) -> Probabilities:
+                return await asyncio.get_running_loop().create_future()
+
+            monkeypatch.setattr(active.batcher, "_run", never)
+            while models._silent.get(active.loaded.identity.name, 0) < serving.HUNG - 1:
+                assert not told.is_set(), "it was given up too soon"
+                await asyncio.sleep(0.005)
+            with pytest.raises(NotReady, match="has not answered"):
+                models.check_ready()
+            request = asyncio.create_task(active.batcher.submit(active.loaded.canary))
+            await asyncio.wait_for(told.wait(), 10)
+            with pytest.raises(Draining):
+                await request
 
     asyncio.run(scenario())
 
