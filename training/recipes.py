@@ -63,7 +63,7 @@ RECIPES: dict[str, TrainConfig] = {
     ),
     "cifar10-deep": TrainConfig(
         architecture="plain-cnn-deep",
-        epochs=200,
+        epochs=96,
         batch_size=512,
         optimizer="muon",
         lr=9.0,
@@ -72,8 +72,8 @@ RECIPES: dict[str, TrainConfig] = {
         augmentations=("alternating-flip", "crop-4", "mixup"),
         degradations=("augmix-25", "grey-5", "jpeg-25"),
         weight_decay=0.012,
-        teachers=("cifar10-teacher-wide", "cifar10-teacher-wide"),
-        view_cycle=40,
+        teachers=("cifar10", "cifar10-teacher-44", "cifar10-teacher-24"),
+        view_cycle=16,
     ),
     "cifar10-teacher-wide": TrainConfig(
         architecture="plain-cnn-wide",
