@@ -4,7 +4,7 @@ HAS_GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
 REQUIREMENTS := $(if $(HAS_GPU),requirements-gpu.txt,requirements.txt)
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 
-.PHONY: serve test test-container check gpu-check lock clean
+.PHONY: serve test test-container check gpu-check lock proto clean
 
 serve: .venv/serve/.ready
 	exec .venv/serve/bin/convoy serve
@@ -53,12 +53,17 @@ BROUGHT_BY_TORCH = torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidi
 	nvidia-nvshmem-cu13 nvidia-nvtx
 
 lock:
-	$(LOCK) pyproject.toml --extra cpu -o requirements.txt
-	$(LOCK) pyproject.toml --extra gpu -o requirements-gpu.txt
+	$(LOCK) pyproject.toml --extra cpu --extra grpc -o requirements.txt
+	$(LOCK) pyproject.toml --extra gpu --extra grpc -o requirements-gpu.txt
 	$(LOCK) --group image -o requirements-image.txt
-	$(LOCK) pyproject.toml --extra cpu --extra cluster --extra parquet --extra train --extra test \
+	$(LOCK) pyproject.toml --extra cpu --extra cluster --extra grpc --extra parquet --extra train --extra test \
 		--constraint requirements-torch.txt \
 		$(addprefix --no-emit-package ,$(BROUGHT_BY_TORCH)) -o requirements-test.txt
+
+# Messages of gRPC → Python (needs uv). What these compilers write, runtimes up to the next major version can load.
+proto:
+	uv run --no-project --with grpcio-tools==1.73.1 python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. \
+		service/rpc/open_inference.proto
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

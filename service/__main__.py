@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from service import telemetry
 from service.cores import default_workers, may_use_gpu
 from service.errors import StartupError
+from service.listening import listen, shared
 from service.settings import Settings, load
 from service.supervisor import Supervisor
 
@@ -116,7 +117,11 @@ def _serve(options: argparse.Namespace) -> int:
     except ValueError as exc:
         raise StartupError(str(exc)) from exc
     telemetry.configure(settings.log_format)
-    with listen(settings.host, settings.port) as listener:  # before the models: a taken port is known at once
+    with (  # before the models: a taken port is known at once
+        listen(settings.host, settings.port) as listener,
+        shared(settings.host, settings.grpc_port) as grpc_port,
+    ):
+        settings = settings.model_copy(update={"grpc_port": grpc_port})
         count = settings.workers or default_workers(settings.device)
         if count == 1 and not may_use_gpu(settings.device):  # which, once failed, only a new process gets back
             return _serve_here(settings, listener)
@@ -127,7 +132,7 @@ def _serve(options: argparse.Namespace) -> int:
                 count=count,
                 lame_duck_s=settings.lame_duck_ms / 1000,
                 drain_timeout_s=settings.drain_timeout_ms / 1000,
-                announce=lambda: announce(listener),
+                announce=lambda: announce(listener, grpc_port),
             ).run()
         )
 
@@ -137,32 +142,20 @@ def _serve_here(settings: Settings, listener: socket.socket) -> int:
     from service.server import Server
 
     app = create_app(settings)
-    server = Server(app, app.state.served, settings, announce=lambda: announce(listener))
+    server = Server(
+        app, app.state.served, settings, rpc=app.rpc, announce=lambda: announce(listener, settings.grpc_port)
+    )
     server.run(sockets=[listener])
     return 0 if server.started and not server.lost else 1
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; who connects early waits until the models are loaded.
-
-    Raises `StartupError` when the address can't be had.
-    """
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=2048)
-    except OSError as exc:
-        reason = str(exc.strerror).partition(" (")[0]  # the rest repeats the address
-        raise StartupError(
-            f"Can't listen on {host} port {port}: {reason}. "
-            "Choose others with --host and --port (or CONVOY_HOST and CONVOY_PORT)."
-        ) from exc
-
-
-def announce(listener: socket.socket) -> None:
+def announce(listener: socket.socket, grpc_port: int | None) -> None:
     """Print the address and a request to try."""
     host, port = listener.getsockname()[:2]
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    print(f"Convoy serves at {url} (documentation: {url}/docs). Try:\n  {example_request(url)}", flush=True)
+    host = f"[{host}]" if ":" in host else host
+    url = f"http://{host}:{port}"
+    grpc = "" if grpc_port is None else f"; gRPC: {host}:{grpc_port}"
+    print(f"Convoy serves at {url} (documentation: {url}/docs{grpc}). Try:\n  {example_request(url)}", flush=True)
 
 
 def example_request(url: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
@@ -22,7 +22,7 @@ from service.api.request_log import RequestLog, RequestLogMiddleware
 from service.classifier import Classifier
 from service.cores import default_workers, threads_per_worker
 from service.counters import Counters
-from service.errors import Unauthorized
+from service.errors import StartupError, Unauthorized
 from service.jobs.runner import Runner
 from service.jobs.store import Store
 from service.keys import read_keys
@@ -31,11 +31,15 @@ from service.repository import ModelRepository, opener
 from service.serving import ServedModels
 from service.settings import Settings
 
+if TYPE_CHECKING:
+    from service.rpc.server import RpcServer
+
 
 class Application(FastAPI):
     """FastAPI with a way around it for the hot routes: its routing and middleware cost as much as the rest."""
 
     direct: DirectRoutes
+    rpc: RpcServer | None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection of the ASGI server."""
@@ -72,6 +76,7 @@ def create_app(settings: Settings, counters: Counters | None = None) -> Applicat
     app.state.store, app.state.runner = store, runner
     keys = Keys(read_keys(settings.api_keys_file)) if settings.api_keys_file else None
     log = RequestLog(metrics, settings.log_requests)
+    app.rpc = _rpc(served, classifier, settings, metrics, log, keys) if settings.grpc_port is not None else None
     app.direct = _direct(served, classifier, settings, metrics, log, keys)
     app.include_router(predict.router(app.direct))
     app.include_router(batches.router(store, runner, served, settings))
@@ -103,6 +108,23 @@ def _direct(
         route(predict.METHOD, predict.PATH, images, refusal=images.refusal),
         *(route(open_inference.METHOD, path, tensors) for path in open_inference.PATHS),
     )
+
+
+def _rpc(
+    served: ServedModels,
+    classifier: Classifier,
+    settings: Settings,
+    metrics: Metrics,
+    log: RequestLog,
+    keys: Keys | None,
+) -> RpcServer:
+    """The same core over gRPC."""
+    try:
+        from service.rpc.methods import Methods
+        from service.rpc.server import RpcServer
+    except ModuleNotFoundError as exc:
+        raise StartupError("gRPC is not installed here; install it with: pip install 'convoy[cpu,grpc]'") from exc
+    return RpcServer(Methods(served, classifier, settings, metrics), settings, log, keys)
 
 
 def _openapi(app: FastAPI, *, keyed: bool) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import signal
 import socket
 from collections.abc import Awaitable, Callable
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 
@@ -16,6 +17,9 @@ from service.serving import ServedModels
 from service.settings import Settings
 from service.supervisor import CLOSED, CONNECTION, LAME_DUCK, READY, RELOAD, RELOADED, TAKEN
 
+if TYPE_CHECKING:
+    from service.rpc.server import RpcServer
+
 Application = Callable[..., Awaitable[None]]  # ASGI 3
 
 
@@ -23,7 +27,13 @@ class Server(uvicorn.Server):
     """Serves `app` on the listening socket given to `run`."""
 
     def __init__(
-        self, app: Application, models: ServedModels, settings: Settings, *, announce: Callable[[], None]
+        self,
+        app: Application,
+        models: ServedModels,
+        settings: Settings,
+        *,
+        rpc: RpcServer | None = None,
+        announce: Callable[[], None],
     ) -> None:
         super().__init__(
             uvicorn.Config(
@@ -37,7 +47,7 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=max(1, settings.drain_timeout_ms // 1000),
             )
         )
-        self._models, self._announce = models, announce
+        self._models, self._rpc, self._announce = models, rpc, announce
         self._lame_duck_s, self._leaving = settings.lame_duck_ms / 1000, False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._reloading: asyncio.Task[None] | None = None
@@ -51,8 +61,15 @@ class Server(uvicorn.Server):
         gc.collect()
         gc.freeze()  # what is there now stays: collections need not go through it again and again
         await super().startup(sockets)
+        if self.started and self._rpc:
+            await self._rpc.start()
         if self.started:
             self._announce()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Finish what runs, over HTTP and over gRPC."""
+        rpc = self._rpc.stop() if self._rpc else asyncio.sleep(0)
+        await asyncio.gather(super().shutdown(sockets), rpc)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature is uvicorn's
         """SIGTERM: unready, a while later no new connections, finish what runs. SIGINT: the same without the while."""
@@ -83,9 +100,16 @@ class Server(uvicorn.Server):
 class WorkerServer(Server):
     """Gets its connections over a channel from the `Supervisor`, and tells it which have ended."""
 
-    def __init__(self, app: Application, models: ServedModels, settings: Settings, channel: socket.socket) -> None:
+    def __init__(
+        self,
+        app: Application,
+        models: ServedModels,
+        settings: Settings,
+        channel: socket.socket,
+        rpc: RpcServer | None = None,
+    ) -> None:
         at_once = settings.model_copy(update={"lame_duck_ms": 0})  # the supervisor sees to that
-        super().__init__(app, models, at_once, announce=lambda: self._tell(READY))
+        super().__init__(app, models, at_once, rpc=rpc, announce=lambda: self._tell(READY))
         self._channel = channel
         channel.setblocking(False)
 

@@ -18,6 +18,11 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    grpc_port: Annotated[
+        int | None, Field(ge=0, le=65535), BeforeValidator(lambda given: None if given == "" else given)
+    ] = Field(
+        None, description="port of the Open Inference Protocol over gRPC; 0 takes a free one, without it there is none"
+    )
     models_dir: Path = Field(Path("models"), description="the model repository: <name>/<version>/ folders")
     default_model: str = Field("cifar10", description="the model of requests that name none")
     device: Literal["auto", "cuda", "cpu"] = Field(

@@ -29,6 +29,7 @@ class Convoy:
         assert self.process.stdout
         line = self.process.stdout.readline()
         self.port = int(line.partition("http://127.0.0.1:")[2].partition(" ")[0]) if line else 0
+        self.grpc = f"127.0.0.1:{line.partition('gRPC: 127.0.0.1:')[2].partition(')')[0]}"
         self._open = ExitStack()
         self.log: list[str] = []
         self.logged = threading.Condition()

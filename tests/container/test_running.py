@@ -8,7 +8,9 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tritonclient.grpc as triton
 
 from service.__main__ import EXAMPLE
 from service.bench.load import Load, Outcome, Target
@@ -28,6 +30,19 @@ def test_it_becomes_healthy_and_predicts(image: str) -> None:
         assert container.stop() == 0
         assert "Failed" not in container.log
         assert '"error"' not in container.log
+
+
+def test_it_speaks_grpc_where_it_is_given_a_port(image: str) -> None:
+    port = free_port()
+    picture_of_a_ship = np.array([EXAMPLE.read_bytes()], np.object_)
+    asked = triton.InferInput("image", [1], "BYTES")
+    asked.set_data_from_numpy(picture_of_a_ship)
+    best = [triton.InferRequestedOutput("probabilities", class_count=1)]
+    with running(image, "--env", f"CONVOY_GRPC_PORT={port}") as container:
+        container.wait_until_healthy()
+        with triton.InferenceServerClient(f"127.0.0.1:{port}") as client:
+            ((answer,),) = client.infer("cifar10", [asked], outputs=best).as_numpy("probabilities")
+        assert answer.decode().endswith(":8:ship")
 
 
 def test_a_volume_takes_the_place_of_the_models(image: str, tmp_path: Path) -> None:

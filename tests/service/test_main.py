@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
 
 from service.__main__ import example_request, main, parser
+from service.app import create_app
+from service.errors import StartupError
+from service.listening import listen
 from service.settings import Settings
 from service.supervisor import Supervisor
 from tests.conftest import clear_environment
@@ -38,6 +43,27 @@ def test_what_keeps_it_from_starting_is_one_sentence(
     error = capfd.readouterr().err
     assert error.startswith(sentence)
     assert error.count("\n") == 1
+
+
+def test_a_taken_grpc_port_is_known_before_anything_else(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clear_environment(monkeypatch)
+    monkeypatch.setattr("service.telemetry.configure", lambda _: None)
+    with listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        assert main(["serve", "--port", "0", "--grpc-port", str(port)]) == 1
+    assert capfd.readouterr().err == (
+        f"convoy: Can't listen on 127.0.0.1 port {port}: Address already in use. Choose others with --host and "
+        "--grpc-port (or CONVOY_HOST and CONVOY_GRPC_PORT).\n"
+    )
+
+
+def test_without_grpc_installed_its_port_is_one_sentence(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "service.rpc.server", raising=False)
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    with pytest.raises(StartupError, match=re.escape("pip install 'convoy[cpu,grpc]'")):
+        create_app(settings.model_copy(update={"grpc_port": 0}))
 
 
 def test_a_worker_on_a_gpu_has_someone_to_replace_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,7 +157,8 @@ def test_a_device_that_never_answers_makes_it_unready_and_after_a_while_is_told(
             models.on_lost = told.set
 
             async def never(_rows: Rows) -> Probabilities:
-                return await asyncio.get_running_loop().create_future()
+                await asyncio.Event().wait()
+                raise AssertionError
 
             monkeypatch.setattr(active.batcher, "_run", never)
             while models._silent.get(active.loaded.identity.name, 0) < serving.HUNG - 1:

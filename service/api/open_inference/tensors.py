@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 
 from service.api.incoming import positive
@@ -56,12 +57,16 @@ def read(body: bytes, length: int, settings: Settings) -> Inference:
         document = orjson.loads(memoryview(body)[:length])
     except orjson.JSONDecodeError as exc:
         raise MalformedRequest(f"The request is not JSON (line {exc.lineno}, column {exc.colno}).") from exc
-    asked = InferRequest.of(document)
+    return inference(InferRequest.of(document), memoryview(body)[length:], settings)
+
+
+def inference(asked: InferRequest, tail: memoryview, settings: Settings) -> Inference:
+    """What `asked` and the binary tensors that belong to it ask for; raises as `read` does."""
     (tensor,) = asked.inputs
     wanted = asked.outputs[0].parameters if asked.outputs else {}
     binary = _flag(asked.parameters, "binary_data_output")
     return Inference(
-        pictures=_pictures(tensor, memoryview(body)[length:], settings),
+        pictures=_pictures(tensor, tail, settings),
         id=asked.id,
         timeout_us=_number(asked.parameters, "timeout"),
         priority=_number(asked.parameters, "priority"),
@@ -72,28 +77,47 @@ def read(body: bytes, length: int, settings: Settings) -> Inference:
 
 def write(model: ModelIdentity, asked: Inference, outcomes: list[Prediction]) -> tuple[bytes, int | None]:
     """The answer's bytes, and how many of them are JSON where others follow."""
-    probabilities = np.stack([outcome.probabilities for outcome in outcomes])
-    output: dict[str, Any] = {"name": PROBABILITIES, "datatype": "FP32", "shape": list(probabilities.shape)}
+    told = output(asked, outcomes)
+    tensor: dict[str, Any] = {"name": PROBABILITIES, "datatype": told.datatype, "shape": told.shape}
     tail = b""
-    if asked.classes:
-        texts = [_classification(outcome, asked.classes) for outcome in outcomes]
-        output |= {"datatype": "BYTES", "shape": [len(texts), len(texts[0])]}
-        flat = [text for row in texts for text in row]
-        if asked.binary:
-            tail = b"".join(LENGTH.pack(len(text.encode())) + text.encode() for text in flat)
-        else:
-            output["data"] = flat
-    elif asked.binary:
-        tail = probabilities.astype("<f4").tobytes()
-    else:
-        output["data"] = probabilities.ravel()
     if asked.binary:
-        output["parameters"] = {"binary_data_size": len(tail)}
-    answer = {"model_name": model.name, "model_version": model.version, "outputs": [output]}
+        tail = told.packed()
+        tensor["parameters"] = {"binary_data_size": len(tail)}
+    else:
+        tensor["data"] = told.values
+    answer = {"model_name": model.name, "model_version": model.version, "outputs": [tensor]}
     if asked.id is not None:
         answer["id"] = asked.id
     head = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
     return head + tail, len(head) if asked.binary else None
+
+
+class Output(NamedTuple):
+    """The only output: `FP32` (N, classes), or `BYTES` (N, k) where only k classes were asked for."""
+
+    datatype: str
+    shape: list[int]
+    values: npt.NDArray[np.float32] | list[str]  # flat, row-major
+
+    def packed(self) -> bytes:
+        """As the binary data extension has it."""
+        if isinstance(self.values, list):
+            return pack([text.encode() for text in self.values])
+        return self.values.astype("<f4").tobytes()
+
+
+def output(asked: Inference, outcomes: list[Prediction]) -> Output:
+    """What the client gets to see of the predictions."""
+    if asked.classes:
+        texts = [_classification(outcome, asked.classes) for outcome in outcomes]
+        return Output("BYTES", [len(texts), len(texts[0])], [text for row in texts for text in row])
+    probabilities = np.stack([outcome.probabilities for outcome in outcomes])
+    return Output("FP32", list(probabilities.shape), probabilities.ravel())
+
+
+def pack(elements: Iterable[bytes]) -> bytes:
+    """A binary BYTES tensor: each element after its length."""
+    return b"".join(LENGTH.pack(len(element)) + element for element in elements)
 
 
 def _classification(outcome: Prediction, classes: int) -> list[str]:

@@ -1,0 +1,85 @@
+"""The model repository → what the protocol says of it, over HTTP and over gRPC. Raises `ModelNotFound`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.metadata import version as version_of
+
+from service.api.open_inference import bodies
+from service.api.open_inference.bodies import IMAGE, PROBABILITIES
+from service.metrics import Metrics
+from service.repository import LoadedModel, ModelRepository
+
+PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"  # Triton's names for what runs here
+EXTENSIONS = [
+    "binary_tensor_data", "classification", "model_configuration", "model_repository", "schedule_policy", "statistics",
+]  # fmt: skip
+
+
+def server() -> bodies.Server:
+    """What answers here."""
+    return bodies.Server(name="convoy", version=version_of("convoy"), extensions=EXTENSIONS)
+
+
+def metadata(repository: ModelRepository, name: str, version: str | None) -> bodies.Model:
+    """A model's tensors."""
+    loaded = repository.get(name, version)
+    image, classes = loaded.metadata.input, len(loaded.identity.labels)
+    return bodies.Model(
+        name=loaded.identity.name,
+        versions=list(repository.versions(name)),
+        platform=PLATFORM,
+        inputs=[bodies.TensorMetadata(name=IMAGE, datatype="UINT8", shape=[-1, image.height, image.width, 3])],
+        outputs=[bodies.TensorMetadata(name=PROBABILITIES, datatype="FP32", shape=[-1, classes])],
+    )
+
+
+def config(repository: ModelRepository, name: str, version: str | None) -> bodies.Config:
+    """The same in Triton's words."""
+    loaded = repository.get(name, version)
+    image, classes = loaded.metadata.input, len(loaded.identity.labels)
+    return bodies.Config(
+        name=loaded.identity.name,
+        platform=PLATFORM,
+        backend=BACKEND,
+        max_batch_size=loaded.engine.max_batch_size,
+        input=[bodies.TensorConfig(name=IMAGE, data_type="TYPE_UINT8", dims=[image.height, image.width, 3])],
+        output=[bodies.TensorConfig(name=PROBABILITIES, data_type="TYPE_FP32", dims=[classes])],
+    )
+
+
+def statistics(
+    repository: ModelRepository, metrics: Metrics, name: str | None, version: str | None
+) -> bodies.Statistics:
+    """What became of images: of one version, of a model's, or of all."""
+    chosen: Iterable[LoadedModel]
+    if name:
+        chosen = [repository.get(name, version)] if version else repository.versions(name).values()
+    else:
+        chosen = repository.inventory.models()
+    return bodies.Statistics(model_stats=[_statistics(loaded, metrics) for loaded in chosen])
+
+
+def index(repository: ModelRepository, *, ready: bool) -> list[bodies.IndexEntry]:
+    """Every version in the model repository, or only those that answer."""
+    loaded = [
+        bodies.IndexEntry(name=model.identity.name, version=model.identity.version, state="READY")
+        for model in repository.inventory.models()
+    ]
+    failed = [
+        bodies.IndexEntry(name=name, version=version, state="UNAVAILABLE", reason=reason)
+        for (name, version), reason in repository.failed.items()
+    ]
+    return loaded if ready else loaded + failed
+
+
+def _statistics(loaded: LoadedModel, metrics: Metrics) -> bodies.VersionStatistics:
+    identity = loaded.identity
+    answered = int(metrics.total("convoy_images_total", identity.name, identity.version, "predicted"))
+    failed = int(metrics.total("convoy_images_total", identity.name, identity.version)) - answered
+    return bodies.VersionStatistics(
+        name=identity.name,
+        version=identity.version,
+        inference_count=answered,
+        inference_stats=bodies.Outcomes(success=bodies.Count(count=answered), fail=bodies.Count(count=failed)),
+    )

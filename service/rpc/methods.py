@@ -1,0 +1,95 @@
+"""The protocol's methods: each a message in, one call to the core, a message out; raises `ServiceError`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from google.protobuf.json_format import ParseDict
+from google.protobuf.message import Message
+
+from service.api.open_inference import descriptions, inference
+from service.classifier import Classifier
+from service.errors import Draining, NotReady
+from service.metrics import Metrics
+from service.rpc import messages
+from service.rpc import open_inference_pb2 as pb
+from service.serving import ServedModels
+from service.settings import Settings
+
+SERVICE = "inference.GRPCInferenceService"
+PROBES = {"ServerLive", "ServerReady"}  # they need no key
+Answer = Callable[[Any, float | None], Awaitable[Message]]  # of a request and the seconds that its client waits
+
+
+class Methods:
+    """What answers requests, bound to the core."""
+
+    def __init__(self, models: ServedModels, classifier: Classifier, settings: Settings, metrics: Metrics) -> None:
+        self._models, self._classifier, self._settings, self._metrics = models, classifier, settings, metrics
+        self._repository = models.repository
+        self._received = metrics.histogram("convoy_stage_seconds", "receive")
+
+    def all(self) -> dict[str, tuple[type[Message], Answer]]:
+        """Name → its request and what answers it."""
+        return {
+            "ModelInfer": (pb.ModelInferRequest, self._infer),
+            "ServerLive": (pb.ServerLiveRequest, self._live),
+            "ServerReady": (pb.ServerReadyRequest, self._ready),
+            "ModelReady": (pb.ModelReadyRequest, self._model_ready),
+            "ServerMetadata": (pb.ServerMetadataRequest, self._server),
+            "ModelMetadata": (pb.ModelMetadataRequest, self._metadata),
+            "ModelConfig": (pb.ModelConfigRequest, self._config),
+            "ModelStatistics": (pb.ModelStatisticsRequest, self._statistics),
+            "RepositoryIndex": (pb.RepositoryIndexRequest, self._index),
+        }
+
+    async def _infer(self, request: pb.ModelInferRequest, left_s: float | None) -> Message:
+        """Classify images: all of them, or none where one is bad."""
+        began = time.perf_counter()
+        chosen = self._models.choose(request.model_name or None, request.model_version or None)
+        asked = messages.read(request, self._settings)
+        longest_s = inference.longest_ms(asked, self._settings) / 1000
+        deadline = asyncio.get_running_loop().time() + (longest_s if left_s is None else min(longest_s, left_s))
+        self._received.observe(time.perf_counter() - began)
+        predicted = await inference.infer(self._classifier, asked, chosen, deadline)
+        return messages.write(chosen.loaded.identity, asked, predicted)
+
+    async def _live(self, _request: pb.ServerLiveRequest, _left_s: float | None) -> Message:
+        return pb.ServerLiveResponse(live=True)
+
+    async def _ready(self, _request: pb.ServerReadyRequest, _left_s: float | None) -> Message:
+        return pb.ServerReadyResponse(ready=self._is_ready(None))
+
+    async def _model_ready(self, request: pb.ModelReadyRequest, _left_s: float | None) -> Message:
+        loaded = self._repository.get(request.name, request.version or None)
+        return pb.ModelReadyResponse(ready=self._is_ready(loaded.identity.name))
+
+    async def _server(self, _request: pb.ServerMetadataRequest, _left_s: float | None) -> Message:
+        return ParseDict(descriptions.server().model_dump(), pb.ServerMetadataResponse())
+
+    async def _metadata(self, request: pb.ModelMetadataRequest, _left_s: float | None) -> Message:
+        said = descriptions.metadata(self._repository, request.name, request.version or None)
+        return ParseDict(said.model_dump(), pb.ModelMetadataResponse())
+
+    async def _config(self, request: pb.ModelConfigRequest, _left_s: float | None) -> Message:
+        said = descriptions.config(self._repository, request.name, request.version or None)
+        return ParseDict({"config": said.model_dump()}, pb.ModelConfigResponse())
+
+    async def _statistics(self, request: pb.ModelStatisticsRequest, _left_s: float | None) -> Message:
+        name, version = request.name or None, request.version or None
+        said = descriptions.statistics(self._repository, self._metrics, name, version)
+        return ParseDict(said.model_dump(), pb.ModelStatisticsResponse())
+
+    async def _index(self, request: pb.RepositoryIndexRequest, _left_s: float | None) -> Message:
+        said = descriptions.index(self._repository, ready=request.ready)
+        return ParseDict({"models": [entry.model_dump() for entry in said]}, pb.RepositoryIndexResponse())
+
+    def _is_ready(self, name: str | None) -> bool:
+        try:
+            self._models.check_ready(name)
+        except (Draining, NotReady):
+            return False
+        return True

@@ -1,0 +1,109 @@
+"""The gRPC server of one process: what every request has around its method, and the port.
+
+Ids, keys, counts and log lines are those of HTTP, under the method's path; errors have gRPC's codes, and the sentence
+that HTTP's would have. Processes share the port (SO_REUSEPORT), so each connection belongs to one of them.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from operator import methodcaller
+
+import grpc
+from google.protobuf.message import Message
+
+from service import telemetry
+from service.api import problems
+from service.api.authentication import Keys
+from service.api.request_log import HEADER, UNEXPECTED, RequestLog, identify
+from service.errors import ServiceError
+from service.rpc.methods import PROBES, SERVICE, Answer, Methods
+from service.settings import Settings
+
+CODES = {
+    HTTPStatus.UNAUTHORIZED: grpc.StatusCode.UNAUTHENTICATED,
+    HTTPStatus.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    HTTPStatus.SERVICE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    HTTPStatus.GATEWAY_TIMEOUT: grpc.StatusCode.DEADLINE_EXCEEDED,
+    HTTPStatus.INTERNAL_SERVER_ERROR: grpc.StatusCode.INTERNAL,
+}  # all others: INVALID_ARGUMENT
+RETRY = "grpc-retry-pushback-ms"  # when a client may try again: gRPC's proposal A6
+Method = Callable[[Message, grpc.aio.ServicerContext], Awaitable[Message]]
+logger = logging.getLogger(__name__)
+
+
+class RpcServer:
+    """Serves `methods` on `settings.grpc_port` from `start` to `stop`."""
+
+    def __init__(self, methods: Methods, settings: Settings, log: RequestLog, keys: Keys | None) -> None:
+        self._methods, self._settings, self._log, self._keys = methods, settings, log, keys
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> None:
+        """Begin to answer; raises `RuntimeError` when the port can't be had."""
+        settings = self._settings
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.so_reuseport", 1),
+                ("grpc.max_receive_message_length", settings.max_body_bytes),
+                ("grpc.max_send_message_length", -1),
+            ]
+        )
+        handlers = {
+            name: grpc.unary_unary_rpc_method_handler(
+                self._method(name, answer), request.FromString, response_serializer=methodcaller("SerializeToString")
+            )
+            for name, (request, answer) in self._methods.all().items()
+        }
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        self._server.add_insecure_port(f"{host}:{settings.grpc_port}")
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """Take no more requests, and let those under way finish."""
+        if self._server:
+            await self._server.stop(self._settings.drain_timeout_ms / 1000)
+
+    def _method(self, name: str, answer: Answer) -> Method:
+        """`answer`, with what every request has: an id, perhaps a key, a count, a log line, an error's code."""
+        path, keys = f"/{SERVICE}/{name}", None if name in PROBES else self._keys
+
+        async def method(message: Message, context: grpc.aio.ServicerContext) -> Message:
+            began = time.perf_counter()
+            headers = {key.encode(): _bytes(value) for key, value in context.invocation_metadata() or ()}
+            current, malformed = identify(headers.get(HEADER))
+            telemetry.request_id.set(current.decode())  # of this task alone
+            status = problems.CLIENT_CLOSED_REQUEST  # whose task is cancelled
+            try:
+                if malformed:
+                    raise malformed
+                if keys:
+                    keys.check(headers)
+                reply: Message | ServiceError = await answer(message, context.time_remaining())
+                status = int(HTTPStatus.OK)
+            except ServiceError as exc:
+                reply, status = exc, int(exc.status)
+            except Exception:
+                logger.exception("unexpected error")
+                reply, status = UNEXPECTED, int(UNEXPECTED.status)
+            finally:
+                self._log.record(path, "POST", path, status, time.perf_counter() - began)
+            trailer = [(HEADER.decode(), current.decode())]
+            if not isinstance(reply, ServiceError):
+                context.set_trailing_metadata(tuple(trailer))
+                return reply
+            if reply.retry_after_s is not None:
+                trailer.append((RETRY, str(reply.retry_after_s * 1000)))
+            code = CODES.get(reply.status, grpc.StatusCode.INVALID_ARGUMENT)
+            await context.abort(code, reply.detail, tuple(trailer))
+            raise AssertionError("unreachable: `abort` raises")
+
+        return method
+
+
+def _bytes(value: str | bytes) -> bytes:
+    return value if isinstance(value, bytes) else value.encode()
