@@ -85,16 +85,8 @@ def fit_thresholds(folder: Path, data: Path) -> tuple[Evaluation, ...]:
 def evaluate_robustness(folder: Path, data: Path, split: SplitName = "test") -> tuple[Robustness, ...]:
     """As `evaluate_model`, on images that are re-encoded, grey, or corrupted."""
     metadata, files, images = _open(folder, data, split)
-    return tuple(
-        measure_robustness(
-            partial(run_onnx, file),
-            images,
-            split=split,
-            precision=precision,
-            command=_command(metadata, split) + " --suite full",
-        )
-        for precision, file in files.items()
-    )
+    answers = {precision: partial(run_onnx, file) for precision, file in files.items()}
+    return measure_robustness(answers, images, split=split, command=_command(metadata, split) + " --suite full")
 
 
 def _open(folder: Path, data: Path, split: SplitName) -> tuple[ModelMetadata, dict[Precision, Path], Split]:

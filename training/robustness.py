@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -21,25 +21,37 @@ Answer = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]  # (N, H, W,
 
 
 def measure_robustness(
-    answer: Answer, images: Split, *, split: SplitName, precision: Precision, command: str
-) -> Robustness:
-    """Accuracy on all of `images`, re-encoded as JPEG 75 4:2:0, in grey, and under each corruption and severity."""
+    answers: Mapping[Precision, Answer], images: Split, *, split: SplitName, command: str
+) -> tuple[Robustness, ...]:
+    """Accuracy of each file on all of `images`: as JPEG 75 4:2:0, in grey, and under each corruption and severity.
+
+    Images are damaged once and shown to every file: some of the corruptions take longer than the answers.
+    """
     with tqdm(total=2 + len(CORRUPTIONS) * len(SEVERITIES), unit="set", leave=False, disable=None) as progress:
 
-        def accuracy(damaged: Tensor) -> float:
+        def accuracies(damaged: Tensor) -> dict[Precision, float]:
             progress.update()
-            predicted = torch.from_numpy(answer(damaged.numpy()).argmax(1))
-            return float((predicted == images.labels).double().mean())
+            return {precision: _accuracy(answer, damaged, images.labels) for precision, answer in answers.items()}
 
-        return Robustness(
+        jpeg_75 = accuracies(reencode(images.images, [JPEG_QUALITY] * len(images)))
+        in_grey = accuracies(grey(images.images, torch.Generator()).contiguous())
+        corrupted = {
+            name: [accuracies(corrupt(images.images, name, severity)) for severity in SEVERITIES]
+            for name in CORRUPTIONS
+        }
+    return tuple(
+        Robustness(
             split=split,
             precision=precision,
             images=len(images),
-            jpeg_75=accuracy(reencode(images.images, [JPEG_QUALITY] * len(images))),
-            grey=accuracy(grey(images.images, torch.Generator()).contiguous()),
-            corruptions={
-                name: tuple(accuracy(corrupt(images.images, name, severity)) for severity in SEVERITIES)
-                for name in CORRUPTIONS
-            },
+            jpeg_75=jpeg_75[precision],
+            grey=in_grey[precision],
+            corruptions={name: tuple(each[precision] for each in found) for name, found in corrupted.items()},
             command=command,
         )
+        for precision in answers
+    )
+
+
+def _accuracy(answer: Answer, images: Tensor, labels: Tensor) -> float:
+    return float((torch.from_numpy(answer(images.numpy()).argmax(1)) == labels).double().mean())

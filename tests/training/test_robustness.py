@@ -7,10 +7,10 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from service.metadata import Robustness
+from service.metadata import Precision, Robustness
 from training.corruptions import CORRUPTIONS
 from training.data import Split
-from training.robustness import measure_robustness
+from training.robustness import Answer, measure_robustness
 
 
 def measured() -> Robustness:
@@ -23,7 +23,10 @@ def measured() -> Robustness:
         return np.stack([red, 1 - red], 1)
 
     split = Split(images, torch.arange(40) // 20)
-    return measure_robustness(answer, split, split="validation", precision="int8", command="x")
+    answers: dict[Precision, Answer] = {"fp32": lambda pixels: 1 - answer(pixels), "int8": answer}
+    wrong, right = measure_robustness(answers, split, split="validation", command="x")
+    assert (wrong.precision, wrong.jpeg_75, wrong.grey) == ("fp32", 0, 0.5)
+    return right
 
 
 @pytest.fixture(scope="module")
