@@ -83,9 +83,12 @@ def fit_thresholds(folder: Path, data: Path) -> tuple[Evaluation, ...]:
 
 
 def evaluate_robustness(folder: Path, data: Path, split: SplitName = "test") -> tuple[Robustness, ...]:
-    """As `evaluate_model`, on images that are re-encoded, grey, or corrupted."""
+    """As `evaluate_model`, on images that are re-encoded, grey, or corrupted.
+
+    Not of the fp16 file: it answers as the fp32 file does, and CPUs take long over it.
+    """
     metadata, files, images = _open(folder, data, split)
-    answers = {precision: partial(run_onnx, file) for precision, file in files.items()}
+    answers = {precision: partial(run_onnx, file) for precision, file in files.items() if precision != "fp16"}
     return measure_robustness(answers, images, split=split, command=_command(metadata, split) + " --suite full")
 
 

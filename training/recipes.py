@@ -63,7 +63,7 @@ RECIPES: dict[str, TrainConfig] = {
     ),
     "cifar10-deep": TrainConfig(
         architecture="plain-cnn-deep",
-        epochs=96,
+        epochs=64,
         batch_size=512,
         optimizer="muon",
         lr=9.0,
