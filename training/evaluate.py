@@ -30,7 +30,7 @@ from training.calibrate import (
 from training.data import LABELS, Split, load_test_split, load_training_data
 from training.errors import TrainingError
 from training.onnx_graph import run_onnx
-from training.robustness import measure_robustness
+from training.robustness import Answer, measure_robustness
 from training.views import six_views
 
 R = TypeVar("R", Evaluation, Robustness)
@@ -88,7 +88,9 @@ def evaluate_robustness(folder: Path, data: Path, split: SplitName = "test") -> 
     Not of the fp16 file: it answers as the fp32 file does, and CPUs take long over it.
     """
     metadata, files, images = _open(folder, data, split)
-    answers = {precision: partial(run_onnx, file) for precision, file in files.items() if precision != "fp16"}
+    answers: dict[Precision, Answer] = {
+        precision: partial(run_onnx, file) for precision, file in files.items() if precision != "fp16"
+    }
     return measure_robustness(answers, images, split=split, command=_command(metadata, split) + " --suite full")
 
 
