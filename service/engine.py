@@ -101,23 +101,27 @@ class Engine:
         for place, size in enumerate(self._batch_sizes):
             if not self._provider.memory and size < LEAST and seconds >= INLINE_S:
                 continue  # a size that is neither padded to nor run on the event loop: nobody asks how long it takes
-            tried_enough = place - best > PATIENCE or size * seconds_per_row > LONGEST_S
-            if self._choose_size and size > LEAST and tried_enough:
+            tried = self._choose_size and size > LEAST
+            if tried and (place - best > PATIENCE or size * seconds_per_row > LONGEST_S):
                 break
-            seconds = self._time(np.zeros((size, *self._row_shape), np.uint8))
+            worthwhile = size * seconds_per_row * (1 - WORTHWHILE) - BATCH_S if tried else math.inf
+            seconds = self._time(np.zeros((size, *self._row_shape), np.uint8), worthwhile)
             if not self._provider.memory and seconds < INLINE_S:
                 self._inline_rows = size
-            if size <= LEAST or (seconds + BATCH_S) / size < seconds_per_row * (1 - WORTHWHILE):
+            if seconds < worthwhile:
                 best, seconds_per_row = place, (seconds + BATCH_S) / size
         if self._choose_size:
             self._batch_sizes = self._batch_sizes[: best + 1]
             self.max_batch_size = self._batch_sizes[-1]
             self._bound = {size: bound for size, bound in self._bound.items() if size in self._batch_sizes}
 
-    def _time(self, rows: Rows) -> float:
-        """Seconds that the inference of `rows` takes when nothing disturbs it and it is not the first of its size."""
+    def _time(self, rows: Rows, worthwhile: float) -> float:
+        """Seconds that the inference of `rows` takes when nothing disturbs it and it is not the first of its size.
+
+        What is not below `worthwhile` then needs no closer look: large batches take most of the time of a start.
+        """
         times: list[float] = []
-        while len(times) < MEASUREMENTS or sum(times) < MEASURED_S:
+        while (len(times) < MEASUREMENTS or sum(times) < MEASURED_S) and (len(times) < 2 or min(times) < worthwhile):
             began = time.perf_counter()
             self.infer(rows)
             times.append(time.perf_counter() - began)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import subprocess
 import sys
@@ -102,7 +103,7 @@ def clocked(engine: Engine, seconds: Mapping[int, float], monkeypatch: pytest.Mo
     """The engine takes so long for so many rows; which sizes it has run, in order."""
     sizes: list[int] = []
 
-    def time_of(rows: Rows) -> float:
+    def time_of(rows: Rows, _worthwhile: float) -> float:
         sizes.append(len(rows))
         return seconds[len(rows)]
 
@@ -130,6 +131,17 @@ def test_small_sizes_are_measured_until_they_are_not_short_any_more(
     assert clocked(engine, {1: 0.001, 2: 0.003, 4: 0.005}, monkeypatch) == [1, 2, 4]
     assert engine._inline_rows == 2
     assert engine.max_batch_size == 8  # as demanded, whatever it costs
+
+
+@pytest.mark.parametrize(("worthwhile", "runs"), [(0.3, 3), (0.25, 2), (math.inf, 3)])
+def test_a_size_that_can_not_be_worthwhile_is_not_measured_further(
+    model_file: Path, monkeypatch: pytest.MonkeyPatch, worthwhile: float, runs: int
+) -> None:
+    engine, ends = open_engine(model_file), iter([0.0, 0.9, 1.0, 1.25, 2.0, 2.25])  # 0.9 s at first, then 0.25
+    monkeypatch.setattr(engine, "infer", lambda _rows: None)
+    monkeypatch.setattr("service.engine.time.perf_counter", lambda: next(ends))
+    assert engine._time(np.zeros((64, SIZE, SIZE, 3), np.uint8), worthwhile) == 0.25
+    assert len(list(ends)) == 6 - 2 * runs
 
 
 def test_batches_end_where_larger_ones_save_nothing(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
