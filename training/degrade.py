@@ -159,6 +159,8 @@ OPERATIONS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (  # (N, 3, H, W), 
 
 DEGRADATIONS: dict[str, Degradation] = {
     "augmix-25": Some(0.25, AugMix()),
+    "augmix-50": Some(0.5, AugMix()),
     "grey-5": Some(0.05, grey),
+    "grey-10": Some(0.1, grey),
     "jpeg-25": Some(0.25, jpeg),
 }
