@@ -85,7 +85,7 @@ def fit_thresholds(folder: Path, data: Path) -> tuple[Evaluation, ...]:
 def evaluate_robustness(folder: Path, data: Path, split: SplitName = "test") -> tuple[Robustness, ...]:
     """As `evaluate_model`, on images that are re-encoded, grey, or corrupted.
 
-    Not of the fp16 file: it answers as the fp32 file does, and CPUs take long over it.
+    Not of the fp16 file, which answers as the fp32 file does.
     """
     metadata, files, images = _open(folder, data, split)
     answers: dict[Precision, Answer] = {

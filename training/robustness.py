@@ -25,7 +25,7 @@ def measure_robustness(
 ) -> tuple[Robustness, ...]:
     """Accuracy of each file on all of `images`: as JPEG 75 4:2:0, in grey, and under each corruption and severity.
 
-    Images are damaged once and shown to every file: some of the corruptions take longer than the answers.
+    Images are damaged once and shown to every file.
     """
     with tqdm(total=2 + len(CORRUPTIONS) * len(SEVERITIES), unit="set", leave=False, disable=None) as progress:
 
