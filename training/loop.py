@@ -188,7 +188,8 @@ def train_one_step(run: Run, indices: Tensor, epoch: int) -> Tensor:
     loss = nn.functional.cross_entropy(logits.float(), targets, label_smoothing=config.label_smoothing)
     run.optimizer.zero_grad(set_to_none=True)
     run.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-    run.scaler.step(run.optimizer)
+    with run.precision.autocast(run.device):  # Muon's products of matrices
+        run.scaler.step(run.optimizer)
     run.scaler.update()
     run.step += 1
     if run.lookahead and run.step % Lookahead.INTERVAL == 0:
