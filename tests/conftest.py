@@ -164,6 +164,6 @@ def generated_data(
 @pytest.fixture
 def narrow_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The served networks with few channels, whitened by few images: tests that train them are about the training."""
-    monkeypatch.setattr("training.loop.WHITENING_IMAGES", 200)
+    monkeypatch.setattr("training.run.WHITENING_IMAGES", 200)
     for name, depths in {"plain-cnn": (2, 2, 2), "plain-cnn-small": (2, 3, 3)}.items():
         monkeypatch.setitem(ARCHITECTURES, name, partial(PlainCNN, widths=(16, 16, 16), depths=depths))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.errors import TrainingError
-from training.recipes import RECIPES
+from training.recipes import RECIPES, with_overrides
 
 if TYPE_CHECKING:  # torch takes a second to import: not for --help
     from service.metadata import Robustness
@@ -19,7 +19,7 @@ STARTING = ("output", "teachers", "epochs", "seed", "max_steps")  # options that
 
 def train(options: argparse.Namespace) -> None:
     """Start a run, or go on with one."""
-    from training import checkpoint, data, device, loop  # torch takes a second to import: not for --help
+    from training import checkpoint, data, device, loop, run  # torch takes a second to import: not for --help
 
     chosen_device = device.choose_device(options.device)
     precision = device.choose_precision(options.precision, chosen_device)
@@ -33,9 +33,7 @@ def train(options: argparse.Namespace) -> None:
         recipe, config, folder, teachers = saved.recipe, saved.config, options.resume, saved.teachers
     else:
         recipe = options.recipe
-        config = loop.with_overrides(
-            RECIPES[recipe], epochs=options.epochs, seed=options.seed, max_steps=options.max_steps
-        )
+        config = with_overrides(RECIPES[recipe], epochs=options.epochs, seed=options.seed, max_steps=options.max_steps)
         folder = options.output or Path("runs") / f"{recipe}-{config.seed}"
         if (folder / checkpoint.FILE_NAME).exists():
             raise TrainingError(
@@ -43,14 +41,14 @@ def train(options: argparse.Namespace) -> None:
             )
         teachers = _load_teachers(recipe, options.teachers)
     training_data = data.load_training_data(data.find_data(options.data))
-    run = loop.Run(recipe, config, training_data, chosen_device, precision, teachers)
+    started = run.Run(recipe, config, training_data, chosen_device, precision, teachers)
     if options.resume:
-        run.restore(saved)
+        started.restore(saved)
     print(
-        f"{recipe}: {run.total_steps:,} steps on {chosen_device.type} in {precision.value}, into {folder}",
+        f"{recipe}: {started.total_steps:,} steps on {chosen_device.type} in {precision.value}, into {folder}",
         flush=True,
     )
-    loop.train(run, folder, math.inf if options.time_budget is None else 60 * options.time_budget)
+    loop.train(started, folder, math.inf if options.time_budget is None else 60 * options.time_budget)
     print(f"Trained: {folder}. Next: convoy-train export {folder} models/NAME/VERSION")
 
 

@@ -5,123 +5,26 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from training import checkpoint as checkpoints
-from training.architectures import ARCHITECTURES, Network
+from training.architectures import Network
 from training.augment import AUGMENTATIONS, View
-from training.checkpoint import Checkpoint, EpochRecord, Teacher, network_of
-from training.data import Split, TrainingData
+from training.checkpoint import EpochRecord
+from training.data import Split
 from training.degrade import DEGRADATIONS
 from training.device import Precision, moved
-from training.distill import Memory, Teachers, check_teachers
-from training.errors import CheckpointError, Interrupted
-from training.optim import LR_SCHEDULES, OPTIMIZERS, Lookahead
+from training.errors import Interrupted
+from training.optim import LR_SCHEDULES, Lookahead
 from training.process import keep_freed_memory, stop_requests
 from training.progress import Progress
-from training.provenance import provenance
-from training.recipes import TrainConfig
+from training.run import Run, pixels
 
-WHITENING_IMAGES = 5_000
 EVALUATION_BATCH = 500
 ORDER, VIEW, DEGRADATION = 0, 1, 1 << 20  # streams of random numbers, each clear of the others and of other seeds'
-
-
-class Run:
-    """One training run: network, optimiser and the step they have reached."""
-
-    def __init__(
-        self,
-        recipe: str,
-        config: TrainConfig,
-        data: TrainingData,
-        device: torch.device,
-        precision: Precision,
-        teachers: tuple[Teacher, ...] = (),
-    ) -> None:
-        """Raises `CheckpointError` when `teachers` are not those that `config` asks for, or know other classes."""
-        check_teachers(recipe, config, data, teachers)
-        self.recipe, self.config, self.data, self.device, self.precision = (
-            recipe,
-            config,
-            data,
-            device,
-            precision,
-        )
-        self.steps_per_epoch = max(1, len(data.train) // config.batch_size)
-        self.total_steps = min(config.epochs * self.steps_per_epoch, config.max_steps or 2**62)
-        self.images, self.labels = data.train.images.to(device), data.train.labels.to(device)
-        self.step = 0
-        self.epoch_loss = torch.zeros((), dtype=torch.float64, device=device)  # summed; to read it is to wait for it
-        self.history: list[EpochRecord] = []
-        self.provenance = provenance(device, precision)  # of the start: the source may change while this runs
-        self.model = build_network(config, data, device)
-        if config.start_from_teacher:
-            self.model.load_state_dict(teachers[0].model)
-        self.teachers = teachers
-        self.ensemble = Teachers([_on(device, network_of(teacher)) for teacher in teachers]) if teachers else None
-        self.memory = None
-        if teachers and config.view_cycle:
-            self.memory = Memory(config.view_cycle * self.steps_per_epoch, config.batch_size, len(data.labels), device)
-        self.optimizer = OPTIMIZERS[config.optimizer](self.model, config)
-        self.full_lrs = [group["lr"] for group in self.optimizer.param_groups]
-        self.lookahead = Lookahead(self.model) if config.lookahead else None
-        self.scaler = torch.amp.GradScaler(device.type, enabled=precision is Precision.FP16)
-
-    @property
-    def view(self) -> int:
-        """Which batch of the view cycle comes next; without a cycle, which batch of the run."""
-        return self.step % ((self.config.view_cycle or self.config.epochs) * self.steps_per_epoch)
-
-    @property
-    def seconds(self) -> float:
-        """What its steps have taken, without validation and checkpoints; a resumed epoch at its last part's rate."""
-        steps = [
-            min(self.steps_per_epoch, self.total_steps - (record.epoch - 1) * self.steps_per_epoch)
-            for record in self.history
-        ]
-        return sum(
-            count * self.config.batch_size / record.images_per_second
-            for count, record in zip(steps, self.history, strict=True)
-        )
-
-    def checkpoint(self) -> Checkpoint:
-        """The run as it stands."""
-        return Checkpoint(
-            recipe=self.recipe,
-            config=self.config,
-            labels=self.data.labels,
-            step=self.step,
-            total_steps=self.total_steps,
-            epoch_loss=float(self.epoch_loss),
-            model=self.model.state_dict(),
-            optimizer=self.optimizer.state_dict(),
-            lookahead=self.lookahead.slow if self.lookahead else None,
-            grad_scaler=self.scaler.state_dict(),
-            history=tuple(self.history),
-            provenance=self.provenance,
-            teachers=self.teachers,
-            answers=self.memory.answers if self.memory else None,
-        )
-
-    def restore(self, saved: Checkpoint) -> None:
-        """Go on from `saved`; raises `CheckpointError` when it belongs to other data."""
-        if (saved.total_steps, saved.labels) != (self.total_steps, self.data.labels):
-            raise CheckpointError("The checkpoint was made with other data; resume with the data it was started on.")
-        self.model.load_state_dict(saved.model)
-        self.optimizer.load_state_dict(saved.optimizer)
-        self.scaler.load_state_dict(saved.grad_scaler)
-        if self.lookahead and saved.lookahead is not None:
-            self.lookahead.load(saved.lookahead)
-        if self.memory and saved.answers is not None:
-            self.memory.restore(saved.answers)
-        self.epoch_loss.fill_(saved.epoch_loss)
-        self.step, self.history = saved.step, list(saved.history)
-        self.provenance = saved.provenance
 
 
 def train(run: Run, folder: Path, time_budget_s: float = math.inf) -> Network:
@@ -233,34 +136,6 @@ def logits_of(model: nn.Module, images: Tensor, device: torch.device, precision:
         with precision.autocast(device):
             batches.append(model(pixels(batch.to(device))).float().cpu())
     return torch.cat(batches)
-
-
-def build_network(config: TrainConfig, data: TrainingData, device: torch.device) -> Network:
-    """The recipe's network in its seeded initial state, channels last."""
-    torch.manual_seed(config.seed)
-    model = ARCHITECTURES[config.architecture](len(data.labels))
-    with torch.no_grad():
-        model.initialise((pixels(data.train.images[:WHITENING_IMAGES]) - model.mean) / model.std)
-    return _on(device, model)
-
-
-def pixels(images: Tensor) -> Tensor:
-    """uint8 (N, H, W, 3) → float32 0 … 255 (N, 3, H, W), channels last in memory."""
-    return images.permute(0, 3, 1, 2).float()
-
-
-def with_overrides(config: TrainConfig, *, epochs: int | None, seed: int | None, max_steps: int | None) -> TrainConfig:
-    """`config` with what the command line changes; where its own epochs end early, other epochs don't."""
-    return replace(
-        config,
-        epochs=config.epochs if epochs is None else epochs,
-        seed=config.seed if seed is None else seed,
-        max_steps=config.max_steps if max_steps is None and epochs is None else max_steps,
-    )
-
-
-def _on(device: torch.device, model: Network) -> Network:
-    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def _generator(seed: int, counter: int, stream: int) -> torch.Generator:

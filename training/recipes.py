@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,16 @@ class TrainConfig:
     view_cycle: int | None = None  # epochs after which views repeat, and with them the teachers' remembered answers
     seed: int = 0
     max_steps: int | None = None  # ends the run early; the lr schedule ends with it
+
+
+def with_overrides(config: TrainConfig, *, epochs: int | None, seed: int | None, max_steps: int | None) -> TrainConfig:
+    """`config` with what the command line changes; where its own epochs end early, other epochs don't."""
+    return replace(
+        config,
+        epochs=config.epochs if epochs is None else epochs,
+        seed=config.seed if seed is None else seed,
+        max_steps=config.max_steps if max_steps is None and epochs is None else max_steps,
+    )
 
 
 RECIPES: dict[str, TrainConfig] = {

@@ -27,9 +27,10 @@ from training.architectures import ARCHITECTURES
 from training.architectures.network import CIFAR10_MEAN, CIFAR10_STD
 from training.data import Split, load_training_data
 from training.device import choose_device, choose_precision
-from training.loop import Run, train_one_step
+from training.loop import train_one_step
 from training.process import keep_freed_memory
 from training.recipes import TrainConfig
+from training.run import Run
 
 ORDINARY_BATCH = 128
 WORKERS = 2

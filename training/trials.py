@@ -17,8 +17,9 @@ from training.checkpoint import Teacher
 from training.data import Split, TrainingData
 from training.device import Precision
 from training.errors import CheckpointError
-from training.loop import Run, logits_of, train
+from training.loop import logits_of, train
 from training.recipes import TrainConfig
+from training.run import Run
 from training.views import six_views
 
 

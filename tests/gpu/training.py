@@ -30,6 +30,7 @@ def portable(context: Context) -> Iterator[Row]:
         from training import checkpoint, device, loop
         from training.data import Split, TrainingData
         from training.recipes import RECIPES
+        from training.run import Run
     except ImportError as exc:
         raise Skip(f"{exc.name} is not there") from exc
     chosen = device.choose_device("auto")
@@ -40,7 +41,7 @@ def portable(context: Context) -> Iterator[Row]:
     split = Split(images, torch.arange(len(images)) % 10)
     data = TrainingData(split, Split(images[:64], split.labels[:64]), tuple("abcdefghij"))
     precision = device.choose_precision("auto", chosen)
-    run = loop.Run(PROBE, config, data, chosen, precision)
+    run = Run(PROBE, config, data, chosen, precision)
     yield Row("device and number format", f"{chosen.type}, {precision.value}")
     filters = next(weight for weight in run.model.parameters() if weight.ndim == 4 and weight.shape[1] > 3)
     yield holds("weights are channels last", filters.is_contiguous(memory_format=torch.channels_last))

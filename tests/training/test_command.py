@@ -11,6 +11,7 @@ from training import loop, speed
 from training.__main__ import main
 from training.architectures import Network
 from training.recipes import RECIPES
+from training.run import Run
 
 
 def test_train_stop_resume_export_evaluate(
@@ -36,7 +37,7 @@ def test_a_time_budget_stops_a_run_with_a_checkpoint(
     budgets: list[float] = []
     train = loop.train
 
-    def shorter(run: loop.Run, folder: Path, time_budget_s: float) -> Network:
+    def shorter(run: Run, folder: Path, time_budget_s: float) -> Network:
         budgets.append(time_budget_s)
         return train(run, folder, time_budget_s / 1e6)
 

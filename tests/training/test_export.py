@@ -22,10 +22,11 @@ from training.device import Precision
 from training.errors import CheckpointError, ExportError, TrainingError
 from training.evaluate import evaluate_model, evaluate_robustness, fit_thresholds, read_model, record
 from training.export import export
-from training.loop import Run, train
+from training.loop import train
 from training.model_files import torch_logits
 from training.onnx_graph import run_onnx
 from training.recipes import RECIPES
+from training.run import Run
 
 pytestmark = pytest.mark.usefixtures("narrow_networks")
 

@@ -17,8 +17,9 @@ from training.checkpoint import Teacher, load_teacher
 from training.data import TrainingData, load_training_data
 from training.device import Precision
 from training.errors import CheckpointError, Interrupted
-from training.loop import Run, build_network, train, with_overrides
-from training.recipes import RECIPES, TrainConfig
+from training.loop import train
+from training.recipes import RECIPES, TrainConfig, with_overrides
+from training.run import Run, build_network
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("narrow_networks")

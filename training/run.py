@@ -1,0 +1,129 @@
+"""A training run at rest: the network, its optimiser and the step they have reached, to a checkpoint and back."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from training.architectures import ARCHITECTURES, Network
+from training.checkpoint import Checkpoint, EpochRecord, Teacher, network_of
+from training.data import TrainingData
+from training.device import Precision
+from training.distill import Memory, Teachers, check_teachers
+from training.errors import CheckpointError
+from training.optim import OPTIMIZERS, Lookahead
+from training.provenance import provenance
+from training.recipes import TrainConfig
+
+WHITENING_IMAGES = 5_000
+
+
+class Run:
+    """One training run: network, optimiser and the step they have reached."""
+
+    def __init__(
+        self,
+        recipe: str,
+        config: TrainConfig,
+        data: TrainingData,
+        device: torch.device,
+        precision: Precision,
+        teachers: tuple[Teacher, ...] = (),
+    ) -> None:
+        """Raises `CheckpointError` when `teachers` are not those that `config` asks for, or know other classes."""
+        check_teachers(recipe, config, data, teachers)
+        self.recipe, self.config, self.data, self.device, self.precision = (
+            recipe,
+            config,
+            data,
+            device,
+            precision,
+        )
+        self.steps_per_epoch = max(1, len(data.train) // config.batch_size)
+        self.total_steps = min(config.epochs * self.steps_per_epoch, config.max_steps or 2**62)
+        self.images, self.labels = data.train.images.to(device), data.train.labels.to(device)
+        self.step = 0
+        self.epoch_loss = torch.zeros((), dtype=torch.float64, device=device)  # summed; to read it is to wait for it
+        self.history: list[EpochRecord] = []
+        self.provenance = provenance(device, precision)  # of the start: the source may change while this runs
+        self.model = build_network(config, data, device)
+        if config.start_from_teacher:
+            self.model.load_state_dict(teachers[0].model)
+        self.teachers = teachers
+        self.ensemble = Teachers([_on(device, network_of(teacher)) for teacher in teachers]) if teachers else None
+        self.memory = None
+        if teachers and config.view_cycle:
+            self.memory = Memory(config.view_cycle * self.steps_per_epoch, config.batch_size, len(data.labels), device)
+        self.optimizer = OPTIMIZERS[config.optimizer](self.model, config)
+        self.full_lrs = [group["lr"] for group in self.optimizer.param_groups]
+        self.lookahead = Lookahead(self.model) if config.lookahead else None
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision is Precision.FP16)
+
+    @property
+    def view(self) -> int:
+        """Which batch of the view cycle comes next; without a cycle, which batch of the run."""
+        return self.step % ((self.config.view_cycle or self.config.epochs) * self.steps_per_epoch)
+
+    @property
+    def seconds(self) -> float:
+        """What its steps have taken, without validation and checkpoints; a resumed epoch at its last part's rate."""
+        steps = [
+            min(self.steps_per_epoch, self.total_steps - (record.epoch - 1) * self.steps_per_epoch)
+            for record in self.history
+        ]
+        return sum(
+            count * self.config.batch_size / record.images_per_second
+            for count, record in zip(steps, self.history, strict=True)
+        )
+
+    def checkpoint(self) -> Checkpoint:
+        """The run as it stands."""
+        return Checkpoint(
+            recipe=self.recipe,
+            config=self.config,
+            labels=self.data.labels,
+            step=self.step,
+            total_steps=self.total_steps,
+            epoch_loss=float(self.epoch_loss),
+            model=self.model.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            lookahead=self.lookahead.slow if self.lookahead else None,
+            grad_scaler=self.scaler.state_dict(),
+            history=tuple(self.history),
+            provenance=self.provenance,
+            teachers=self.teachers,
+            answers=self.memory.answers if self.memory else None,
+        )
+
+    def restore(self, saved: Checkpoint) -> None:
+        """Go on from `saved`; raises `CheckpointError` when it belongs to other data."""
+        if (saved.total_steps, saved.labels) != (self.total_steps, self.data.labels):
+            raise CheckpointError("The checkpoint was made with other data; resume with the data it was started on.")
+        self.model.load_state_dict(saved.model)
+        self.optimizer.load_state_dict(saved.optimizer)
+        self.scaler.load_state_dict(saved.grad_scaler)
+        if self.lookahead and saved.lookahead is not None:
+            self.lookahead.load(saved.lookahead)
+        if self.memory and saved.answers is not None:
+            self.memory.restore(saved.answers)
+        self.epoch_loss.fill_(saved.epoch_loss)
+        self.step, self.history = saved.step, list(saved.history)
+        self.provenance = saved.provenance
+
+
+def build_network(config: TrainConfig, data: TrainingData, device: torch.device) -> Network:
+    """The recipe's network in its seeded initial state, channels last."""
+    torch.manual_seed(config.seed)
+    model = ARCHITECTURES[config.architecture](len(data.labels))
+    with torch.no_grad():
+        model.initialise((pixels(data.train.images[:WHITENING_IMAGES]) - model.mean) / model.std)
+    return _on(device, model)
+
+
+def pixels(images: Tensor) -> Tensor:
+    """uint8 (N, H, W, 3) → float32 0 … 255 (N, 3, H, W), channels last in memory."""
+    return images.permute(0, 3, 1, 2).float()
+
+
+def _on(device: torch.device, model: Network) -> Network:
+    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
