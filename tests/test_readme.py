@@ -82,7 +82,7 @@ def test_every_recipe_has_its_row() -> None:
     table = rows("Recipes")
     assert set(table) == set(RECIPES)
     for name, (architecture, epochs, *_) in table.items():
-        assert (architecture.strip("`"), int(epochs)) == (RECIPES[name].architecture, RECIPES[name].epochs)
+        assert (architecture.strip("`"), float(epochs)) == (RECIPES[name].architecture, RECIPES[name].epochs)
         assert RECIPES[name].architecture in ARCHITECTURES
 
 

@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("recipe", nargs="?", choices=sorted(RECIPES), default="fast")
     _add_data(sub)
     sub.add_argument("--seeds", type=_positive, default=5, help="how many, from 0 on (default: 5)")
-    _add_split(sub, default="validation", meaning="test, for what is published")
+    _add_split(sub, default="validation", meaning="test, for what is published, learns from those of validation too")
     sub.add_argument("--runs", type=Path, default=Path("runs"), help="where the runs are kept (default: runs)")
     _add_device(sub)
     sub.set_defaults(run=command.trials)

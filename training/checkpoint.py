@@ -25,7 +25,7 @@ class EpochRecord:
 
     epoch: int
     loss: float
-    validation_accuracy: float
+    validation_accuracy: float | None  # None when it learns from the validation images too
     images_per_second: float
 
 

@@ -75,16 +75,19 @@ def trials(options: argparse.Namespace) -> None:
     from training import trials as recipes_trials
 
     chosen, found = device.choose_device(options.device), data.find_data(options.data)
+    training_data, runs = data.load_training_data(found), options.runs
+    if options.split == "test":  # nothing more is to be chosen: learn from all there is, as published numbers do
+        training_data, runs = training_data.whole(), runs / "whole"
     trainer = recipes_trials.Trainer(
         options.recipe,
         RECIPES[options.recipe],
-        data.load_training_data(found),
+        training_data,
         chosen,
         device.choose_precision(options.precision, chosen),
         _load_teachers(options.recipe, None),
     )
     split, done = evaluate.labelled_images(found, options.split), []
-    for trial in recipes_trials.measured(trainer, range(options.seeds), options.runs, split):
+    for trial in recipes_trials.measured(trainer, range(options.seeds), runs, split):
         print(trial, flush=True)
         done.append(trial)
     print(f"{options.recipe} on {len(split):,} images of the {options.split} split, last step, the network in torch:")

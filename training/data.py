@@ -52,6 +52,12 @@ class TrainingData:
     validation: Split
     labels: tuple[str, ...]
 
+    def whole(self) -> TrainingData:
+        """The same with nothing held back, as published numbers are trained: all to learn from, none to validate on."""
+        pairs = ((self.train.images, self.validation.images), (self.train.labels, self.validation.labels))
+        images, labels = (torch.cat(pair) for pair in pairs)
+        return TrainingData(Split(images, labels), Split(images[:0], labels[:0]), self.labels)
+
 
 @dataclass(frozen=True)
 class OfficialVersion:

@@ -46,9 +46,15 @@ def export(
 ) -> ModelMetadata:
     """Export the finished run in `run` to `target` = models/<name>/<version>.
 
-    Raises `CheckpointError` for an unfinished run, `ExportError` when the version exists or a file fails its gate.
+    Raises `CheckpointError` for an unfinished run, `ExportError` for one that held nothing back, when the version
+    exists, or when a file fails its gate.
     """
     saved = checkpoints.load_finished(run)
+    if any(record.validation_accuracy is None for record in saved.history):
+        raise ExportError(
+            f"{run} has learned from the validation images too, and no temperature can be fitted on what a network "
+            "has learned; export a run of convoy-train train."
+        )
     if target.exists():
         raise ExportError(f"{target} exists, and versions never change; export to the next version.")
     target.parent.mkdir(parents=True, exist_ok=True)

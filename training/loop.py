@@ -33,7 +33,7 @@ def train(run: Run, folder: Path, time_budget_s: float = math.inf) -> Network:
     Raises `Interrupted` after SIGINT, SIGTERM or `time_budget_s`, once a checkpoint of the very last step is written.
     """
     keep_freed_memory()
-    progress = Progress(run.config.epochs, run.steps_per_epoch, run.total_steps, run.step)
+    progress = Progress(run.steps_per_epoch, run.total_steps, run.step)
     try:
         with stop_requests(time_budget_s) as stop_requested:
             while run.step < run.total_steps and not stop_requested():
@@ -65,7 +65,8 @@ def train_one_epoch(run: Run, progress: Progress, stop_requested: Callable[[], b
                 run.lookahead.finish()
             loss = float(run.epoch_loss) / (place + 1)  # waits for the device, and so must come before the clock
             seconds_per_step = (time.perf_counter() - began) / (run.step - first)
-            accuracy = evaluate(run.model, run.data.validation, run.device, run.precision)
+            validation = run.data.validation
+            accuracy = evaluate(run.model, validation, run.device, run.precision) if len(validation) else None
             run.history.append(EpochRecord(epoch + 1, loss, accuracy, len(indices) / seconds_per_step))
             run.epoch_loss.zero_()
             progress.epoch(run.history[-1], run.step, seconds_per_step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -16,8 +17,8 @@ SHOWN_EVERY_S = 0.5
 class Progress:
     """Follows one run; quiet about steps where there is no terminal."""
 
-    def __init__(self, epochs: int, steps_per_epoch: int, total_steps: int, first_step: int) -> None:
-        self._epochs = epochs
+    def __init__(self, steps_per_epoch: int, total_steps: int, first_step: int) -> None:
+        self._epochs = math.ceil(total_steps / steps_per_epoch)
         self._shown = 0.0  # when the loss was, on the monotonic clock
         self._total_steps = total_steps
         self._steps_per_epoch = steps_per_epoch
@@ -45,9 +46,11 @@ class Progress:
     def epoch(self, record: EpochRecord, step: int, seconds_per_step: float) -> None:
         """After each epoch."""
         left = _duration(seconds_per_step * (self._total_steps - step))
+        accuracy = record.validation_accuracy
         line = (
             f"epoch {record.epoch:3d}/{self._epochs}  loss {record.loss:.4f}  "
-            f"validation {record.validation_accuracy:.2%}  {record.images_per_second:,.0f} images/s  {left} left"
+            + (f"validation {accuracy:.2%}  " if accuracy is not None else "")
+            + f"{record.images_per_second:,.0f} images/s  {left} left"
         )
         self._bar.write(line, file=sys.stdout)
         sys.stdout.flush()

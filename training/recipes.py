@@ -10,7 +10,7 @@ class TrainConfig:
     """Everything that decides which weights come out, but for the data and the machine's arithmetic."""
 
     architecture: str
-    epochs: int
+    epochs: float  # the last one may end early
     batch_size: int
     optimizer: str
     lr: float  # sgd: per 1,024 summed-loss images, see `training.optim`; adam: the usual step size
@@ -33,12 +33,12 @@ class TrainConfig:
 
 
 def with_overrides(config: TrainConfig, *, epochs: int | None, seed: int | None, max_steps: int | None) -> TrainConfig:
-    """`config` with what the command line changes; where its own epochs end early, other epochs don't."""
+    """`config` with what the command line changes."""
     return replace(
         config,
         epochs=config.epochs if epochs is None else epochs,
         seed=config.seed if seed is None else seed,
-        max_steps=config.max_steps if max_steps is None and epochs is None else max_steps,
+        max_steps=config.max_steps if max_steps is None else max_steps,
     )
 
 
@@ -135,8 +135,7 @@ RECIPES: dict[str, TrainConfig] = {
     ),
     "fast": TrainConfig(
         architecture="plain-cnn",
-        epochs=10,
-        max_steps=445,  # 9.9 epochs
+        epochs=9.9,
         batch_size=1000,
         optimizer="muon",
         lr=11.5,

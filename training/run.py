@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from torch import Tensor
 
@@ -40,7 +42,7 @@ class Run:
             precision,
         )
         self.steps_per_epoch = max(1, len(data.train) // config.batch_size)
-        self.total_steps = min(config.epochs * self.steps_per_epoch, config.max_steps or 2**62)
+        self.total_steps = min(int(config.epochs * self.steps_per_epoch), config.max_steps or 2**62)
         self.images, self.labels = data.train.images.to(device), data.train.labels.to(device)
         self.step = 0
         self.epoch_loss = torch.zeros((), dtype=torch.float64, device=device)  # summed; to read it is to wait for it
@@ -62,7 +64,7 @@ class Run:
     @property
     def view(self) -> int:
         """Which batch of the view cycle comes next; without a cycle, which batch of the run."""
-        return self.step % ((self.config.view_cycle or self.config.epochs) * self.steps_per_epoch)
+        return self.step % ((self.config.view_cycle or sys.maxsize) * self.steps_per_epoch)
 
     @property
     def seconds(self) -> float:

@@ -70,6 +70,15 @@ def test_the_validation_split_is_fixed_balanced_and_apart(generated_data: Path) 
     assert not any(image.numpy().tobytes() in train for image in once.validation.images)
 
 
+def test_the_whole_holds_nothing_back(generated_data: Path) -> None:
+    data = load_training_data(generated_data)
+    whole = data.whole()
+    assert (len(whole.train), len(whole.validation)) == (2000, 0)
+    assert torch.equal(whole.train.images[1800:], data.validation.images)
+    assert torch.equal(whole.train.labels[1800:], data.validation.labels)
+    assert whole.validation.images.shape[1:] == data.validation.images.shape[1:]
+
+
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the real CIFAR-10 is not here")
 def test_the_real_data_has_its_official_size() -> None:
     real = load_training_data(REAL_DATA)

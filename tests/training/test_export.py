@@ -226,6 +226,15 @@ def test_the_card_shows_numbers_with_their_commands(model: Path, generated_data:
     assert card == report.card(read_model(model))
 
 
+def test_what_held_nothing_back_is_not_exported(data: TrainingData, tmp_path: Path) -> None:
+    config = replace(RECIPES["cifar10-teacher-44"], batch_size=100, max_steps=2)
+    run = Run("cifar10-teacher-44", config, data.whole(), torch.device("cpu"), Precision.FP32)
+    train(run, tmp_path / "run")
+    with pytest.raises(ExportError, match="learned from the validation images too"):
+        export(tmp_path / "run", tmp_path / "models" / "leaky" / "1", data)
+    assert not (tmp_path / "models").exists()
+
+
 def test_a_damaged_model_is_not_evaluated(model: Path, generated_data: Path) -> None:
     (model / "model.onnx").write_bytes(b"")
     with pytest.raises(TrainingError, match="damaged"):
