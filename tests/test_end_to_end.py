@@ -149,7 +149,7 @@ def test_every_test_image_as_png_gets_the_label_of_the_offline_evaluation(tmp_pa
     expected = run_onnx(folder / "model.onnx", images).argmax(1)
     labels = ModelMetadata.read(folder).labels
     with (
-        server("--device", "cpu", "--log-format", "json", folder=tmp_path) as (_, url),
+        server("--device", "cpu", "--precision", "fp32", "--log-format", "json", folder=tmp_path) as (_, url),
         httpx2.Client(base_url=url) as client,
     ):
 

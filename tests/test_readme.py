@@ -133,7 +133,7 @@ def test_the_client_of_another_server_gets_what_it_shows(monkeypatch: pytest.Mon
     (code,) = blocks("python")
     shown = README.partition(code)[2].partition("```text\n")[2].partition("```")[0]
     monkeypatch.chdir(ROOT)
-    with running(ROOT / "models", default_model="cifar10") as convoy:
+    with running(ROOT / "models", default_model="cifar10", precision="fp32") as convoy:
         code = code.replace("127.0.0.1:8000", f"127.0.0.1:{convoy.port}")
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout == shown, done.stderr
@@ -142,7 +142,7 @@ def test_the_client_of_another_server_gets_what_it_shows(monkeypatch: pytest.Mon
 def test_the_first_prediction_is_the_one_it_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     clear_environment(monkeypatch)
     shown = json.loads(blocks("json")[0])
-    with TestClient(create_app(Settings(models_dir=ROOT / "models", device="cpu"))) as client:
+    with TestClient(create_app(Settings(models_dir=ROOT / "models", device="cpu", precision="fp32"))) as client:
         files = {"images": (EXAMPLE.name, EXAMPLE.read_bytes())}
         answered = client.post("/v1/predict?top_k=3", files=files).json()
     assert answered["model"] == shown["model"]
