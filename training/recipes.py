@@ -73,7 +73,7 @@ RECIPES: dict[str, TrainConfig] = {
     ),
     "cifar10-deep": TrainConfig(
         architecture="plain-cnn-deep",
-        epochs=64,
+        epochs=72,
         batch_size=512,
         optimizer="muon",
         lr=6.0,
