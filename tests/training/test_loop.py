@@ -11,47 +11,22 @@ from unittest.mock import Mock
 import pytest
 import torch
 
+from tests.runs import CPU, SMALL, run, same_weights
 from training import checkpoint as checkpoints
 from training import loop
-from training.checkpoint import Teacher, load_teacher
+from training.checkpoint import load_teacher
 from training.data import TrainingData, load_training_data
 from training.device import Precision
-from training.errors import CheckpointError, Interrupted
+from training.errors import Interrupted
 from training.loop import train
-from training.recipes import RECIPES, TrainConfig, with_overrides
-from training.run import Run, build_network
+from training.run import Run
 
-CPU = torch.device("cpu")
 pytestmark = pytest.mark.usefixtures("narrow_networks")
-SMALL = {
-    "cifar10-teacher-44": replace(RECIPES["cifar10-teacher-44"], epochs=2, batch_size=100, max_steps=22),
-    "cifar10": replace(RECIPES["cifar10"], epochs=2, batch_size=100, max_steps=22),
-    "cifar10-small": replace(RECIPES["cifar10-small"], epochs=4, batch_size=200, view_cycle=2, max_steps=30),
-    "tutorial": replace(RECIPES["tutorial"], epochs=3, batch_size=300),
-}
 
 
 @pytest.fixture
 def data(generated_data: Path) -> TrainingData:
     return load_training_data(generated_data)
-
-
-def run(
-    recipe: str, data: TrainingData, config: TrainConfig | None = None, precision: Precision = Precision.FP32
-) -> Run:
-    config = config or SMALL[recipe]
-    teachers = tuple(untrained_teacher(seed, data) for seed in range(len(config.teachers)))
-    return Run(recipe, config, data, CPU, precision, teachers)
-
-
-def untrained_teacher(seed: int, data: TrainingData) -> Teacher:
-    config = replace(SMALL["cifar10-teacher-44"], seed=seed)
-    return Teacher("untrained", config, data.labels, build_network(config, data, CPU).state_dict(), {})
-
-
-def same_weights(one: Run, other: Run) -> bool:
-    a, b = one.model.state_dict(), other.model.state_dict()
-    return all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_a_run_learns(data: TrainingData, tmp_path: Path) -> None:
@@ -137,23 +112,6 @@ def test_bf16_trains_too(data: TrainingData, tmp_path: Path) -> None:
     assert torch.isfinite(next(trained.model.parameters())).all()
 
 
-def test_other_data_is_refused_on_resuming(data: TrainingData, tmp_path: Path) -> None:
-    train(run("tutorial", data, replace(SMALL["tutorial"], epochs=1)), tmp_path)
-    fewer = replace(data, train=replace(data.train, images=data.train.images[:900], labels=data.train.labels[:900]))
-    with pytest.raises(CheckpointError, match="other data"):
-        run("tutorial", fewer, replace(SMALL["tutorial"], epochs=1)).restore(checkpoints.load(tmp_path))
-
-
-def test_the_whitening_bias_stops_learning_after_its_epochs(data: TrainingData, tmp_path: Path) -> None:
-    config = replace(SMALL["cifar10-teacher-44"], epochs=2, max_steps=None, whiten_bias_epochs=1, lookahead=False)
-    first = run("cifar10-teacher-44", data, replace(config, max_steps=18, lr_schedule="constant"))
-    train(first, tmp_path / "first")
-    second = run("cifar10-teacher-44", data, replace(config, lr_schedule="constant"))
-    train(second, tmp_path / "second")
-    assert torch.equal(first.model.state_dict()["whiten.bias"], second.model.state_dict()["whiten.bias"])
-    assert not torch.equal(first.model.state_dict()["head.weight"], second.model.state_dict()["head.weight"])
-
-
 def test_a_student_starts_from_its_first_teacher_and_learns_what_the_teachers_know(
     data: TrainingData, tmp_path: Path
 ) -> None:
@@ -232,34 +190,6 @@ def test_a_run_stops_when_its_time_is_up_and_goes_on_later(data: TrainingData, t
     resumed.restore(checkpoints.load(tmp_path / "stopped"))
     train(resumed, tmp_path / "stopped", time_budget_s=1_000)
     assert same_weights(whole, resumed)
-
-
-def test_teachers_must_be_those_of_the_recipe(data: TrainingData) -> None:
-    teacher = untrained_teacher(0, data)
-    with pytest.raises(CheckpointError, match=r"learns from 2 finished runs .*--teachers names 1"):
-        Run("cifar10", SMALL["cifar10"], data, CPU, Precision.FP32, (teacher,))
-    with pytest.raises(CheckpointError, match=r"learns from 0 finished runs .none"):
-        Run("tutorial", SMALL["tutorial"], data, CPU, Precision.FP32, (teacher,))
-    stranger = replace(teacher, labels=("cat", "dog"))
-    with pytest.raises(CheckpointError, match="other classes"):
-        Run("cifar10", SMALL["cifar10"], data, CPU, Precision.FP32, (teacher, stranger))
-    small = replace(teacher, config=replace(teacher.config, architecture="tutorial-cnn"))
-    with pytest.raises(CheckpointError, match="a tutorial-cnn, not a plain-cnn"):
-        Run("cifar10", SMALL["cifar10"], data, CPU, Precision.FP32, (small, teacher))
-
-
-def test_the_command_line_changes_what_it_names() -> None:
-    fast = RECIPES["fast"]
-    assert with_overrides(fast, epochs=None, seed=3, max_steps=None) == replace(fast, seed=3)
-    assert with_overrides(fast, epochs=20, seed=None, max_steps=7) == replace(fast, epochs=20, max_steps=7)
-
-
-def test_the_last_epoch_may_end_early(data: TrainingData, tmp_path: Path) -> None:
-    each = run("tutorial", data, replace(SMALL["tutorial"], epochs=1.5))
-    assert (each.steps_per_epoch, each.total_steps) == (6, 9)
-    train(each, tmp_path)
-    assert [record.epoch for record in each.history] == [1, 2]
-    assert load_teacher(tmp_path).config.epochs == 1.5
 
 
 def test_without_validation_images_no_accuracy_is_told(

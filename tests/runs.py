@@ -1,0 +1,39 @@
+"""Training runs small enough for tests, which are to use the fixture `narrow_networks`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from training.checkpoint import Teacher
+from training.data import TrainingData
+from training.device import Precision
+from training.recipes import RECIPES, TrainConfig
+from training.run import Run, build_network
+
+CPU = torch.device("cpu")
+SMALL = {
+    "cifar10-teacher-44": replace(RECIPES["cifar10-teacher-44"], epochs=2, batch_size=100, max_steps=22),
+    "cifar10": replace(RECIPES["cifar10"], epochs=2, batch_size=100, max_steps=22),
+    "cifar10-small": replace(RECIPES["cifar10-small"], epochs=4, batch_size=200, view_cycle=2, max_steps=30),
+    "tutorial": replace(RECIPES["tutorial"], epochs=3, batch_size=300),
+}
+
+
+def run(
+    recipe: str, data: TrainingData, config: TrainConfig | None = None, precision: Precision = Precision.FP32
+) -> Run:
+    config = config or SMALL[recipe]
+    teachers = tuple(untrained_teacher(seed, data) for seed in range(len(config.teachers)))
+    return Run(recipe, config, data, CPU, precision, teachers)
+
+
+def untrained_teacher(seed: int, data: TrainingData) -> Teacher:
+    config = replace(SMALL["cifar10-teacher-44"], seed=seed)
+    return Teacher("untrained", config, data.labels, build_network(config, data, CPU).state_dict(), {})
+
+
+def same_weights(one: Run, other: Run) -> bool:
+    a, b = one.model.state_dict(), other.model.state_dict()
+    return all(torch.equal(a[name], b[name]) for name in a)
