@@ -102,6 +102,18 @@ def test_every_shipped_model_has_its_row_with_its_numbers() -> None:
         assert parameters == f"{metadata.parameters:,}"
 
 
+def test_every_robust_model_has_its_row_with_its_numbers() -> None:
+    measured = {}
+    for path in ROOT.glob("models/*/*/metadata.json"):
+        metadata = ModelMetadata.read(path.parent)
+        clean = {e.precision: e.accuracy for e in metadata.evaluations if e.split == "test"}
+        for found in metadata.robustness:
+            if (found.split, found.precision) == ("test", "fp32"):
+                numbers = (clean["fp32"], found.jpeg_75, found.grey, found.mean_corruption_accuracy)
+                measured[f"{metadata.name}/{metadata.version}"] = [f"{number:.2%}" for number in numbers]
+    assert rows("Damaged images") == measured
+
+
 def test_every_command_is_one_that_exists() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     parsers = {"convoy": convoy(), "convoy-train": convoy_train()}

@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         nargs="+",
         metavar="RUN",
-        help="finished runs to learn from (default: runs/RECIPE-0, and -1 for the second of a recipe)",
+        help="finished runs, or exported models, to learn from (default: runs/RECIPE-0; -1 for a recipe's second)",
     )
     sub.add_argument("--epochs", type=_positive, help="instead of the recipe's")
     sub.add_argument("--seed", type=int, help="instead of the recipe's")

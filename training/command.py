@@ -53,7 +53,7 @@ def train(options: argparse.Namespace) -> None:
 
 
 def _load_teachers(recipe: str, folders: list[Path] | None) -> tuple[Teacher, ...]:
-    from training import checkpoint
+    from training import checkpoint, exported
 
     if folders is None:
         wanted = RECIPES[recipe].teachers
@@ -66,7 +66,10 @@ def _load_teachers(recipe: str, folders: list[Path] | None) -> tuple[Teacher, ..
                     f"with: convoy-train train {teacher}{f' --seed {seed}' if seed else ''}, or name others with "
                     "--teachers."
                 )
-    return tuple(checkpoint.load_teacher(folder) for folder in folders)
+    return tuple(
+        exported.load_exported(folder) if exported.is_exported(folder) else checkpoint.load_teacher(folder)
+        for folder in folders
+    )
 
 
 def trials(options: argparse.Namespace) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from training.architectures import Network
+from training.architectures.network import Weights
 from training.distill import Memory, Teachers
 
 
@@ -24,6 +25,9 @@ class Says(Network):
 
     def inference_layers(self) -> Iterator[nn.Module]:
         return iter(())
+
+    def adopt(self, layers: Sequence[Weights]) -> None:
+        assert not layers
 
 
 def test_targets_are_probabilities_of_one_teacher_and_one_mirror_image() -> None:

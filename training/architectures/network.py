@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+
+Weights = tuple[Tensor, Tensor]  # of a convolution or a linear layer: weight and bias
 
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)  # of the pixels, not the mean of per-image ones that is often copied
@@ -37,6 +39,13 @@ class Network(nn.Module):
 
         The first is an unpadded `Conv2d` and the last a `Linear`, so that export can fold the normalisation
         into the one and the temperature into the other.
+        """
+
+    @abstractmethod
+    def adopt(self, layers: Sequence[Weights]) -> None:
+        """Become the function of `inference_layers` whose convolutions and linear layers have these weights.
+
+        Raises `ValueError` or `RuntimeError` when they are another architecture's.
         """
 
     def initialise(self, images: Tensor) -> None:

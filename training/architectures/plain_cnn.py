@@ -10,13 +10,14 @@ third convolution per stage, with a connection around the second and third.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.architectures.network import CIFAR10_MEAN, CIFAR10_STD, Network
+from training.architectures.network import CIFAR10_MEAN, CIFAR10_STD, Network, Weights
 
 WHITENING_EPSILON = 5e-4
 WHITENED_DIRECTIONS = 16  # of the 27 of a 3×3×3 patch, by variance; each as a filter and its negative
@@ -62,6 +63,20 @@ class PlainCNN(Network):
         head.bias.data = torch.zeros(self.head.out_features)
         yield head
 
+    @torch.no_grad()
+    def adopt(self, layers: Sequence[Weights]) -> None:
+        """See `Network.adopt`: what was folded into a convolution stays there, and its norm only adds the bias."""
+        (filters, bias), *convolutions, (head, _) = layers
+        self.whiten.weight.copy_(filters)
+        self.whiten.bias.copy_(bias)  # type: ignore[union-attr]  # this convolution has one
+        parts = chain.from_iterable(stage.parts() for stage in self.stages)  # type: ignore[operator]
+        for (conv, norm), (weight, bias) in zip(parts, convolutions, strict=True):
+            conv.weight.copy_(weight)
+            norm.bias.copy_(bias)
+            norm.running_mean.zero_()
+            norm.running_var.fill_(1 - norm.eps)
+        self.head.weight.copy_(head / HEAD_SCALE)
+
     def initialise(self, images: Tensor) -> None:
         """Whiten the 3×3 patches of `images`: eigenvectors of their covariance over the root of the eigenvalues."""
         patches = images.unfold(2, 3, 1).unfold(3, 3, 1)  # (N, 3, H-2, W-2, 3, 3)
@@ -88,6 +103,10 @@ class Stage(nn.Module):
         x = F.relu(self.norm1(F.max_pool2d(self.conv1(x), 2)))
         return F.relu(self.norm2(self.conv2(x)))
 
+    def parts(self) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+        """Its convolutions, each with the norm behind it."""
+        yield from ((self.conv1, self.norm1), (self.conv2, self.norm2))
+
     def inference_layers(self) -> Iterator[nn.Module]:
         """As `forward`; norm and ReLU may move before the pooling because both are rising functions."""
         yield from (
@@ -111,6 +130,10 @@ class ResidualStage(Stage):
         """As `Stage.forward`, then conv → norm → sum → ReLU."""
         x = F.relu(self.norm1(F.max_pool2d(self.conv1(x), 2)))
         return F.relu(x + self.norm3(self.conv3(F.relu(self.norm2(self.conv2(x))))))
+
+    def parts(self) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+        """As `Stage.parts`, and the third."""
+        yield from (*super().parts(), (self.conv3, self.norm3))
 
     def inference_layers(self) -> Iterator[nn.Module]:
         """As `forward`, with norms and ReLU where `Stage.inference_layers` has them."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+import torch
 from torch import Tensor, nn
 
-from training.architectures.network import Network
+from training.architectures.network import Network, Weights
 
 
 class TutorialCNN(Network):
@@ -41,3 +42,11 @@ class TutorialCNN(Network):
     def inference_layers(self) -> Iterator[nn.Module]:
         """See `Network.inference_layers`: there is nothing to fold."""
         yield from copy.deepcopy(self.layers)
+
+    @torch.no_grad()
+    def adopt(self, layers: Sequence[Weights]) -> None:
+        """See `Network.adopt`."""
+        mine = (layer for layer in self.layers if isinstance(layer, nn.Conv2d | nn.Linear))
+        for layer, (weight, bias) in zip(mine, layers, strict=True):
+            layer.weight.copy_(weight)
+            layer.bias.copy_(bias)  # type: ignore[union-attr]  # they all have one

@@ -1,0 +1,76 @@
+"""Exported models as teachers: they answer as their files do, and a student learns from them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from training import checkpoint
+from training.__main__ import main
+from training.checkpoint import network_of
+from training.errors import CheckpointError
+from training.exported import is_exported, load_exported
+from training.onnx_graph import run_onnx
+from training.recipes import RECIPES
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = sorted(path.parent for path in ROOT.glob("models/*/*/metadata.json"))
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(ROOT / "models" / "tutorial-cnn" / "1", tmp_path / "models" / "tutorial-cnn" / "1"))
+
+
+@pytest.mark.parametrize("folder", SHIPPED, ids=lambda folder: f"{folder.parent.name}/{folder.name}")
+def test_what_is_shipped_teaches_what_its_file_answers(folder: Path) -> None:
+    teacher = load_exported(folder)
+    images = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), np.uint8)
+    with torch.no_grad():
+        logits = network_of(teacher)(torch.from_numpy(images).permute(0, 3, 1, 2).float())
+    assert np.abs(run_onnx(folder / "model.onnx", images) - logits.softmax(1).numpy()).max() < 1e-4
+    assert teacher.provenance["weights"].startswith(f"models/{folder.parent.name}/{folder.name}")
+    assert teacher.config.augmentations == tuple(teacher.config.augmentations)
+
+
+def test_a_student_learns_from_an_exported_model(
+    model: Path, generated_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taught = replace(RECIPES["tutorial"], teachers=("tutorial",), start_from_teacher=True, max_steps=2)
+    monkeypatch.setitem(RECIPES, "tutorial", taught)
+    run, data = tmp_path / "run", ["--data", str(generated_data)]
+    assert main(["train", "tutorial", *data, "--teachers", str(model), "--output", str(run)]) == 0
+    (teacher,) = checkpoint.load_finished(run).teachers
+    assert teacher.recipe == "tutorial"
+    shutil.rmtree(model)
+    assert main(["train", "--resume", str(run), *data]) == 0
+
+
+def test_a_damaged_model_teaches_nothing(model: Path) -> None:
+    (model / "model.onnx").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="damaged or of another version"):
+        load_exported(model)
+
+
+def test_weights_of_another_architecture_teach_nothing(model: Path) -> None:
+    document = json.loads((model / "metadata.json").read_text())
+    document["architecture"] = "plain-cnn-small"
+    (model / "metadata.json").write_text(json.dumps(document))
+    with pytest.raises(CheckpointError, match="damaged or of another version"):
+        load_exported(model)
+
+
+def test_a_network_that_computes_otherwise_teaches_nothing(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.exported.run_onnx", lambda *_: np.zeros((64, 10), np.float32))
+    with pytest.raises(CheckpointError, match="no tutorial-cnn of this version"):
+        load_exported(model)
+
+
+def test_a_run_is_no_exported_model(tmp_path: Path) -> None:
+    assert not is_exported(tmp_path)

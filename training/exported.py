@@ -1,0 +1,63 @@
+"""An exported model as a teacher: its fp32 file back to a network in torch, with the temperature in the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor
+
+from service.metadata import FILE_NAME, ModelMetadata
+from training.architectures import ARCHITECTURES, Network
+from training.checkpoint import Teacher
+from training.errors import CheckpointError
+from training.onnx_graph import run_onnx
+from training.recipes import TrainConfig
+
+TOLERANCE = 1e-4  # of probabilities; float32 in another order of summation stays within a hundredth of it
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether `folder` holds an exported model and not a run."""
+    return (folder / FILE_NAME).is_file()
+
+
+def load_exported(folder: Path) -> Teacher:
+    """The exported model in `folder` as a teacher; raises `CheckpointError` when the network is not to be had."""
+    try:
+        metadata = ModelMetadata.read(folder)
+        file = metadata.files["fp32"].verify(folder)
+        with np.load(metadata.golden.verify(folder)) as arrays:
+            images = arrays["images"]
+        network = ARCHITECTURES[metadata.architecture](len(metadata.labels)).eval()
+        network.adopt(list(_weights(onnx.load(file), network)))
+        recorded = metadata.provenance.config.items()
+        config = TrainConfig(**{name: tuple(v) if isinstance(v, list) else v for name, v in recorded})  # type: ignore[arg-type]
+        with torch.no_grad():
+            answers = torch.softmax(network(torch.from_numpy(images).permute(0, 3, 1, 2).float()), 1)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as exc:
+        raise CheckpointError(f"The model in {folder} is damaged or of another version; name a run's folder.") from exc
+    if np.abs(run_onnx(file, images) - answers.numpy()).max() > TOLERANCE:
+        raise CheckpointError(
+            f"The model in {folder} is no {metadata.architecture} of this version; name a run's folder."
+        )
+    provenance = metadata.provenance
+    told = {**provenance.training, "weights": f"models/{metadata.name}/{metadata.version}, its temperature among them"}
+    return Teacher(provenance.recipe, config, metadata.labels, network.state_dict(), told)
+
+
+def _weights(model: onnx.ModelProto, network: Network) -> Iterator[tuple[Tensor, Tensor]]:
+    """Weight and bias of each convolution and linear layer; those of the first as for normalised images."""
+    constants = {constant.name: constant for constant in model.graph.initializer}
+    for place, node in enumerate(node for node in model.graph.node if node.op_type in ("Conv", "Gemm")):
+        arrays = (numpy_helper.to_array(constants[name]) for name in node.input[1:])
+        weight, *bias = (torch.from_numpy(array.copy()) for array in arrays)
+        offset = bias[0] if bias else torch.zeros(len(weight))  # the exporter leaves out a bias that is zero
+        if place == 0:
+            offset = offset + (weight * network.mean).sum((1, 2, 3))
+            weight = weight * network.std
+        yield weight, offset
