@@ -110,7 +110,7 @@ def _session(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads must not burn a core
     if not on_cpu:  # not one node may land on the CPU
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    if precision == "int8":  # exact where the processor lacks int8 dot products: its 16-bit sums would overflow
+    if precision == "int8" and not has_int8_dot_product():  # exact, or 16-bit sums would overflow; else it costs half
         options.add_session_config_entry("session.x64quantprecision", "1")
     try:
         return onnxruntime.InferenceSession(

@@ -114,6 +114,26 @@ def test_the_file_is_the_one_that_is_fastest_here(
     assert open_session(dict.fromkeys(files, model_file), "cpu", precision, 1).precision == expected
 
 
+@pytest.mark.parametrize(
+    ("precision", "here", "exact"), [("int8", False, True), ("int8", True, False), ("fp32", False, False)]
+)
+def test_int8_is_asked_to_be_exact_only_where_it_would_not_be(
+    model_file: Path, precision: Precision, here: bool, exact: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def session(_file: str, options: onnxruntime.SessionOptions, **_: object) -> None:
+        try:
+            asked.append(options.get_session_config_entry("session.x64quantprecision") == "1")
+        except RuntimeError:  # that it has not been set
+            asked.append(False)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    monkeypatch.setattr(providers, "has_int8_dot_product", lambda: here)
+    open_session({precision: model_file}, "cpu", precision, 1)
+    assert asked == [exact]
+
+
 def test_a_precision_that_the_model_lacks_is_a_sentence(model_file: Path) -> None:
     with pytest.raises(StartupError, match="--precision int8 can't be had: the model has fp32"):
         opened(model_file, "cpu", "int8")
