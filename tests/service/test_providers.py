@@ -121,12 +121,14 @@ def test_int8_is_asked_to_be_exact_only_where_it_would_not_be(
     model_file: Path, precision: Precision, here: bool, exact: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[bool] = []
+    original = onnxruntime.InferenceSession
 
-    def session(_file: str, options: onnxruntime.SessionOptions, **_: object) -> None:
+    def session(file: str, options: onnxruntime.SessionOptions, **given: Any) -> onnxruntime.InferenceSession:  # noqa: ANN401
         try:
             asked.append(options.get_session_config_entry("session.x64quantprecision") == "1")
         except RuntimeError:  # that it has not been set
             asked.append(False)
+        return original(file, options, **given)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     monkeypatch.setattr(providers, "has_int8_dot_product", lambda: here)
