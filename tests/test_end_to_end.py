@@ -72,7 +72,7 @@ def test_from_data_to_a_served_prediction(data_set: Path, tmp_path: Path) -> Non
     pngs = [encode(Image.fromarray(image)) for image in images]
 
     arguments = ["--models-dir", str(tmp_path / "models"), "--default-model", "fresh", "--device", "cpu"]
-    arguments += ["--log-requests", "all"]
+    arguments += ["--precision", "fp32", "--log-requests", "all"]
     with server(*arguments, folder=tmp_path) as (process, url), httpx2.Client(base_url=url) as client:
         assert client.get("/readyz").status_code == 200
         check_every_body(client, images, pngs, expected, labels)

@@ -98,12 +98,13 @@ def _forget_source(graph: onnx.GraphProto) -> None:
 def run_onnx(path: Path, images: npt.NDArray[np.uint8], batch_size: int = 256) -> npt.NDArray[np.float32]:
     """Probabilities (N, classes) of uint8 images (N, H, W, 3) by the exported file, on the CPU.
 
-    Integers are summed without overflow also where that is slow: CPUs without int8 dot products would else cut off
-    sums that others don't.
+    Integers are summed without overflow everywhere: CPUs without int8 dot products (VNNI) would else cut off sums,
+    and are asked for the slow way.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    if not torch.cpu._is_vnni_supported():
+        options.add_session_config_entry("session.x64quantprecision", "1")
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     starts = range(0, len(images), batch_size)
     return np.concatenate([session.run([OUTPUT], {INPUT: images[i : i + batch_size]})[0] for i in starts])

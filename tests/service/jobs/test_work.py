@@ -219,7 +219,7 @@ while True:
 
 
 def test_processes_that_are_killed_at_any_moment_lose_and_double_nothing(store: Store) -> None:
-    batch, chance, kills = add(store, 8_000), random.Random(3), 0
+    batch, chance, kills = add(store, 24_000), random.Random(3), 0
     processes: list[subprocess.Popen[bytes]] = []
     try:
         while not store.get(batch.id).ended:
@@ -239,5 +239,5 @@ def test_processes_that_are_killed_at_any_moment_lose_and_double_nothing(store: 
             process.kill()
             process.wait()
     assert kills >= 3
-    assert results(store, batch) == expected(8_000)
-    assert (store.folder(batch.id) / "results.ndjson").stat().st_size == len(expected(8_000))
+    assert results(store, batch) == expected(24_000)
+    assert (store.folder(batch.id) / "results.ndjson").stat().st_size == len(expected(24_000))
