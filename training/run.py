@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import torch
 from torch import Tensor
 
@@ -64,7 +62,8 @@ class Run:
     @property
     def view(self) -> int:
         """Which batch of the view cycle comes next; without a cycle, which batch of the run."""
-        return self.step % ((self.config.view_cycle or sys.maxsize) * self.steps_per_epoch)
+        cycle = self.config.view_cycle
+        return self.step % (cycle * self.steps_per_epoch) if cycle else self.step
 
     @property
     def seconds(self) -> float:
