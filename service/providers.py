@@ -111,7 +111,7 @@ def _session(
     if not on_cpu:  # not one node may land on the CPU
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     if precision == "int8" and not has_int8_dot_product():
-        # Without those instructions sums of 16 bits would overflow; with them nothing does, and asking halves the speed.
+        # Without those instructions sums of 16 bits would overflow. With them nothing does, and asking halves the speed
         options.add_session_config_entry("session.x64quantprecision", "1")
     try:
         return onnxruntime.InferenceSession(
