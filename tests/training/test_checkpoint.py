@@ -18,8 +18,8 @@ from training.recipes import RECIPES
 @pytest.fixture
 def saved() -> Checkpoint:
     return Checkpoint(
-        recipe="cifar10",
-        config=RECIPES["cifar10"],
+        recipe="cifar10-plain",
+        config=RECIPES["cifar10-plain"],
         labels=("a", "b"),
         step=3,
         total_steps=9,
@@ -97,4 +97,4 @@ def test_only_a_finished_run_teaches(saved: Checkpoint, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="3 of 9 steps; finish it with: convoy-train train --resume"):
         load_teacher(tmp_path)
     checkpoints.save(replace(saved, step=9), tmp_path)
-    assert load_teacher(tmp_path).recipe == "cifar10"
+    assert load_teacher(tmp_path).recipe == "cifar10-plain"

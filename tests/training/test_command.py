@@ -69,7 +69,7 @@ def test_a_recipe_with_teachers_says_how_to_make_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["train", "cifar10"]) == 1
+    assert main(["train", "cifar10-plain"]) == 1
     assert "make it with: convoy-train train cifar10-teacher-44" in capsys.readouterr().err
 
 

@@ -253,8 +253,8 @@ def test_a_model_of_other_classes_is_not_evaluated_on_cifar10(model: Path, gener
 
 def test_the_card_of_a_student_names_its_teachers(finished: Path, data: TrainingData, tmp_path: Path) -> None:
     teacher = load_teacher(finished)
-    config = replace(RECIPES["cifar10"], batch_size=100, max_steps=2)
-    student = Run("cifar10", config, data, torch.device("cpu"), Precision.FP32, (teacher, teacher))
+    config = replace(RECIPES["cifar10-plain"], batch_size=100, max_steps=2)
+    student = Run("cifar10-plain", config, data, torch.device("cpu"), Precision.FP32, (teacher, teacher))
     train(student, tmp_path / "student")
     metadata = export(tmp_path / "student", tmp_path / "models" / "student" / "1", data)
     assert [record.recipe for record in metadata.provenance.teachers] == ["cifar10-teacher-44"] * 2

@@ -118,12 +118,12 @@ def test_a_student_starts_from_its_first_teacher_and_learns_what_the_teachers_kn
     teacher = run("cifar10-teacher-44", data)
     train(teacher, tmp_path / "teacher")
     finished = load_teacher(tmp_path / "teacher")
-    config = replace(SMALL["cifar10"], teachers=("cifar10-teacher-44",))
-    warm = Run("cifar10", config, data, CPU, Precision.FP32, (finished,))
+    config = replace(SMALL["cifar10-plain"], teachers=("cifar10-teacher-44",))
+    warm = Run("cifar10-plain", config, data, CPU, Precision.FP32, (finished,))
     assert same_weights(warm, teacher)
 
     wrong = replace(data, train=replace(data.train, labels=torch.zeros_like(data.train.labels)))
-    cold = Run("cifar10", replace(config, start_from_teacher=False), wrong, CPU, Precision.FP32, (finished,))
+    cold = Run("cifar10-plain", replace(config, start_from_teacher=False), wrong, CPU, Precision.FP32, (finished,))
     assert not same_weights(cold, teacher)
     train(cold, tmp_path / "student")
     assert (cold.history[-1].validation_accuracy or 0) > 0.3  # as good as its teacher, and it has seen no label

@@ -35,15 +35,15 @@ def test_the_last_epoch_may_end_early(data: TrainingData, tmp_path: Path) -> Non
 def test_teachers_must_be_those_of_the_recipe(data: TrainingData) -> None:
     teacher = untrained_teacher(0, data)
     with pytest.raises(CheckpointError, match=r"learns from 2 finished runs .*--teachers names 1"):
-        Run("cifar10", SMALL["cifar10"], data, CPU, Precision.FP32, (teacher,))
+        Run("cifar10-plain", SMALL["cifar10-plain"], data, CPU, Precision.FP32, (teacher,))
     with pytest.raises(CheckpointError, match=r"learns from 0 finished runs .none"):
         Run("tutorial", SMALL["tutorial"], data, CPU, Precision.FP32, (teacher,))
     stranger = replace(teacher, labels=("cat", "dog"))
     with pytest.raises(CheckpointError, match="other classes"):
-        Run("cifar10", SMALL["cifar10"], data, CPU, Precision.FP32, (teacher, stranger))
+        Run("cifar10-plain", SMALL["cifar10-plain"], data, CPU, Precision.FP32, (teacher, stranger))
     small = replace(teacher, config=replace(teacher.config, architecture="tutorial-cnn"))
     with pytest.raises(CheckpointError, match="a tutorial-cnn, not a plain-cnn"):
-        Run("cifar10", SMALL["cifar10"], data, CPU, Precision.FP32, (small, teacher))
+        Run("cifar10-plain", SMALL["cifar10-plain"], data, CPU, Precision.FP32, (small, teacher))
 
 
 def test_other_data_is_refused_on_resuming(data: TrainingData, tmp_path: Path) -> None:
