@@ -25,6 +25,7 @@ from tests.processes import running
 from training.__main__ import parser as convoy_train
 from training.architectures import ARCHITECTURES
 from training.recipes import RECIPES
+from training.report import seen_in_training
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -109,7 +110,8 @@ def test_every_robust_model_has_its_row_with_its_numbers() -> None:
         clean = {e.precision: e.accuracy for e in metadata.evaluations if e.split == "test"}
         for found in metadata.robustness:
             if (found.split, found.precision) == ("test", "fp32"):
-                numbers = (clean["fp32"], found.jpeg_75, found.grey, found.mean_corruption_accuracy)
+                unseen = found.mean_corruption_accuracy(seen_in_training(metadata))
+                numbers = (clean["fp32"], found.jpeg_75, found.grey, found.mean_corruption_accuracy(), unseen)
                 measured[f"{metadata.name}/{metadata.version}"] = [f"{number:.2%}" for number in numbers]
     assert rows("Damaged images") == measured
 

@@ -146,7 +146,8 @@ def evaluate(options: argparse.Namespace) -> None:
     robustness: tuple[Robustness, ...] = ()
     if options.suite == "full":
         robustness = evaluate.evaluate_robustness(options.model, found, options.split)
-        print("", *(report.robustness_table(each) for each in robustness), sep="\n\n")
+        seen = report.seen_in_training(evaluate.read_model(options.model))
+        print("", *(report.robustness_table(each, seen) for each in robustness), sep="\n\n")
     if options.record:
         evaluate.record(options.model, evaluations, robustness)
 

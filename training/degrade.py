@@ -1,14 +1,14 @@
 """A batch of uint8 images → the same batch as uploads are: some JPEGs, some grey, dark, noisy, enlarged or distorted.
 
 Only the student sees this; its teachers answer for the pixels as they were. Each row leaves most images alone.
-Two of them are among the corruptions of CIFAR-10-C too: JPEG, which is what a service is sent, and normal noise, which
-every sensor adds. What is measured on those two by a network that has seen them is no measure of the unforeseen.
+Two of them are among the corruptions of CIFAR-10-C too: JPEG, which is what a service is sent, and noise, which every
+sensor adds. What is measured on those by a network that has seen them says nothing of the unforeseen: see `SEEN`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import simplejpeg
@@ -200,3 +200,10 @@ DEGRADATIONS: dict[str, Degradation] = {
     "jpeg-33": Some(0.33, jpeg),
     "noise-20": Some(0.2, noise),
 }
+
+SEEN = {"jpeg": ("jpeg",), "noise": ("gaussian-noise", "shot-noise")}  # corruptions much like a degradation
+
+
+def seen_corruptions(degradations: Iterable[str]) -> tuple[str, ...]:
+    """Those in `training.corruptions` that a network trained with `degradations` was prepared for."""
+    return tuple(corruption for name in degradations for corruption in SEEN.get(name.partition("-")[0], ()))

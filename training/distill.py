@@ -22,8 +22,8 @@ from training.recipes import TrainConfig
 class Teachers:
     """Networks whose mean over each other and over both mirror images of a batch is to be learned."""
 
-    def __init__(self, networks: Sequence[Network]) -> None:
-        self._networks = tuple(network.eval() for network in networks)
+    def __init__(self, networks: Sequence[Network], temperature: float = 1.0) -> None:
+        self._networks, self._temperature = tuple(network.eval() for network in networks), temperature
 
     @torch.no_grad()
     def targets(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
@@ -34,7 +34,7 @@ class Teachers:
         """
         place = int(torch.randint(2 * len(self._networks), (), generator=generator))
         logits: Tensor = self._networks[place // 2](pixels.flip(3) if place % 2 else pixels)
-        return logits.float().softmax(1)
+        return (logits.float() / self._temperature).softmax(1)
 
 
 class Memory:

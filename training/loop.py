@@ -89,7 +89,9 @@ def train_one_step(run: Run, indices: Tensor, epoch: int) -> Tensor:
         whiten.bias.requires_grad = epoch < config.whiten_bias_epochs  # then nothing behind it needs a gradient either
     with run.precision.autocast(run.device):
         logits = run.model(pixels(images))
-    loss = nn.functional.cross_entropy(logits.float(), targets, label_smoothing=config.label_smoothing)
+    temperature = config.distill_temperature
+    loss = nn.functional.cross_entropy(logits.float() / temperature, targets, label_smoothing=config.label_smoothing)
+    loss = temperature**2 * loss  # or the gradient would shrink by as much
     run.optimizer.zero_grad(set_to_none=True)
     run.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     with run.precision.autocast(run.device):  # Muon's products of matrices

@@ -26,6 +26,7 @@ class TrainConfig:
     lookahead: bool = False
     whiten_bias_epochs: int = 3
     teachers: tuple[str, ...] = ()  # recipes whose finished runs give the targets, see `training.distill`
+    distill_temperature: float = 1.0  # above one, targets tell more of the classes that the teachers think unlikely
     start_from_teacher: bool = False  # with the first teacher's weights, not with fresh ones
     view_cycle: int | None = None  # epochs after which views repeat, and with them the teachers' remembered answers
     seed: int = 0
@@ -45,10 +46,10 @@ def with_overrides(config: TrainConfig, *, epochs: int | None, seed: int | None,
 RECIPES: dict[str, TrainConfig] = {
     "cifar10": TrainConfig(
         architecture="plain-cnn-deep",
-        epochs=112,
+        epochs=100,
         batch_size=512,
         optimizer="muon",
-        lr=6.0,
+        lr=4.0,
         muon_lr=0.06,
         lr_schedule="linear",
         augmentations=("alternating-flip", "crop-4", "mixup"),
@@ -57,7 +58,8 @@ RECIPES: dict[str, TrainConfig] = {
         whiten_bias_epochs=0,
         teachers=("cifar10-deep", "cifar10-deep-teacher", "cifar10-plain"),
         start_from_teacher=True,
-        view_cycle=16,
+        distill_temperature=3.0,
+        view_cycle=32,
     ),
     "cifar10-plain": TrainConfig(
         architecture="plain-cnn",

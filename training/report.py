@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from service.metadata import Evaluation, ModelMetadata, Robustness, TeacherRecord
 from training import plots
+from training.degrade import seen_corruptions
 
 CARD = "MODEL_CARD.md"
 RELIABILITY = "reliability.svg"
@@ -34,18 +36,26 @@ def table(evaluation: Evaluation) -> str:
     return "\n".join(f"{name:14} {value}" for name, value in rows)
 
 
-def robustness_table(robustness: Robustness) -> str:
-    """What `convoy-train evaluate --suite full` prints besides."""
+def robustness_table(robustness: Robustness, seen: Collection[str]) -> str:
+    """What `convoy-train evaluate --suite full` prints besides; `seen` are corruptions like some in training."""
     head = f"{robustness.images:,} ({robustness.split} split, damaged, {robustness.precision} ONNX file)"
-    rows = [("images", head), *_robustness_rows(robustness, " ")]
+    rows = [("images", head), *_robustness_rows(robustness, seen, " ")]
     return "\n".join(f"{name:26} {value}" for name, value in rows)
 
 
-def _robustness_rows(robustness: Robustness, between: str) -> list[tuple[str, str]]:
+def seen_in_training(metadata: ModelMetadata) -> tuple[str, ...]:
+    """The corruptions of the suite whose like the network was trained on: it had time to prepare for them."""
+    degradations = metadata.provenance.config.get("degradations")
+    return seen_corruptions(degradations) if isinstance(degradations, list) else ()
+
+
+def _robustness_rows(robustness: Robustness, seen: Collection[str], between: str) -> list[tuple[str, str]]:
+    unseen = robustness.corruptions.keys() - seen
     return [
         ("JPEG quality 75, 4:2:0", f"{robustness.jpeg_75:.2%}"),
         ("grey", f"{robustness.grey:.2%}"),
-        ("mean of 15 corruptions", f"{robustness.mean_corruption_accuracy:.2%}"),
+        ("mean of 15 corruptions", f"{robustness.mean_corruption_accuracy():.2%}"),
+        (f"mean of the {len(unseen)} not trained on", f"{robustness.mean_corruption_accuracy(seen):.2%}"),
         *(
             (name, between.join(f"{accuracy:.1%}" for accuracy in accuracies))
             for name, accuracies in robustness.corruptions.items()
@@ -177,12 +187,14 @@ def _set_table(metadata: ModelMetadata) -> list[str]:
 def _robustness(metadata: ModelMetadata) -> list[str]:
     if not metadata.robustness:
         return []
-    columns = [dict(_robustness_rows(each, " · ")) for each in metadata.robustness]
+    seen = seen_in_training(metadata)
+    columns = [dict(_robustness_rows(each, seen, " · ")) for each in metadata.robustness]
+    trained_on = f" The network was trained on the like of {' and '.join(seen)}." if seen else ""
     return [
         "## Robustness",
         "",
         "Accuracy on damaged images. The corruptions are CIFAR-10-C's (D. Hendrycks and T. Dietterich, 2019) at "
-        "severities 1 to 5, implemented anew: frost is generated, not photographed.",
+        f"severities 1 to 5, implemented anew: frost is generated, not photographed.{trained_on}",
         "",
         "| | " + " | ".join(f"{each.split} ({each.precision})" for each in metadata.robustness) + " |",
         "|---" * (len(columns) + 1) + "|",

@@ -50,7 +50,8 @@ class Run:
         if config.start_from_teacher:
             self.model.load_state_dict(teachers[0].model)
         self.teachers = teachers
-        self.ensemble = Teachers([_on(device, network_of(teacher)) for teacher in teachers]) if teachers else None
+        networks = [_on(device, network_of(teacher)) for teacher in teachers]
+        self.ensemble = Teachers(networks, config.distill_temperature) if networks else None
         self.memory = None
         if teachers and config.view_cycle:
             self.memory = Memory(config.view_cycle * self.steps_per_epoch, config.batch_size, len(data.labels), device)

@@ -8,7 +8,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.degrade import DEGRADATIONS, OPERATIONS, AugMix, Some, grey, jpeg
+from training.corruptions import CORRUPTIONS
+from training.degrade import (
+    DEGRADATIONS,
+    OPERATIONS,
+    SEEN,
+    AugMix,
+    Degradation,
+    Some,
+    dark,
+    enlarged,
+    grey,
+    jpeg,
+    noise,
+    seen_corruptions,
+)
 
 
 def random(seed: int = 0) -> torch.Generator:
@@ -33,15 +47,15 @@ def test_every_degradation_keeps_shape_and_type_and_is_repeatable(name: str, ima
     assert not torch.equal(once, DEGRADATIONS[name](images, random(1)))
 
 
-@pytest.mark.parametrize(("name", "share"), [("augmix-25", 0.25), ("grey-5", 0.05), ("jpeg-25", 0.25)])
+@pytest.mark.parametrize(("name", "share"), [("augmix-25", 0.25), ("grey-5", 0.05), ("noise-20", 0.2)])
 def test_only_its_share_of_the_images_is_touched(name: str, share: float, images: Tensor) -> None:
     many = images.repeat(32, 1, 1, 1)
     touched = (DEGRADATIONS[name](many, random()) != many).flatten(1).any(1).double().mean()
     assert abs(float(touched) - share) < 0.03
 
 
-@pytest.mark.parametrize("degradation", [jpeg, grey, AugMix()])
-def test_a_batch_of_which_no_image_is_chosen_stays_as_it_is(degradation: Some, images: Tensor) -> None:
+@pytest.mark.parametrize("degradation", [jpeg, grey, dark, noise, enlarged, AugMix()])
+def test_a_batch_of_which_no_image_is_chosen_stays_as_it_is(degradation: Degradation, images: Tensor) -> None:
     assert torch.equal(Some(0.0, degradation)(images, random()), images)
 
 
@@ -59,6 +73,38 @@ def test_jpeg_keeps_fine_structure_in_light_and_not_in_colour(images: Tensor) ->
 def test_grey_is_the_luma_in_every_channel() -> None:
     red = torch.tensor([255, 0, 0], dtype=torch.uint8).expand(1, 2, 2, 3)
     assert torch.equal(grey(red, random()), torch.full((1, 2, 2, 3), 76, dtype=torch.uint8))
+
+
+def test_dark_images_have_a_part_of_the_light_in_every_pixel() -> None:
+    white = torch.full((256, 2, 2, 3), 255, dtype=torch.uint8)
+    light = dark(white, random()).flatten(1)
+    assert bool((light == light[:, :1]).all())
+    assert int(light.min()) in range(38, 60)
+    assert int(light.max()) in range(230, 256)
+
+
+def test_noise_has_no_bias_and_at_most_a_tenth_of_whites_deviation() -> None:
+    middle = torch.full((256, 32, 32, 3), 128, dtype=torch.uint8)
+    difference = noise(middle, random()).float() - 128
+    deviations = difference.flatten(1).std(1)
+    assert abs(float(difference.mean())) < 0.1
+    assert float(deviations.min()) < 2
+    assert 23 < float(deviations.max()) < 27
+
+
+def test_enlarged_images_have_lost_their_finest_structure_and_keep_their_light(images: Tensor) -> None:
+    y, x = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
+    board = (255 * ((x + y) % 2)).byte().view(1, 32, 32, 1).expand(64, 32, 32, 3)
+    blurred = enlarged(board, random()).float()
+    assert float(blurred.std((1, 2)).max()) < 80  # it was 128
+    assert abs(float(blurred.mean()) - 127.5) < 1
+    assert float((enlarged(images, random()).float() - images.float()).abs().mean()) < 4
+
+
+def test_what_a_network_was_prepared_for_is_told_in_the_names_of_the_corruptions() -> None:
+    assert seen_corruptions(["augmix-40", "dark-10", "noise-20", "jpeg-33"]) == ("gaussian-noise", "shot-noise", "jpeg")
+    assert {corruption for alike in SEEN.values() for corruption in alike} <= set(CORRUPTIONS)
+    assert set(SEEN) <= {name.partition("-")[0] for name in DEGRADATIONS}
 
 
 @pytest.mark.parametrize("count", [1, 2, 64])

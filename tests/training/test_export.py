@@ -213,7 +213,26 @@ def test_robustness_is_measured_and_recorded(
     assert (
         "| contrast | " + " | ".join(" · ".join(f"{a:.1%}" for a in e.corruptions["contrast"]) for e in found) in card
     )
-    assert f"{found[0].jpeg_75:.2%}" in report.robustness_table(found[0])
+    assert f"{found[0].jpeg_75:.2%}" in report.robustness_table(found[0], ())
+
+
+def test_the_card_tells_which_corruptions_the_network_was_prepared_for(
+    model: Path, generated_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(robustness, "CORRUPTIONS", {name: CORRUPTIONS[name] for name in ("jpeg", "fog", "shot-noise")})
+    record(model, (), evaluate_robustness(model, generated_data, "validation"))
+    metadata = read_model(model)
+    (fp32, _) = metadata.robustness
+    degraded = metadata.provenance.config | {"degradations": ["grey-10", "noise-20", "jpeg-25"]}
+    prepared = metadata.model_copy(
+        update={"provenance": metadata.provenance.model_copy(update={"config": degraded})}, deep=True
+    )
+    assert report.seen_in_training(metadata) == ()
+    assert report.seen_in_training(prepared) == ("gaussian-noise", "shot-noise", "jpeg")
+    assert "trained on the like of" not in report.card(metadata)
+    card = report.card(prepared)
+    assert "trained on the like of gaussian-noise and shot-noise and jpeg." in card
+    assert f"| mean of the 1 not trained on | {fp32.mean_corruption_accuracy(['jpeg', 'shot-noise']):.2%} |" in card
 
 
 def test_the_card_shows_numbers_with_their_commands(model: Path, generated_data: Path) -> None:

@@ -49,7 +49,8 @@ def test_damage_that_hides_the_answer_shows(robustness: Robustness) -> None:
 
 def test_the_mean_is_over_all_corruptions_and_severities(robustness: Robustness) -> None:
     few = robustness.model_copy(update={"corruptions": {"fog": (1.0, 0.5), "snow": (0.75, 0.25)}})
-    assert few.mean_corruption_accuracy == 0.625
+    assert few.mean_corruption_accuracy() == 0.625
+    assert few.mean_corruption_accuracy(["snow", "jpeg"]) == 0.75
 
 
 def test_it_comes_out_the_same_again(robustness: Robustness) -> None:
