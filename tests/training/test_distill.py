@@ -40,6 +40,14 @@ def test_targets_are_probabilities_of_one_teacher_and_one_mirror_image() -> None
     assert all(60 < count < 140 for count in counts)  # a quarter each
 
 
+def test_a_temperature_makes_targets_softer_and_keeps_their_order() -> None:
+    teacher, pixels = Says(3), torch.zeros(1, 3, 4, 4)
+    soft, hard = (Teachers([teacher], temperature).targets(pixels, torch.Generator()) for temperature in (4.0, 1.0))
+    assert torch.allclose(soft, (teacher(pixels) / 4).softmax(1))
+    assert torch.equal(soft.argsort(1), hard.argsort(1))
+    assert float(soft.max()) < float(hard.max())
+
+
 def test_teachers_no_longer_learn() -> None:
     network = Says(0).train()
     target = Teachers([network]).targets(torch.rand(1, 3, 4, 4, requires_grad=True), torch.Generator())

@@ -129,6 +129,16 @@ def test_a_student_starts_from_its_first_teacher_and_learns_what_the_teachers_kn
     assert (cold.history[-1].validation_accuracy or 0) > 0.3  # as good as its teacher, and it has seen no label
 
 
+def test_a_student_is_held_to_its_teachers_at_the_temperature_they_answer_at(data: TrainingData) -> None:
+    config = replace(SMALL["cifar10-small"], distill_temperature=3.0)
+    each, twin = run("cifar10-small", data, config), run("cifar10-small", data, config)
+    images, targets = loop.next_batch(twin, torch.arange(200))
+    logits = twin.model.train()(images.permute(0, 3, 1, 2).float())
+    softened = torch.nn.functional.kl_div((logits / 3).log_softmax(1), targets, reduction="batchmean")
+    entropy = -(targets * targets.log()).sum(1).mean()
+    assert torch.allclose(loop.train_one_step(each, torch.arange(200), 0), 9 * (softened + entropy), rtol=1e-5)
+
+
 def test_views_repeat_with_the_cycle_and_their_answers_are_remembered(data: TrainingData) -> None:
     each = run("cifar10-small", data, replace(SMALL["cifar10-small"], degradations=()))
     ensemble, asked = each.ensemble, 0
