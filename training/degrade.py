@@ -57,13 +57,13 @@ def grey(images: Tensor, _generator: torch.Generator) -> Tensor:
 
 
 def dark(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image with a seventh to all of its light; what the eight bits no longer tell apart is lost."""
+    """Each image with 15 % to all of its light; what the eight bits no longer tell apart is lost."""
     light = moved(torch.empty((len(images), 1, 1, 1)).uniform_(0.15, 1, generator=generator), images.device)
     return (images.float() * light).round().byte()
 
 
 def noise(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Normal noise, its deviation in each image uniform up to a tenth of white (E. Rusak et al., 2020)."""
+    """Gaussian noise, its deviation in each image uniform up to a tenth of white (E. Rusak et al., 2020)."""
     deviation = 25.5 * torch.rand((len(images), 1, 1, 1), generator=generator)
     drawn = deviation * torch.randn(images.shape, generator=generator)
     return (images.float() + moved(drawn, images.device)).clamp(0, 255).round().byte()
@@ -198,7 +198,6 @@ DEGRADATIONS: dict[str, Degradation] = {
     "grey-10": Some(0.1, grey),
     "jpeg-25": Some(0.25, jpeg),
     "jpeg-33": Some(0.33, jpeg),
-    "noise-10": Some(0.1, noise),
     "noise-20": Some(0.2, noise),
 }
 

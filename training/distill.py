@@ -20,7 +20,10 @@ from training.recipes import TrainConfig
 
 
 class Teachers:
-    """Networks whose mean over each other and over both mirror images of a batch is to be learned."""
+    """Networks whose mean over each other and over both mirror images of a batch is to be learned.
+
+    Their logits are divided by `temperature` before the softmax; the student's must be too.
+    """
 
     def __init__(self, networks: Sequence[Network], temperature: float = 1.0) -> None:
         self._networks, self._temperature = tuple(network.eval() for network in networks), temperature
