@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import socket
+import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from service.errors import StartupError
+
+LAST_HANDSHAKES_S = 0.1  # between `admit_no_more` and the end of a listening socket; longer than most round trips
+SO_ATTACH_FILTER = 26  # Linux; the socket module lacks the name
+# (code, jump if true, jump if false, operand): load the byte of flags, is SYN among them, drop the packet, take it all.
+NO_SYN = ((0x30, 0, 0, 13), (0x45, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
 
 
 def listen(host: str, port: int, setting: str = "port") -> socket.socket:
@@ -37,3 +44,18 @@ def shared(host: str, port: int | None) -> Iterator[int | None]:
         keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         keeper.bind(address)
         yield address[1]
+
+
+def admit_no_more(listener: socket.socket) -> None:
+    """Let no further connection begin; those that have begun can be accepted as before.
+
+    To close a listening socket resets whatever waits to be accepted by then, and there is always something that comes
+    between the last look and the end. Hence, `LAST_HANDSHAKES_S` before that, a packet filter (BPF, socket(7)) that
+    drops the first packet of every new connection: whoever sent it tries again a second later, and finds another
+    instance or is refused, and has not sent a request in vain. Where there is no such filter the gap remains.
+    """
+    program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *instruction) for instruction in NO_SYN))
+    with suppress(OSError):
+        listener.setsockopt(
+            socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", len(NO_SYN), ctypes.addressof(program))
+        )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from service.listening import LAST_HANDSHAKES_S, admit_no_more
 from service.protocol import Protocol
 from service.serving import ServedModels
 from service.settings import Settings
@@ -68,6 +69,10 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Finish what runs, over HTTP and over gRPC."""
+        for listener in sockets or ():
+            admit_no_more(listener)
+        if sockets:
+            await asyncio.sleep(LAST_HANDSHAKES_S)
         rpc = self._rpc.stop() if self._rpc else asyncio.sleep(0)
         await asyncio.gather(super().shutdown(sockets), rpc)
 

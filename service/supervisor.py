@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable
 
 from service.counters import STRIP_BYTES
+from service.listening import LAST_HANDSHAKES_S, admit_no_more
 
 CONNECTION, LAME_DUCK, RELOAD = b"c", b"l", b"m"  # to a worker: a connection; be unready, but answer; new models
 READY, TAKEN, CLOSED, RELOADED = map(
@@ -97,7 +98,10 @@ class Supervisor:
         reloader.cancel()
         for worker in self._workers:
             worker.tell(LAME_DUCK)
-        await asyncio.sleep(0 if self._failed else self._lame_duck_s)
+        if not self._failed:
+            await asyncio.sleep(self._lame_duck_s)
+            admit_no_more(self._listener)
+            await asyncio.sleep(LAST_HANDSHAKES_S)
         loop.remove_reader(self._listener)
         while self._accept():  # who has connected already is answered too
             pass

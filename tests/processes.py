@@ -16,13 +16,14 @@ WORKERS = 2
 
 
 class Convoy:
-    """A running `convoy serve` with two workers and what it logs."""
+    """A running `convoy serve`, with two workers unless told otherwise, and what it logs."""
 
     def __init__(self, models: Path, **settings: str) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("CONVOY_")}
-        given = {"models_dir": str(models), "default_model": "colours", "device": "cpu", "port": "0"} | settings
+        usual = {"models_dir": str(models), "default_model": "colours", "device": "cpu", "port": "0"}
+        given = usual | {"workers": str(WORKERS)} | settings
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "service", "serve", "--workers", str(WORKERS)],
+            [sys.executable, "-m", "service", "serve"],
             env=environment | {f"CONVOY_{name.upper()}": value for name, value in given.items()},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip

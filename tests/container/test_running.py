@@ -70,9 +70,10 @@ async def answered(load: Load, count: int) -> None:
             await asyncio.sleep(0.01)
 
 
-def test_sigterm_under_load_fails_no_request(image: str) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_sigterm_under_load_fails_no_request(image: str, workers: str) -> None:
     port = free_port()
-    graceful = ("--env", "CONVOY_LAME_DUCK_MS=500")
+    graceful = ("--env", "CONVOY_LAME_DUCK_MS=500", "--env", f"CONVOY_WORKERS={workers}")
 
     async def scenario(first: Container) -> tuple[int, Outcome]:
         load = Load(Target("127.0.0.1", port), [post(EXAMPLE.read_bytes(), "image/png", Head("test"))], 1, CONNECTIONS)
@@ -82,7 +83,7 @@ def test_sigterm_under_load_fails_no_request(image: str) -> None:
         status = await asyncio.to_thread(first.stop)
         with running(image, *graceful, port=port) as second:
             await asyncio.to_thread(second.wait_until_healthy)
-            await answered(load, 100)
+            await answered(load, load.outcome.answered + 100)
             over.set()
             return status, await loading
 

@@ -17,9 +17,11 @@ from unittest.mock import Mock
 
 import pytest
 
+from service.bench.load import Load, Outcome, Target
+from service.bench.requests import Head, post
 from service.supervisor import READY, Supervisor, Worker
 from tests.conftest import encode, picture, write_colour_model
-from tests.processes import WORKERS, running
+from tests.processes import WORKERS, Convoy, running
 
 RED = encode(picture("red"))
 
@@ -129,6 +131,25 @@ def test_sigterm_finishes_what_has_begun(models_dir: Path) -> None:
         connection.send(RED[10:])
         assert connection.getresponse().status == 200
         assert convoy.process.wait(60) == 0
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_sigterm_under_load_leaves_no_request_without_an_answer(models_dir: Path, workers: str) -> None:
+    """Every answer of a stopping service ends its connection, so that connections begin until the very last moment."""
+
+    async def stopped_under_load(convoy: Convoy) -> Outcome:
+        request = post(RED, "image/png", Head("test"))
+        load, over = Load(Target("127.0.0.1", convoy.port), [request], 1, connections=16), asyncio.Event()
+        loading = asyncio.create_task(load.closed(120, lambda _outcome: None, over))
+        while load.outcome.answered < 100:
+            await asyncio.sleep(0.01)
+        assert await asyncio.to_thread(convoy.stop) == 0
+        over.set()
+        return await loading
+
+    with running(models_dir, workers=workers, lame_duck_ms="200") as convoy:
+        outcome = asyncio.run(stopped_under_load(convoy))
+    assert set(outcome.statuses) == {200}
 
 
 def test_workers_that_cannot_start_end_the_service_with_one_sentence(tmp_path: Path) -> None:
