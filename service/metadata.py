@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PositiveInt,
@@ -67,22 +68,37 @@ class InputSpec(Record):
     resize_policy: str = "shorter-side-crop"
 
 
-class Calibration(Record):
-    """The temperature inside the graph, and what it was fitted on (C. Guo et al., 2017).
+class Scaling(Record):
+    """What the graph does with logits z: softmax(-u ** exponent), u = -log softmax(z / temperature + biases).
 
-    `others` are those of files whose logits differ enough from the fp32 file's to have one of their own.
+    The temperature is C. Guo et al.'s (2017), the biases, one per class or none, are A. Alexandari et al.'s (2020).
+    """
+
+    temperature: Annotated[float, Field(gt=0)]
+    biases: tuple[float, ...] = ()
+    exponent: Annotated[float, Field(gt=0)] = 1
+
+
+def _scaling(value: object) -> object:
+    """Models exported before there were biases and exponents have a bare temperature here."""
+    return {"temperature": value} if isinstance(value, (int, float)) else value
+
+
+class Calibration(Scaling):
+    """How the probabilities of the fp32 and fp16 files were made honest, and on which images.
+
+    `others` are those of files whose logits differ enough from the fp32 file's to have their own.
     `thresholds` are split-conformal: coverage ("0.95") → the probability from which on a class belongs to the set that
     holds the true one that often; the most probable class always does.
     """
 
-    temperature: Annotated[float, Field(gt=0)]
     fitted_on: str
-    others: dict[Precision, Annotated[float, Field(gt=0)]] = {}
+    others: dict[Precision, Annotated[Scaling, BeforeValidator(_scaling)]] = {}
     thresholds: dict[Precision, dict[str, Fraction]] = {}
 
-    def temperature_of(self, precision: Precision) -> float:
-        """The temperature inside the file of that precision."""
-        return self.others.get(precision, self.temperature)
+    def of(self, precision: Precision) -> Scaling:
+        """What is inside the file of that precision."""
+        return self.others.get(precision, self)
 
 
 class SetRecord(Record):
@@ -188,6 +204,13 @@ class ModelMetadata(Record):
     def _has_a_reference_file(self) -> ModelMetadata:
         if "fp32" not in self.files:
             raise ValueError("files must hold at least the fp32 model")
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_bias_for_each_class(self) -> ModelMetadata:
+        for scaling in (self.calibration, *self.calibration.others.values()):
+            if len(scaling.biases) not in (0, len(self.labels)):
+                raise ValueError("biases must be one per label, or none")
         return self
 
     def sets_measured(self, precision: Precision, coverage: str) -> Evaluation | None:

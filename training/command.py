@@ -129,7 +129,8 @@ def export(options: argparse.Namespace) -> None:
         print(report.table(evaluation), end="\n\n")
     print(
         f"Exported {options.model}: {metadata.macs / 1e6:.1f} million multiply-accumulates, temperature "
-        f"{metadata.calibration.temperature:.3f}. Next: convoy-train evaluate {options.model} --record"
+        f"{metadata.calibration.temperature:.3f}, exponent {metadata.calibration.exponent:.3f}. "
+        f"Next: convoy-train evaluate {options.model} --record"
     )
 
 

@@ -10,14 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from service.metadata import Evaluation, ModelMetadata, Precision, ReliabilityBin, Robustness, SetRecord, SplitName
 from training import report
 from training.calibrate import (
+    Calibrator,
     brier_score,
     conformal_thresholds,
     cross_fitted_sets,
@@ -25,10 +24,10 @@ from training.calibrate import (
     negative_log_likelihood,
     prediction_sets,
     reliability,
-    with_temperature,
 )
 from training.data import LABELS, Split, load_test_split, load_training_data
 from training.errors import TrainingError
+from training.model_files import ModelFile
 from training.onnx_graph import run_onnx
 from training.robustness import Answer, measure_robustness
 from training.views import six_views
@@ -41,10 +40,9 @@ def evaluate_model(folder: Path, data: Path, split: SplitName = "test") -> tuple
     metadata, files, images = _open(folder, data, split)
     return tuple(
         evaluate_probabilities(
-            run_onnx(file, images.images.numpy()),
+            *ModelFile(file, _calibrator(metadata, precision)).answers(images.images.numpy()),
             images.labels,
             labels=metadata.labels,
-            temperature=metadata.calibration.temperature_of(precision),
             thresholds=metadata.calibration.thresholds.get(precision, {}),
             split=split,
             precision=precision,
@@ -106,6 +104,11 @@ def _open(folder: Path, data: Path, split: SplitName) -> tuple[ModelMetadata, di
     return metadata, files, labelled_images(data, split)
 
 
+def _calibrator(metadata: ModelMetadata, precision: Precision) -> Calibrator:
+    scaling = metadata.calibration.of(precision)
+    return Calibrator(scaling.temperature, scaling.biases, scaling.exponent)
+
+
 def labelled_images(data: Path, split: SplitName) -> Split:
     """That split of the data set at `data`."""
     return load_test_split(data) if split == "test" else load_training_data(data).validation
@@ -142,18 +145,17 @@ def _replaced(old: tuple[R, ...], new: tuple[R, ...]) -> tuple[R, ...]:
 
 
 def evaluate_probabilities(
-    probabilities: npt.NDArray[np.float32],
+    p: Tensor,
+    uncalibrated: Tensor,
     truth: Tensor,
     *,
     labels: tuple[str, ...],
-    temperature: float,
     thresholds: Mapping[str, float],
     split: SplitName,
     precision: Precision,
     command: str,
 ) -> Evaluation:
-    """Measure calibrated probabilities (N, classes) against the true classes int64 (N,)."""
-    p = torch.from_numpy(probabilities)
+    """Measure probabilities `p`, and those without calibration (N, classes), against the true classes int64 (N,)."""
     correct = p.argmax(1) == truth
     return Evaluation(
         split=split,
@@ -163,7 +165,7 @@ def evaluate_probabilities(
         nll=negative_log_likelihood(p, truth),
         brier=brier_score(p, truth),
         ece=expected_calibration_error(p, truth),
-        ece_uncalibrated=expected_calibration_error(with_temperature(p, temperature), truth),
+        ece_uncalibrated=expected_calibration_error(uncalibrated, truth),
         class_accuracy={
             label: float(correct[truth == i].double().mean())
             for i, label in enumerate(labels)

@@ -24,13 +24,14 @@ from service.metadata import (
     ModelMetadata,
     Precision,
     Provenance,
+    Scaling,
     TeacherRecord,
     TrainingConfig,
 )
 from training import checkpoint as checkpoints
 from training import golden, report
 from training.architectures import Network
-from training.calibrate import conformal_thresholds
+from training.calibrate import Calibrator, conformal_thresholds
 from training.checkpoint import Checkpoint
 from training.data import TrainingData
 from training.errors import ExportError
@@ -52,7 +53,7 @@ def export(
     saved = checkpoints.load_finished(run)
     if any(record.validation_accuracy is None for record in saved.history):
         raise ExportError(
-            f"{run} has learned from the validation images too, and no temperature can be fitted on what a network "
+            f"{run} has learned from the validation images too, and nothing can be calibrated on what a network "
             "has learned; export a run of convoy-train train."
         )
     if target.exists():
@@ -75,21 +76,20 @@ def _fill(
     network, (_, height, width, _) = checkpoints.network_of(saved), data.validation.images.shape
     files = write_files(folder, network, data, {"name": name, "version": number, "labels": ",".join(saved.labels)})
     command = f"convoy-train export runs/{saved.recipe}-{saved.config.seed} models/{name}/{number}"
-    answers = {precision: file.probabilities(data.validation.images.numpy()) for precision, file in files.items()}
+    answers = {precision: file.answers(data.validation.images.numpy()) for precision, file in files.items()}
     truth = data.validation.labels
-    thresholds = {precision: conformal_thresholds(torch.from_numpy(p), truth) for precision, p in answers.items()}
+    thresholds = {precision: conformal_thresholds(p, truth) for precision, (p, _) in answers.items()}
     evaluations = tuple(
         evaluate_probabilities(
-            answers[precision],
+            *answers[precision],
             truth,
             labels=saved.labels,
-            temperature=file.temperature,
             thresholds=thresholds[precision],
             split="validation",
             precision=precision,
             command=command,
         )
-        for precision, file in files.items()
+        for precision in files
     )
     check_accuracy(evaluations)
     golden_file = _write_golden(folder / "golden.npz", network, files, height, width)
@@ -101,13 +101,13 @@ def _fill(
         labels=saved.labels,
         input=InputSpec(height=height, width=width),
         parameters=sum(p.numel() for p in network.parameters()),
-        macs=count_macs(InferenceGraph(network, 1.0), height=height, width=width),
+        macs=count_macs(InferenceGraph(network, Calibrator()), height=height, width=width),
         files={precision: FileRecord.of(file.path) for precision, file in files.items()},
         golden=FileRecord.of(golden_file),
         calibration=Calibration(
-            temperature=files["fp32"].temperature,
+            **dataclasses.asdict(files["fp32"].calibrator),
             fitted_on=f"{len(data.validation):,} training images kept for validation",
-            others={"int8": files["int8"].temperature},
+            others={"int8": Scaling(**dataclasses.asdict(files["int8"].calibrator))},
             thresholds=thresholds,
         ),
         evaluations=evaluations,
@@ -121,7 +121,7 @@ def _fill(
 
 def _write_golden(path: Path, network: Network, files: dict[Precision, ModelFile], height: int, width: int) -> Path:
     pictures = golden.pictures(height, width)
-    probabilities = torch.softmax(torch_logits(network, torch.from_numpy(pictures)) / files["fp32"].temperature, 1)
+    probabilities = files["fp32"].calibrator(torch_logits(network, torch.from_numpy(pictures)))
     others: dict[Precision, npt.NDArray[np.float32]] = {
         precision: file.probabilities(pictures) for precision, file in files.items() if precision != "fp32"
     }

@@ -1,4 +1,4 @@
-"""An exported model as a teacher: its fp32 file back to a network in torch, with the temperature in the weights."""
+"""An exported model as a teacher: its fp32 file back to a network in torch, calibrated by its weights."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from service.metadata import FILE_NAME, ModelMetadata
 from training.architectures import ARCHITECTURES, Network
+from training.calibrate import bent_softmax
 from training.checkpoint import Teacher
 from training.errors import CheckpointError
 from training.onnx_graph import run_onnx
@@ -38,7 +39,8 @@ def load_exported(folder: Path) -> Teacher:
         recorded = metadata.provenance.config.items()
         config = TrainConfig(**{name: tuple(v) if isinstance(v, list) else v for name, v in recorded})  # type: ignore[arg-type]
         with torch.no_grad():
-            answers = torch.softmax(network(torch.from_numpy(images).permute(0, 3, 1, 2).float()), 1)
+            logits = network(torch.from_numpy(images).permute(0, 3, 1, 2).float())
+            answers = bent_softmax(logits, metadata.calibration.exponent)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as exc:
         raise CheckpointError(f"The model in {folder} is damaged or of another version; name a run's folder.") from exc
     if np.abs(run_onnx(file, images) - answers.numpy()).max() > TOLERANCE:

@@ -5,7 +5,8 @@ What a gate refuses raises `ExportError`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,12 @@ from torch import Tensor
 from service.metadata import Evaluation, Precision
 from training import device
 from training.architectures import Network
-from training.calibrate import fit_temperature
+from training.calibrate import Calibrator, fit
 from training.data import TrainingData
 from training.errors import ExportError
 from training.loop import logits_of
-from training.onnx_graph import InferenceGraph, run_onnx, write_onnx
-from training.quantize import divide_logits, quantize
+from training.onnx_graph import InferenceGraph, run_onnx, run_onnx_with_logits, write_onnx
+from training.quantize import quantize, recalibrate
 
 GATE_IMAGES = 1_000
 GATE_BATCH_SIZES = (1, 2, 7, 256)
@@ -34,37 +35,47 @@ NAMES: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """One ONNX file and the temperature inside it."""
+    """One ONNX file and the calibrator inside it."""
 
     path: Path
-    temperature: float
+    calibrator: Calibrator
 
     def probabilities(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """What the file says of uint8 images (N, H, W, 3): (N, classes)."""
         return run_onnx(self.path, images)
 
+    def answers(self, images: npt.NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+        """Probabilities as the file gives them, and without its calibrator: (N, classes), (N, classes)."""
+        probabilities, logits = run_onnx_with_logits(self.path, images)
+        uncalibrated = torch.softmax(self.calibrator.unscaled(torch.from_numpy(logits)), 1)
+        return torch.from_numpy(probabilities), uncalibrated
+
 
 def write_files(
     folder: Path, network: Network, data: TrainingData, properties: dict[str, str]
 ) -> dict[Precision, ModelFile]:
-    """Write every precision's file into `folder`, its temperature fitted on the validation images."""
+    """Write every precision's file into `folder`, its calibrator fitted on the validation images."""
     validation, (_, height, width, _) = data.validation, data.validation.images.shape
-    temperature = fit_temperature(torch_logits(network, validation.images), validation.labels)
+    calibrator = fit(torch_logits(network, validation.images), validation.labels)
     fp32, fp16, int8 = (folder / NAMES[precision] for precision in ("fp32", "fp16", "int8"))
-    described = properties | {"temperature": repr(temperature)}
+    described = properties | _described(calibrator)
     for file, dtype in ((fp32, torch.float32), (fp16, torch.float16)):
-        write_onnx(InferenceGraph(network, temperature, dtype), file, height=height, width=width, properties=described)
-    check_against_torch(fp32, network, temperature, torch.cat([validation.images, data.train.images[:GATE_IMAGES]]))
+        write_onnx(InferenceGraph(network, calibrator, dtype), file, height=height, width=width, properties=described)
+    check_against_torch(fp32, network, calibrator, torch.cat([validation.images, data.train.images[:GATE_IMAGES]]))
 
     quantize(fp32, int8, data.train.images[:CALIBRATION_IMAGES].numpy())
-    log_probabilities = torch.from_numpy(run_onnx(int8, validation.images.numpy())).double().clamp_min(1e-38).log()
-    further = fit_temperature(log_probabilities, validation.labels)  # logits but for a constant, which softmax ignores
-    divide_logits(int8, further, properties | {"temperature": repr(temperature * further)})
+    _, logits = run_onnx_with_logits(int8, validation.images.numpy())
+    further = fit(torch.from_numpy(logits), validation.labels)
+    recalibrate(int8, further, properties | _described(calibrator.then(further)))
     return {
-        "fp32": ModelFile(fp32, temperature),
-        "fp16": ModelFile(fp16, temperature),
-        "int8": ModelFile(int8, temperature * further),
+        "fp32": ModelFile(fp32, calibrator),
+        "fp16": ModelFile(fp16, calibrator),
+        "int8": ModelFile(int8, calibrator.then(further)),
     }
+
+
+def _described(calibrator: Calibrator) -> dict[str, str]:
+    return {name: json.dumps(value) for name, value in asdict(calibrator).items()}
 
 
 def torch_logits(network: Network, images: Tensor) -> Tensor:
@@ -72,9 +83,9 @@ def torch_logits(network: Network, images: Tensor) -> Tensor:
     return logits_of(network, images, torch.device("cpu"), device.Precision.FP32)
 
 
-def check_against_torch(onnx_file: Path, network: Network, temperature: float, images: Tensor) -> None:
+def check_against_torch(onnx_file: Path, network: Network, calibrator: Calibrator, images: Tensor) -> None:
     """Raise `ExportError` unless file and network agree on `images` at every batch size of the gate."""
-    expected = torch.softmax(torch_logits(network, images) / temperature, 1).numpy()
+    expected = calibrator(torch_logits(network, images)).numpy()
     for batch_size in GATE_BATCH_SIZES:
         got = run_onnx(onnx_file, images.numpy(), batch_size)
         difference = float(np.abs(got - expected).max())

@@ -6,6 +6,7 @@ import copy
 import logging
 import warnings
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from training.architectures import Network
+from training.calibrate import Calibrator, bent_softmax
 from training.errors import ExportError
 
 OPSET = 20
@@ -24,22 +26,22 @@ INPUT, OUTPUT = "image", "probabilities"
 class InferenceGraph(nn.Module):
     """uint8 (N, H, W, 3) → float32 probabilities (N, classes).
 
-    Normalisation is folded into the first convolution and the temperature into the last linear layer, so that
-    nothing is left of them but weights. With `dtype` float16 everything but the softmax is in that format.
+    Normalisation is folded into the first convolution, temperature and class biases into the last linear layer, so
+    that nothing is left of them but weights. With `dtype` float16 everything but the softmax is in that format.
     """
 
-    def __init__(self, network: Network, temperature: float, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, network: Network, calibrator: Calibrator, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         layers = [copy.deepcopy(layer) for layer in network.cpu().eval().inference_layers()]
         _fold_normalisation(layers[0], network.mean, network.std)
-        _fold_temperature(layers[-1], temperature)
+        _fold_calibrator(layers[-1], calibrator)
         self.layers = nn.Sequential(*layers).to(dtype)
-        self._dtype = dtype
+        self._dtype, self._exponent = dtype, calibrator.exponent
 
     def forward(self, image: Tensor) -> Tensor:
         """Probabilities (N, classes) for uint8 images (N, H, W, 3)."""
         logits: Tensor = self.layers(image.permute(0, 3, 1, 2).to(self._dtype))
-        return torch.softmax(logits.float(), 1)
+        return bent_softmax(logits.float(), self._exponent)
 
 
 def _fold_normalisation(layer: nn.Module, mean: Tensor, std: Tensor) -> None:
@@ -53,11 +55,11 @@ def _fold_normalisation(layer: nn.Module, mean: Tensor, std: Tensor) -> None:
     layer.weight.data = weight.float().detach()
 
 
-def _fold_temperature(layer: nn.Module, temperature: float) -> None:
+def _fold_calibrator(layer: nn.Module, calibrator: Calibrator) -> None:
     if not isinstance(layer, nn.Linear):
         raise ExportError("The last layer must be linear; change the architecture's inference_layers.")
-    layer.weight.data = layer.weight.detach() / temperature
-    layer.bias.data = layer.bias.detach() / temperature
+    layer.weight.data = layer.weight.detach() / calibrator.temperature
+    layer.bias.data = calibrator.scaled(layer.bias.detach())
 
 
 def write_onnx(graph: InferenceGraph, path: Path, *, height: int, width: int, properties: dict[str, str]) -> None:
@@ -96,18 +98,42 @@ def _forget_source(graph: onnx.GraphProto) -> None:
 
 
 def run_onnx(path: Path, images: npt.NDArray[np.uint8], batch_size: int = 256) -> npt.NDArray[np.float32]:
-    """Probabilities (N, classes) of uint8 images (N, H, W, 3) by the exported file, on the CPU.
+    """Probabilities (N, classes) of uint8 images (N, H, W, 3) by the exported file, on the CPU."""
+    (probabilities,) = _run(str(path), [OUTPUT], images, batch_size)
+    return probabilities
 
-    Integers are summed without overflow everywhere: CPUs without int8 dot products (VNNI) would else cut off sums,
-    and are asked for the slow way.
+
+def run_onnx_with_logits(
+    path: Path, images: npt.NDArray[np.uint8], batch_size: int = 256
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """As `run_onnx`, and what the last layer gave: (N, classes), (N, classes)."""
+    model = onnx.load(path)
+    logits = last_layer(model.graph).output[0]
+    model.graph.output.append(onnx.ValueInfoProto(name=logits))
+    probabilities, values = _run(model.SerializeToString(), [OUTPUT, logits], images, batch_size)
+    return probabilities, values.astype(np.float32)
+
+
+def last_layer(graph: onnx.GraphProto) -> onnx.NodeProto:
+    """The node that gives the logits."""
+    *_, last = (node for node in graph.node if node.op_type == "Gemm")
+    return cast(onnx.NodeProto, last)
+
+
+def _run(
+    model: str | bytes, outputs: list[str], images: npt.NDArray[np.uint8], batch_size: int
+) -> list[npt.NDArray[np.float32]]:
+    """Integers are summed without overflow everywhere.
+
+    CPUs without int8 dot products (VNNI) would else cut off sums, and are asked for the slow way.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only
     if not torch.cpu._is_vnni_supported():
         options.add_session_config_entry("session.x64quantprecision", "1")
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    starts = range(0, len(images), batch_size)
-    return np.concatenate([session.run([OUTPUT], {INPUT: images[i : i + batch_size]})[0] for i in starts])
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    batches = [session.run(outputs, {INPUT: images[i : i + batch_size]}) for i in range(0, len(images), batch_size)]
+    return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
 
 
 def count_macs(graph: InferenceGraph, *, height: int, width: int) -> int:

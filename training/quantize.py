@@ -13,9 +13,10 @@ which overflow with those: `cifar10` falls from 94.2 to 82.1 % on validation. 7 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +24,11 @@ import onnx
 from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
+from training.calibrate import Calibrator
 from training.errors import ExportError
-from training.onnx_graph import INPUT
+from training.onnx_graph import INPUT, last_layer
 
+Array = npt.NDArray[Any]  # of whatever type a constant of the graph has
 BATCH = 128
 INTEGER_OPERATORS = ["Conv", "Relu", "MaxPool", "Add", "Gemm", "Reshape"]
 
@@ -62,22 +65,30 @@ def quantize(fp32: Path, int8: Path, images: npt.NDArray[np.uint8]) -> None:
     onnx.save_model(model, str(int8))
 
 
-def divide_logits(int8: Path, divisor: float, properties: dict[str, str]) -> None:
-    """Divide the logits of the file `int8` by changing the scales of the last layer's weights; set its properties."""
+def recalibrate(int8: Path, calibrator: Calibrator, properties: dict[str, str]) -> None:
+    """Build a calibrator fitted on the logits of the file `int8` into that file, and set its properties.
+
+    The temperature goes into the scales of the last layer, the biases into its integer bias, whose unit is some
+    thousandth of a logit or less, and the exponent takes the place of the one that came with the fp32 file.
+    """
     model = onnx.load(int8)
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}
     makers = {name: node for node in model.graph.node for name in node.output}
-    (last,) = (node for node in model.graph.node if node.op_type == "Gemm" and node.output[0] == _logits(model.graph))
-    for name in last.input[1:]:
-        scale = initializers[makers[name].input[1]]
-        scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) / np.float32(divisor), scale.name))
+
+    def change(name: str, made: Callable[[Array], Array]) -> Array:
+        tensor, old = initializers[name], numpy_helper.to_array(initializers[name])
+        new: Array = made(old).astype(old.dtype)
+        tensor.CopyFrom(numpy_helper.from_array(new, name))
+        return new
+
+    weights, bias = (makers[name] for name in last_layer(model.graph).input[1:])
+    change(weights.input[1], lambda scale: scale / calibrator.temperature)
+    unit = change(bias.input[1], lambda scale: scale / calibrator.temperature)
+    change(bias.input[0], lambda sums: sums + np.rint(np.array(calibrator.biases or 0.0) / unit))
+    (power,) = (node for node in model.graph.node if node.op_type == "Pow")
+    change(power.input[1], lambda exponent: np.full_like(exponent, calibrator.exponent))
     onnx.helper.set_model_props(model, properties)
     onnx.save_model(model, str(int8))
-
-
-def _logits(graph: onnx.GraphProto) -> str:
-    (softmax,) = (node for node in graph.node if node.op_type == "Softmax")
-    return str(softmax.input[0])
 
 
 def _take_bytes(graph: onnx.GraphProto) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from service.metadata import Evaluation, ModelMetadata, Robustness, TeacherRecord
+from service.metadata import Evaluation, ModelMetadata, Robustness, Scaling, TeacherRecord
 from training import plots
 from training.degrade import seen_corruptions
 
@@ -23,7 +23,7 @@ def table(evaluation: Evaluation) -> str:
         ("accuracy", f"{evaluation.accuracy:.2%}"),
         ("NLL", f"{evaluation.nll:.4f}"),
         ("Brier score", f"{evaluation.brier:.4f}"),
-        ("ECE, 15 bins", f"{evaluation.ece:.2%} ({evaluation.ece_uncalibrated:.2%} without temperature)"),
+        ("ECE, 15 bins", f"{evaluation.ece:.2%} ({evaluation.ece_uncalibrated:.2%} uncalibrated)"),
         *(
             (
                 f"sets for {float(asked):.0%}",
@@ -89,19 +89,19 @@ def card(metadata: ModelMetadata) -> str:
         f"| architecture | `{metadata.architecture}`, {metadata.parameters:,} parameters, "
         f"{metadata.macs / 1e6:.1f} million multiply-accumulates |",
         f"| input | `image`, uint8 (N, {spec.height}, {spec.width}, 3), RGB; other sizes: `{spec.resize_policy}` |",
-        "| output | `probabilities`, float32 (N, classes), softmax and temperature inside the graph |",
+        "| output | `probabilities`, float32 (N, classes), softmax and calibration inside the graph |",
         f"| labels | {', '.join(metadata.labels)} |",
-        f"| temperature | {_temperatures(metadata)}, fitted on {metadata.calibration.fitted_on} |",
+        f"| calibration | {_calibration(metadata)}; fitted on {metadata.calibration.fitted_on} |",
         "",
         "## Evaluation",
         "",
         "Last epoch, the shipped ONNX file, one view of each image.",
         "",
-        "| split | file | images | accuracy | NLL | Brier | ECE (15 bins) | ECE without temperature | command |",
+        "| split | file | images | accuracy | NLL | Brier | ECE (15 bins) | ECE uncalibrated | command |",
         "|---|---|---|---|---|---|---|---|---|",
         *(_evaluation_row(e) for e in metadata.evaluations),
         "",
-        "The temperature was fitted on the validation split, so the validation ECE flatters; the test ECE does not.",
+        "The calibration was fitted on the validation split, so the validation ECE flatters; the test ECE does not.",
         "",
         *([f"![How often an answer is right, over its probability]({RELIABILITY})", ""] if plotted(metadata) else []),
         *_class_table(metadata),
@@ -143,9 +143,17 @@ def _teachers(teachers: tuple[TeacherRecord, ...]) -> list[str]:
     ]
 
 
-def _temperatures(metadata: ModelMetadata) -> str:
-    others = (f"{temperature:.4f} in the {kind} file" for kind, temperature in metadata.calibration.others.items())
-    return ", ".join((f"{metadata.calibration.temperature:.4f}", *others))
+def _calibration(metadata: ModelMetadata) -> str:
+    def told(scaling: Scaling) -> str:
+        biases = ", ".join(f"{bias:+.3f}" for bias in scaling.biases)
+        return (
+            f"temperature {scaling.temperature:.4f}"
+            + (f", class biases {biases}" if biases else "")
+            + (f", exponent of surprisal {scaling.exponent:.4f}" if scaling.exponent != 1 else "")
+        )
+
+    others = (f"{told(scaling)} in the {kind} file" for kind, scaling in metadata.calibration.others.items())
+    return "; ".join((told(metadata.calibration), *others))
 
 
 def _evaluation_row(e: Evaluation) -> str:
@@ -169,7 +177,7 @@ def _set_table(metadata: ModelMetadata) -> list[str]:
         return []
     return [
         "Prediction sets: every class from a threshold of probability on, and always the most probable one. The "
-        "thresholds are split-conformal, from the images that the temperature was fitted on; what was measured on the "
+        "thresholds are split-conformal, from the images that the calibration was fitted on; what was measured on the "
         "validation split is each half of it by thresholds from the other half.",
         "",
         "| split | file | asked for | measured | mean size | threshold |",

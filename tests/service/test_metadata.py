@@ -32,12 +32,21 @@ def test_it_survives_writing_and_reading(metadata: ModelMetadata, tmp_path: Path
         {"files": {}},
         {"unheard_of": 1},
         {"parameters": 0},
+        {"calibration": {"temperature": 1, "biases": (0.1, 0.2), "fitted_on": "fewer classes"}},
     ],
     ids=str,
 )
 def test_what_does_not_hold_is_refused(metadata: ModelMetadata, change: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         ModelMetadata.model_validate({**metadata.model_dump(), **change})
+
+
+def test_a_file_s_own_temperature_may_stand_alone_as_it_did(metadata: ModelMetadata) -> None:
+    document = metadata.model_dump(mode="json")
+    document["calibration"] |= {"others": {"int8": 1.25}}
+    calibration = ModelMetadata.model_validate(document).calibration
+    assert (calibration.of("int8").temperature, calibration.of("int8").exponent) == (1.25, 1)
+    assert calibration.of("fp32").temperature == 1
 
 
 @pytest.mark.parametrize("name", ["../model.onnx", "/etc/passwd", "a/b", ".hidden", ""])

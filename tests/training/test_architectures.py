@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from training.architectures import ARCHITECTURES, Network
 from training.architectures.plain_cnn import PlainCNN, ResidualStage
 from training.architectures.tutorial_cnn import TutorialCNN
+from training.calibrate import Calibrator
 from training.onnx_graph import InferenceGraph, count_macs
 
 
@@ -37,16 +38,17 @@ def test_the_tutorial_cnn_has_its_122570_parameters() -> None:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_folding_changes_nothing(name: str, pixels: Tensor) -> None:
     network = used(ARCHITECTURES[name](10), pixels)
-    graph = InferenceGraph(network, temperature=1.7)
+    calibrator = Calibrator(1.7, tuple(0.1 * i for i in range(10)), 1.4)
+    graph = InferenceGraph(network, calibrator)
     with torch.no_grad():
-        expected = torch.softmax(network(pixels) / 1.7, 1)
+        expected = calibrator(network(pixels))
         got = graph(pixels.byte().permute(0, 2, 3, 1))
     assert (got - expected).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_folded_graph_has_only_plain_layers(name: str) -> None:
-    graph = InferenceGraph(ARCHITECTURES[name](10), 1.0)
+    graph = InferenceGraph(ARCHITECTURES[name](10), Calibrator())
     kinds = {type(layer) for layer in graph.layers.modules() if not isinstance(layer, nn.Sequential)}
     assert kinds == {nn.Conv2d, nn.ReLU, nn.MaxPool2d, nn.Flatten, nn.Linear}
 
@@ -55,7 +57,7 @@ def test_the_folded_graph_has_only_plain_layers(name: str) -> None:
     ("name", "millions"), [("plain-cnn", 114.6), ("plain-cnn-deep", 97.7), ("plain-cnn-small", 29.1)]
 )
 def test_the_served_networks_are_shaped_for_cpus(name: str, millions: float) -> None:
-    graph = InferenceGraph(ARCHITECTURES[name](10), 1.0)
+    graph = InferenceGraph(ARCHITECTURES[name](10), Calibrator())
     convolutions = [layer for layer in graph.modules() if isinstance(layer, nn.Conv2d)]
     assert all(conv.out_channels % 16 == 0 and conv.kernel_size == (3, 3) for conv in convolutions)
     assert convolutions[0].padding == (0, 0)

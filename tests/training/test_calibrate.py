@@ -1,4 +1,4 @@
-"""Temperature and the measures of calibration, against values computed by hand."""
+"""Calibration is found again where it was hidden; its measures, against values computed by hand."""
 
 from __future__ import annotations
 
@@ -8,29 +8,77 @@ import pytest
 import torch
 
 from training.calibrate import (
+    Calibrator,
     brier_score,
     conformal_threshold,
     cross_fitted_sets,
     expected_calibration_error,
-    fit_temperature,
+    fit,
     negative_log_likelihood,
     prediction_sets,
     reliability,
-    with_temperature,
 )
 
+BIASES = (0.3, -0.4, 0.0, 0.6, -0.5)
 
-@pytest.mark.parametrize("true_temperature", [0.5, 1.0, 2.5])
-def test_the_temperature_of_miscalibrated_logits_is_found(true_temperature: float) -> None:
+
+def drawn(images: int, calibrator: Calibrator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits, and labels as probable as `calibrator` says."""
     generator = torch.Generator().manual_seed(0)
-    honest = torch.randn((20_000, 10), generator=generator, dtype=torch.double) * 2
-    labels = torch.multinomial(torch.softmax(honest, 1), 1, generator=generator).flatten()
-    assert fit_temperature(honest * true_temperature, labels) == pytest.approx(true_temperature, rel=0.03)
+    logits = torch.randn((images, 5), generator=generator, dtype=torch.double) * 3
+    return logits, torch.multinomial(calibrator(logits), 1, generator=generator).flatten()
 
 
-def test_temperature_can_be_taken_out_of_probabilities_again() -> None:
-    logits = torch.randn((50, 10), generator=torch.Generator().manual_seed(0), dtype=torch.double)
-    assert torch.allclose(with_temperature(torch.softmax(logits / 1.7, 1), 1.7), torch.softmax(logits, 1))
+@pytest.mark.parametrize(
+    "true",
+    [
+        Calibrator(0.5, (0.0,) * 5),
+        Calibrator(2.5, (0.0,) * 5),
+        Calibrator(1.0, BIASES),
+        Calibrator(1.0, (0.0,) * 5, 1.5),
+        Calibrator(1.7, BIASES, 0.8),
+    ],
+    ids=str,
+)
+def test_what_makes_logits_honest_is_found(true: Calibrator) -> None:
+    logits, labels = drawn(40_000, true)
+    found = fit(logits, labels)
+    assert found.temperature == pytest.approx(true.temperature, rel=0.06)
+    assert found.exponent == pytest.approx(true.exponent, rel=0.06)
+    assert (found(logits) - true(logits)).abs().mean() < 0.004
+
+
+def test_few_images_move_biases_and_exponent_little() -> None:
+    found = fit(*drawn(20, Calibrator()))
+    assert max(map(abs, found.biases)) < 0.7
+    assert 0.5 < found.exponent < 2
+
+
+def test_a_neutral_calibrator_is_the_softmax() -> None:
+    logits = torch.randn((50, 5), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(Calibrator()(logits), logits.softmax(1))
+
+
+def test_what_the_last_layer_gives_leads_back_to_the_logits() -> None:
+    logits = torch.randn((50, 5), generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    calibrator = Calibrator(1.7, BIASES, 1.3)
+    assert torch.allclose(calibrator.unscaled(calibrator.scaled(logits)), logits)
+
+
+def test_one_calibrator_after_another_is_a_calibrator() -> None:
+    logits = torch.randn((50, 5), generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    first, second = Calibrator(1.7, BIASES, 1.3), Calibrator(0.8, (0.1, 0.2, 0.0, 0.0, -0.3), 1.1)
+    assert torch.allclose(first.then(second)(logits), second(first.scaled(logits)))
+    assert Calibrator(2.0).then(Calibrator(3.0)) == Calibrator(6.0)
+
+
+@pytest.mark.parametrize("exponent", [0.7, 1.0, 1.6])
+def test_probabilities_are_finite_and_sum_to_one_however_sure_the_logits_are(exponent: float) -> None:
+    logits = torch.tensor([[1e4, 0.0, -1e4], [0.0, 0.0, 0.0], [30.0, -30.0, 30.0]])
+    p = Calibrator(1.0, (), exponent)(logits)
+    assert torch.allclose(p.sum(1), torch.ones(3))
+    assert p[0].tolist() == [1, 0, 0]
+    assert torch.allclose(p[1], torch.full((3,), 1 / 3))
 
 
 def test_ece_by_hand() -> None:

@@ -15,6 +15,7 @@ import torch
 from service.metadata import ModelMetadata
 from training import checkpoint as checkpoints
 from training import golden, model_files, plots, report, robustness
+from training.calibrate import Calibrator
 from training.checkpoint import load_teacher
 from training.corruptions import CORRUPTIONS
 from training.data import TrainingData, load_training_data
@@ -28,6 +29,7 @@ from training.onnx_graph import run_onnx
 from training.recipes import RECIPES
 from training.run import Run
 
+CALIBRATED_SOFTMAX = {"LogSoftmax", "Abs", "Pow", "Neg", "Softmax"}
 pytestmark = pytest.mark.usefixtures("narrow_networks")
 
 
@@ -92,8 +94,8 @@ def test_the_graph_is_the_one_promised(model: Path) -> None:
     assert [d.dim_param or d.dim_value for d in image.type.tensor_type.shape.dim] == ["batch", 32, 32, 3]
     assert [d.dim_param or d.dim_value for d in probabilities.type.tensor_type.shape.dim] == ["batch", 10]
     kinds = {node.op_type for node in graph.graph.node}
-    assert kinds == {"Transpose", "Cast", "Conv", "Relu", "MaxPool", "Reshape", "Gemm", "Softmax"}
-    assert {p.key for p in graph.metadata_props} == {"name", "version", "labels", "temperature"}
+    assert kinds == {"Transpose", "Cast", "Conv", "Relu", "MaxPool", "Reshape", "Gemm"} | CALIBRATED_SOFTMAX
+    assert {p.key for p in graph.metadata_props} == {"name", "version", "labels", "temperature", "biases", "exponent"}
 
 
 @pytest.mark.parametrize("name", model_files.NAMES.values())
@@ -105,8 +107,9 @@ def test_a_file_tells_nothing_of_the_machine_that_made_it(name: str, model: Path
 
 def test_probabilities_are_torchs(model: Path, finished: Path, data: TrainingData) -> None:
     saved = checkpoints.load(finished)
-    temperature = ModelMetadata.read(model).calibration.temperature
-    expected = torch.softmax(torch_logits(checkpoints.network_of(saved), data.train.images) / temperature, 1).numpy()
+    scaling = ModelMetadata.read(model).calibration
+    calibrator = Calibrator(scaling.temperature, scaling.biases, scaling.exponent)
+    expected = calibrator(torch_logits(checkpoints.network_of(saved), data.train.images)).numpy()
     got = run_onnx(model / "model.onnx", data.train.images.numpy(), 13)
     assert np.abs(got - expected).max() <= 1e-5
 

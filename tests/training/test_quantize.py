@@ -1,23 +1,24 @@
-"""The int8 file: integer from the image's bytes to the logits, close to fp32, and only its scales carry temperature."""
+"""The int8 file: integer from the image's bytes to the logits, close to fp32, and calibrated without another node."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnxruntime
 import pytest
 import torch
 
 from training.architectures import ARCHITECTURES
+from training.calibrate import Calibrator
 from training.errors import ExportError
 from training.golden import pictures
-from training.onnx_graph import InferenceGraph, run_onnx, write_onnx
-from training.quantize import divide_logits, quantize
+from training.onnx_graph import InferenceGraph, run_onnx, run_onnx_with_logits, write_onnx
+from training.quantize import quantize, recalibrate
 
 IMAGES = pictures(32, 32, count=96)
+CALIBRATOR = Calibrator(0.05, tuple(0.1 * i for i in range(10)), 1.2)
 
 
 @pytest.fixture(scope="module", params=["plain-cnn-small", "tutorial-cnn"])
@@ -27,19 +28,13 @@ def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     torch.manual_seed(0)
     network = ARCHITECTURES[request.param](10)
     network.initialise((torch.from_numpy(IMAGES).permute(0, 3, 1, 2).float() - network.mean) / network.std)
-    write_onnx(InferenceGraph(network, 0.05), folder / "fp32.onnx", height=32, width=32, properties={"name": "x"})
+    write_onnx(InferenceGraph(network, CALIBRATOR), folder / "fp32.onnx", height=32, width=32, properties={"name": "x"})
     quantize(folder / "fp32.onnx", folder / "int8.onnx", IMAGES[:64])
     return folder / "fp32.onnx", folder / "int8.onnx"
 
 
-def logits(probabilities: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    values = np.log(probabilities.astype(np.float64))
-    centred: npt.NDArray[np.float64] = values - values.mean(1, keepdims=True)
-    return centred
-
-
 def test_it_answers_almost_as_the_fp32_file_does(files: tuple[Path, Path]) -> None:
-    expected, got = (logits(run_onnx(file, IMAGES)) for file in files)
+    expected, got = (run_onnx_with_logits(file, IMAGES)[1] for file in files)
     assert np.abs(got - expected).mean() < 0.05 * expected.std()
     assert not np.array_equal(got, expected)
 
@@ -50,7 +45,8 @@ def test_everything_but_the_softmax_is_integer(files: tuple[Path, Path], tmp_pat
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     onnxruntime.InferenceSession(str(files[1]), options, providers=["CPUExecutionProvider"])
     kinds = {node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node}
-    assert kinds <= {"QLinearConv", "NhwcMaxPool", "QLinearAdd", "QGemm", "Transpose", "Reshape", "Softmax"}
+    integer = {"QLinearConv", "NhwcMaxPool", "QLinearAdd", "QGemm", "Transpose", "Reshape"}
+    assert kinds <= integer | {"LogSoftmax", "Abs", "Pow", "Neg", "Softmax"}
 
 
 def test_weights_have_eight_bits_and_a_scale_per_channel(files: tuple[Path, Path]) -> None:
@@ -62,12 +58,22 @@ def test_weights_have_eight_bits_and_a_scale_per_channel(files: tuple[Path, Path
         assert len(tensors[name.replace("_quantized", "_scale")]) == len(tensors[name])
 
 
-def test_dividing_the_logits_changes_nothing_else(files: tuple[Path, Path], tmp_path: Path) -> None:
-    divided = tmp_path / "divided.onnx"
-    divided.write_bytes(files[1].read_bytes())
-    divide_logits(divided, 1.6, {"temperature": "1.6"})
-    assert np.allclose(logits(run_onnx(divided, IMAGES)), logits(run_onnx(files[1], IMAGES)) / 1.6, atol=1e-4)
-    assert [(p.key, p.value) for p in onnx.load(divided).metadata_props] == [("temperature", "1.6")]
+def test_another_calibrator_takes_the_place_of_the_first(files: tuple[Path, Path], tmp_path: Path) -> None:
+    changed, further = tmp_path / "changed.onnx", Calibrator(1.6, tuple(0.3 - 0.05 * i for i in range(10)), 1.5)
+    changed.write_bytes(files[1].read_bytes())
+    recalibrate(changed, further, {"exponent": "1.5"})
+    _, first = run_onnx_with_logits(files[1], IMAGES)
+    got, logits = run_onnx_with_logits(changed, IMAGES)
+    assert np.abs(further(torch.from_numpy(first)).numpy() - got).max() < 1e-3
+    assert (
+        np.abs(
+            CALIBRATOR.then(further).unscaled(torch.from_numpy(logits)).numpy()
+            - CALIBRATOR.unscaled(torch.from_numpy(first)).numpy()
+        ).max()
+        < 1e-3
+    )
+    assert np.array_equal(got, run_onnx(changed, IMAGES))
+    assert [(p.key, p.value) for p in onnx.load(changed).metadata_props] == [("exponent", "1.5")]
 
 
 def test_images_that_do_not_reach_from_0_to_255_do_not_calibrate(files: tuple[Path, Path], tmp_path: Path) -> None:
