@@ -198,6 +198,7 @@ DEGRADATIONS: dict[str, Degradation] = {
     "grey-10": Some(0.1, grey),
     "jpeg-25": Some(0.25, jpeg),
     "jpeg-33": Some(0.33, jpeg),
+    "noise-10": Some(0.1, noise),
     "noise-20": Some(0.2, noise),
 }
 
