@@ -1,4 +1,4 @@
-"""An exported model as a teacher: its fp32 file back to a network in torch, calibrated by its weights."""
+"""An exported model as a teacher: its fp32 file back to a network in torch, with the temperature in the weights."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch import Tensor
 
 from service.metadata import FILE_NAME, ModelMetadata
 from training.architectures import ARCHITECTURES, Network
-from training.calibrate import bent_softmax
+from training.calibrate import Calibrator
 from training.checkpoint import Teacher
 from training.errors import CheckpointError
-from training.onnx_graph import run_onnx
+from training.onnx_graph import last_layer, run_onnx
 from training.recipes import TrainConfig
 
 TOLERANCE = 1e-4  # of probabilities; float32 in another order of summation stays within a hundredth of it
@@ -35,12 +35,13 @@ def load_exported(folder: Path) -> Teacher:
         with np.load(metadata.golden.verify(folder)) as arrays:
             images = arrays["images"]
         network = ARCHITECTURES[metadata.architecture](len(metadata.labels)).eval()
-        network.adopt(list(_weights(onnx.load(file), network)))
+        calibrator = Calibrator(1.0, metadata.calibration.biases, metadata.calibration.exponent)
+        network.adopt(list(_weights(onnx.load(file), network, calibrator)))
         recorded = metadata.provenance.config.items()
         config = TrainConfig(**{name: tuple(v) if isinstance(v, list) else v for name, v in recorded})  # type: ignore[arg-type]
         with torch.no_grad():
             logits = network(torch.from_numpy(images).permute(0, 3, 1, 2).float())
-            answers = bent_softmax(logits, metadata.calibration.exponent)
+            answers = calibrator(logits)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as exc:
         raise CheckpointError(f"The model in {folder} is damaged or of another version; name a run's folder.") from exc
     if np.abs(run_onnx(file, images) - answers.numpy()).max() > TOLERANCE:
@@ -52,9 +53,10 @@ def load_exported(folder: Path) -> Teacher:
     return Teacher(provenance.recipe, config, metadata.labels, network.state_dict(), told)
 
 
-def _weights(model: onnx.ModelProto, network: Network) -> Iterator[tuple[Tensor, Tensor]]:
-    """Weight and bias of each convolution and linear layer; those of the first as for normalised images."""
+def _weights(model: onnx.ModelProto, network: Network, calibrator: Calibrator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Weight and bias of each convolution and linear layer, as for normalised images and without class biases."""
     constants = {constant.name: constant for constant in model.graph.initializer}
+    logits = last_layer(model.graph)
     for place, node in enumerate(node for node in model.graph.node if node.op_type in ("Conv", "Gemm")):
         arrays = (numpy_helper.to_array(constants[name]) for name in node.input[1:])
         weight, *bias = (torch.from_numpy(array.copy()) for array in arrays)
@@ -62,4 +64,6 @@ def _weights(model: onnx.ModelProto, network: Network) -> Iterator[tuple[Tensor,
         if place == 0:
             offset = offset + (weight * network.mean).sum((1, 2, 3))
             weight = weight * network.std
+        if node == logits:
+            offset = calibrator.unscaled(offset)
         yield weight, offset

@@ -56,7 +56,10 @@ def write_files(
 ) -> dict[Precision, ModelFile]:
     """Write every precision's file into `folder`, its calibrator fitted on the validation images."""
     validation, (_, height, width, _) = data.validation, data.validation.images.shape
-    calibrator = fit(torch_logits(network, validation.images), validation.labels)
+    logits = torch_logits(network, validation.images)
+    if bool((logits == logits[0]).all()):
+        raise ExportError("The network gives every image the same answer; train it, or train it longer.")
+    calibrator = fit(logits, validation.labels)
     fp32, fp16, int8 = (folder / NAMES[precision] for precision in ("fp32", "fp16", "int8"))
     described = properties | _described(calibrator)
     for file, dtype in ((fp32, torch.float32), (fp16, torch.float16)):
@@ -64,8 +67,8 @@ def write_files(
     check_against_torch(fp32, network, calibrator, torch.cat([validation.images, data.train.images[:GATE_IMAGES]]))
 
     quantize(fp32, int8, data.train.images[:CALIBRATION_IMAGES].numpy())
-    _, logits = run_onnx_with_logits(int8, validation.images.numpy())
-    further = fit(torch.from_numpy(logits), validation.labels)
+    _, integer_logits = run_onnx_with_logits(int8, validation.images.numpy())
+    further = fit(torch.from_numpy(integer_logits), validation.labels)
     recalibrate(int8, further, properties | _described(calibrator.then(further)))
     return {
         "fp32": ModelFile(fp32, calibrator),

@@ -18,7 +18,7 @@ def test_train_stop_resume_export_evaluate(
     generated_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, run, model = ["--data", str(generated_data)], str(tmp_path / "run"), str(tmp_path / "models" / "tiny" / "1")
-    assert main(["train", "tutorial", *data, "--output", run, "--max-steps", "20", "--precision", "fp32"]) == 0
+    assert main(["train", "tutorial", *data, "--output", run, "--max-steps", "40", "--precision", "fp32"]) == 0
     assert main(["train", *data, "--resume", run]) == 0  # nothing left to do
     assert main(["export", run, model, *data]) == 0
     assert main(["evaluate", model, *data, "--record"]) == 0

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from service.metadata import Calibration, FileRecord, ModelMetadata
 from training import checkpoint
 from training.__main__ import main
+from training.calibrate import Calibrator
 from training.checkpoint import network_of
 from training.errors import CheckpointError
 from training.exported import is_exported, load_exported
-from training.onnx_graph import run_onnx
+from training.onnx_graph import InferenceGraph, run_onnx, write_onnx
 from training.recipes import RECIPES
 
 ROOT = Path(__file__).parents[2]
@@ -34,9 +36,23 @@ def test_what_is_shipped_teaches_what_its_file_answers(folder: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), np.uint8)
     with torch.no_grad():
         logits = network_of(teacher)(torch.from_numpy(images).permute(0, 3, 1, 2).float())
-    assert np.abs(run_onnx(folder / "model.onnx", images) - logits.softmax(1).numpy()).max() < 1e-4
+    calibration = ModelMetadata.read(folder).calibration
+    expected = Calibrator(1.0, calibration.biases, calibration.exponent)(logits).numpy()
+    assert np.abs(run_onnx(folder / "model.onnx", images) - expected).max() < 1e-4
     assert teacher.provenance["weights"].startswith(f"models/{folder.parent.name}/{folder.name}")
     assert teacher.config.augmentations == tuple(teacher.config.augmentations)
+
+
+def test_class_biases_are_no_part_of_a_teacher(model: Path) -> None:
+    plain, metadata = load_exported(model), ModelMetadata.read(model)
+    calibrator = Calibrator(1.0, tuple(0.1 * i for i in range(10)), 1.3)
+    graph = InferenceGraph(network_of(plain), calibrator)
+    write_onnx(graph, model / "model.onnx", height=32, width=32, properties={})
+    files = {"fp32": FileRecord.of(model / "model.onnx")}
+    calibration = Calibration(**asdict(calibrator), fitted_on="nothing")
+    metadata.model_copy(update={"files": files, "calibration": calibration}).write(model)
+    for name, weight in load_exported(model).model.items():
+        assert torch.allclose(weight, plain.model[name], atol=1e-5)
 
 
 def test_a_student_learns_from_an_exported_model(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from service.metadata import Evaluation, Precision
+from training.architectures.tutorial_cnn import TutorialCNN
+from training.data import load_training_data
 from training.errors import ExportError
-from training.model_files import check_accuracy
+from training.model_files import check_accuracy, write_files
 
 
 def evaluation(precision: Precision, accuracy: float, images: int = 5_000) -> Evaluation:
@@ -44,3 +48,12 @@ def test_accuracy_that_is_no_number_is_refused() -> None:
     broken = evaluation("int8", 0.9).model_copy(update={"accuracy": float("nan")})
     with pytest.raises(ExportError, match="int8 file"):
         check_accuracy((evaluation("fp32", 0.9), broken))
+
+
+def test_a_network_that_answers_every_image_alike_is_refused(generated_data: Path, tmp_path: Path) -> None:
+    network = TutorialCNN()
+    for parameter in network.parameters():
+        parameter.data.zero_()
+    with pytest.raises(ExportError, match="the same answer"):
+        write_files(tmp_path, network, load_training_data(generated_data), {})
+    assert not list(tmp_path.glob("*.onnx"))
