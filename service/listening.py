@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import socket
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from service.errors import StartupError
 
-LAST_HANDSHAKES_S = 0.1  # between `admit_no_more` and the end of a listening socket; longer than most round trips
-SO_ATTACH_FILTER = 26  # Linux; the socket module lacks the name
-# (code, jump if true, jump if false, operand): load the byte of flags, is SYN among them, drop the packet, take it all.
-NO_SYN = ((0x30, 0, 0, 13), (0x45, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
+# A listening socket that closes resets what waits to be accepted, and where every answer ends its connection somebody
+# always does. Who still waits for an answer does not connect anew: hence none is given for this long before the end.
+SILENCE_S = 0.1
 
 
 def listen(host: str, port: int, setting: str = "port") -> socket.socket:
@@ -46,16 +43,10 @@ def shared(host: str, port: int | None) -> Iterator[int | None]:
         yield address[1]
 
 
-def admit_no_more(listener: socket.socket) -> None:
-    """Let no further connection begin; those that have begun can be accepted as before.
-
-    To close a listening socket resets whatever waits to be accepted by then, and there is always something that comes
-    between the last look and the end. Hence, `LAST_HANDSHAKES_S` before that, a packet filter (BPF, socket(7)) that
-    drops the first packet of every new connection: whoever sent it tries again a second later, and finds another
-    instance or is refused, and has not sent a request in vain. Where there is no such filter the gap remains.
-    """
-    program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *instruction) for instruction in NO_SYN))
-    with suppress(OSError):
-        listener.setsockopt(
-            socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", len(NO_SYN), ctypes.addressof(program))
-        )
+def last_connections(listener: socket.socket) -> list[socket.socket]:
+    """Those that wait to be accepted on a listening socket that doesn't block."""
+    connections = []
+    with suppress(OSError):  # BlockingIOError: there are no more
+        while True:
+            connections.append(listener.accept()[0])
+    return connections

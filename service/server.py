@@ -6,17 +6,18 @@ import asyncio
 import gc
 import signal
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from types import FrameType
 from typing import TYPE_CHECKING
 
 import uvicorn
 
-from service.listening import LAST_HANDSHAKES_S, admit_no_more
+from service.listening import SILENCE_S, last_connections
 from service.protocol import Protocol
 from service.serving import ServedModels
 from service.settings import Settings
-from service.supervisor import CLOSED, CONNECTION, LAME_DUCK, READY, RELOAD, RELOADED, TAKEN
+from service.supervisor import CLOSED, CONNECTION, LAME_DUCK, READY, RELOAD, RELOADED, SILENCE, TAKEN
 
 if TYPE_CHECKING:
     from service.rpc.server import RpcServer
@@ -69,12 +70,32 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Finish what runs, over HTTP and over gRPC."""
-        for listener in sockets or ():
-            admit_no_more(listener)
         if sockets:
-            await asyncio.sleep(LAST_HANDSHAKES_S)
+            await self._stop_listening(sockets)
         rpc = self._rpc.stop() if self._rpc else asyncio.sleep(0)
         await asyncio.gather(super().shutdown(sockets), rpc)
+
+    async def _stop_listening(self, listeners: list[socket.socket]) -> None:
+        time.sleep(SILENCE_S)
+        last = [connection for listener in listeners for connection in last_connections(listener)]
+        for server in self.servers:
+            server.close()
+        for connection in last:
+            await self._serve_connection(connection)
+        await asyncio.sleep(0)  # what asyncio accepted itself is served from the next turn on
+
+    async def _serve_connection(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
+        except OSError:
+            self._ended()
+
+    def _protocol(self) -> asyncio.Protocol:
+        return Protocol(self.config, self.server_state, self.lifespan.state, closed=self._ended)
+
+    def _ended(self) -> None:
+        """A connection has ended."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature is uvicorn's
         """SIGTERM: unready, a while later no new connections, finish what runs. SIGINT: the same without the while."""
@@ -147,17 +168,13 @@ class WorkerServer(Server):
         if message == RELOAD:
             self.reload()
             return
+        if message == SILENCE:
+            time.sleep(SILENCE_S)
+            return
         self._models.draining = True
         if message != LAME_DUCK:  # the parent is gone
             asyncio.get_running_loop().remove_reader(self._channel)
             self.should_exit = True
 
-    async def _serve_connection(self, connection: socket.socket) -> None:
-        connection.setblocking(False)
-        try:
-            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
-        except OSError:
-            self._tell(CLOSED)
-
-    def _protocol(self) -> asyncio.Protocol:
-        return Protocol(self.config, self.server_state, self.lifespan.state, closed=lambda: self._tell(CLOSED))
+    def _ended(self) -> None:
+        self._tell(CLOSED)

@@ -17,9 +17,10 @@ from collections import deque
 from collections.abc import Callable
 
 from service.counters import STRIP_BYTES
-from service.listening import LAST_HANDSHAKES_S, admit_no_more
+from service.listening import SILENCE_S, last_connections
 
 CONNECTION, LAME_DUCK, RELOAD = b"c", b"l", b"m"  # to a worker: a connection; be unready, but answer; new models
+SILENCE = b"s"  # to a worker: answer nobody for a moment
 READY, TAKEN, CLOSED, RELOADED = map(
     ord, "rtcm"
 )  # from a worker: it answers; has a connection; which ended; has models
@@ -100,12 +101,14 @@ class Supervisor:
             worker.tell(LAME_DUCK)
         if not self._failed:
             await asyncio.sleep(self._lame_duck_s)
-            admit_no_more(self._listener)
-            await asyncio.sleep(LAST_HANDSHAKES_S)
+            for worker in self._workers:
+                worker.tell(SILENCE)
+            await asyncio.sleep(SILENCE_S / 2)  # they may hear it a little later
         loop.remove_reader(self._listener)
-        while self._accept():  # who has connected already is answered too
-            pass
+        last = last_connections(self._listener)  # who has connected already is answered too
         self._listener.close()
+        for connection in last:
+            self._place(connection)
         for worker in self._workers:
             worker.process.terminate()
         _, late = await asyncio.wait(self._keepers, timeout=self._drain_timeout_s + 5)
@@ -205,14 +208,13 @@ class Supervisor:
             self._place(self._homeless.popleft())
         loop.add_reader(self._listener, self._accept)
 
-    def _accept(self) -> bool:
+    def _accept(self) -> None:
         """Take a connection, if there is one."""
         try:
             connection, _ = self._listener.accept()
         except OSError:  # gone again, or no descriptor is free: the next turn tries again
-            return False
+            return
         self._place(connection)
-        return True
 
     def _place(self, connection: socket.socket) -> None:
         """Give a connection to a worker, or keep it until one takes it."""

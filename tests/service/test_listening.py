@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import errno
-import select
 import socket
-import sys
 
 import pytest
 
 from service.errors import StartupError
-from service.listening import admit_no_more, listen, shared
+from service.listening import last_connections, listen, shared
 
 
 def test_a_grpc_port_that_another_service_shares_out_is_taken() -> None:
@@ -42,24 +39,12 @@ def test_an_address_that_is_taken_is_one_sentence() -> None:
             listen("127.0.0.1", port)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is no such filter")
-def test_who_comes_after_the_last_look_is_refused_and_never_reset() -> None:
-    with listen("127.0.0.1", 0) as listener, socket.socket() as late:
-        address = listener.getsockname()
-        with socket.create_connection(address) as early:
-            admit_no_more(listener)
-            late.setblocking(False)
-            late.connect_ex(address)
-            accepted, _ = listener.accept()
-            with accepted:
-                early.sendall(b"one")
-                assert accepted.recv(3) == b"one"
+def test_all_who_wait_to_be_accepted_are_found() -> None:
+    with listen("127.0.0.1", 0) as listener:
         listener.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            listener.accept()
-        with pytest.raises(BlockingIOError):
-            late.send(b"two")  # nothing is there that could take it and lose it
-        listener.close()
-        _, ended, _ = select.select([], [late], [], 30)
-        assert ended == [late]
-        assert late.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
+        clients = [socket.create_connection(listener.getsockname()) for _ in range(3)]
+        found = last_connections(listener)
+        assert [each.getpeername() for each in found] == [each.getsockname() for each in clients]
+        assert last_connections(listener) == []
+        for each in (*found, *clients):
+            each.close()
