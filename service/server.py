@@ -76,7 +76,7 @@ class Server(uvicorn.Server):
         await asyncio.gather(super().shutdown(sockets), rpc)
 
     async def _stop_listening(self, listeners: list[socket.socket]) -> None:
-        time.sleep(SILENCE_S)
+        time.sleep(SILENCE_S)  # not asyncio's: nothing else is to run meanwhile
         last = [connection for listener in listeners for connection in last_connections(listener)]
         for server in self.servers:
             server.close()
@@ -169,7 +169,7 @@ class WorkerServer(Server):
             self.reload()
             return
         if message == SILENCE:
-            time.sleep(SILENCE_S)
+            time.sleep(SILENCE_S)  # not asyncio's, as in `_stop_listening`
             return
         self._models.draining = True
         if message != LAME_DUCK:  # the parent is gone

@@ -77,8 +77,8 @@ def quantize(fp32: Path, int8: Path, images: npt.NDArray[np.uint8]) -> None:
 def recalibrate(int8: Path, calibrator: Calibrator, properties: dict[str, str]) -> None:
     """Build a calibrator fitted on the logits of the file `int8` into that file, and set its properties.
 
-    The temperature goes into the scales of the last layer, the biases into its integer bias, whose unit is some
-    thousandth of a logit or less, and the exponent takes the place of the one that came with the fp32 file.
+    The temperature goes into the scales of the last layer, the biases into its integer bias, whose unit is far
+    below a thousandth of a logit, and the exponent takes the place of the one that came with the fp32 file.
     """
     model = onnx.load(int8)
     initializers = {tensor.name: tensor for tensor in model.graph.initializer}
