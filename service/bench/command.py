@@ -9,6 +9,7 @@ from pathlib import Path
 from service.bench import report, requests, stages
 from service.bench.load import Load, Outcome, Target, Unreachable
 from service.errors import StartupError
+from service.event_loop import Loop
 from service.keys import read_keys
 
 
@@ -46,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
             bodies = requests.single(requests.resized(images, options.size) if options.size else images, head)
         before = stages.read(target.host, target.port)
         load = Load(target, bodies, options.bulk or 1, options.connections)
-        with asyncio.Runner(loop_factory=_fast_loop()) as runner:
+        with asyncio.Runner(loop_factory=Loop) as runner:
             outcome: Outcome = runner.run(
                 load.open(options.seconds, options.rate, report.progress)
                 if options.rate
@@ -58,15 +59,6 @@ def run(options: argparse.Namespace) -> int:
     parts = (report.table(outcome), report.plot(outcome), where and f"On the server, per request:\n{where}")
     print("\n\n".join(filter(None, parts)))
     return 0 if outcome.statuses[200] else 1
-
-
-def _fast_loop() -> type[asyncio.AbstractEventLoop] | None:
-    """uvloop's where it exists: the less this tool costs, the more of the machine is the server's."""
-    try:
-        from uvloop import Loop
-    except ImportError:
-        return None
-    return Loop
 
 
 def _positive(text: str) -> int:
