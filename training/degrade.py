@@ -189,16 +189,17 @@ OPERATIONS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (  # (N, 3, H, W), 
 )
 
 DEGRADATIONS: dict[str, Degradation] = {
-    "augmix-15": Some(0.15, AugMix()),
     "augmix-25": Some(0.25, AugMix()),
+    "augmix-40": Some(0.4, AugMix()),
     "augmix-50": Some(0.5, AugMix()),
-    "dark-5": Some(0.05, dark),
-    "enlarged-5": Some(0.05, enlarged),
+    "dark-10": Some(0.1, dark),
+    "enlarged-10": Some(0.1, enlarged),
     "grey-5": Some(0.05, grey),
     "grey-10": Some(0.1, grey),
-    "jpeg-20": Some(0.2, jpeg),
     "jpeg-25": Some(0.25, jpeg),
+    "jpeg-33": Some(0.33, jpeg),
     "noise-10": Some(0.1, noise),
+    "noise-20": Some(0.2, noise),
 }
 
 SEEN = {"jpeg": ("jpeg",), "noise": ("gaussian-noise", "shot-noise")}  # corruptions much like a degradation

@@ -226,7 +226,7 @@ def test_the_card_tells_which_corruptions_the_network_was_prepared_for(
     record(model, (), evaluate_robustness(model, generated_data, "validation"))
     metadata = read_model(model)
     (fp32, _) = metadata.robustness
-    degraded = metadata.provenance.config | {"degradations": ["grey-10", "noise-10", "jpeg-25"]}
+    degraded = metadata.provenance.config | {"degradations": ["grey-10", "noise-20", "jpeg-25"]}
     prepared = metadata.model_copy(
         update={"provenance": metadata.provenance.model_copy(update={"config": degraded})}, deep=True
     )
