@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[1]
 # From the ground up: a module may import modules of its own tier and those below, never above.
 TIERS = [
     {"cores", "counters", "errors", "observer", "types", "settings", "metadata", "prediction", "telemetry"},
-    {"bench", "decoding", "preprocessing", "engine", "keys", "repository", "binding", "cuda", "providers"},
+    {"event_loop", "keys"},
+    {"bench", "decoding", "preprocessing", "engine", "repository", "binding", "cuda", "providers"},
     {"listening", "pace", "queueing", "metrics", "supervisor"},
     {"batching"},
     {"serving"},
@@ -33,6 +34,7 @@ HOMES = {
     "fastapi": {"api", "app"},
     "starlette": {"api", "app"},
     "uvicorn": {"protocol", "server"},
+    "uvloop": {"event_loop"},
     "onnxruntime": {"binding", "cuda", "providers"},
     "PIL": {"bench.requests", "decoding", "preprocessing"},
     "simplejpeg": {"decoding"},
