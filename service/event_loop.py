@@ -1,7 +1,7 @@
 """The event loop of the server and of `convoy bench`: uvloop's where it exists, with a clock as fine as asyncio's.
 
-uvloop's own counts whole milliseconds and stands still within a turn. Many batches take less than one: their pace would
-be measured as nothing, and a request would be taken on whose time no prediction can meet.
+uvloop's own counts whole milliseconds and stands still within a turn. A small model's batches take less than one: their
+pace would be measured as nothing, and a request would be taken on whose time no prediction can meet.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ def test_its_timers_go_by_its_clock() -> None:
         began, due = time.monotonic(), asyncio.Event()
         loop.call_at(loop.time() + 0.02, due.set)
         await due.wait()
-        assert time.monotonic() - began > 0.019  # to the millisecond
+        assert time.monotonic() - began > 0.018  # the delay is rounded to a millisecond, its beginning down to one
 
     with asyncio.Runner(loop_factory=Loop) as runner:
         runner.run(scenario())
