@@ -196,8 +196,10 @@ DEGRADATIONS: dict[str, Degradation] = {
     "enlarged-10": Some(0.1, enlarged),
     "grey-5": Some(0.05, grey),
     "grey-10": Some(0.1, grey),
+    "jpeg-12": Some(0.12, jpeg),
     "jpeg-25": Some(0.25, jpeg),
     "jpeg-33": Some(0.33, jpeg),
+    "noise-4": Some(0.04, noise),
     "noise-10": Some(0.1, noise),
     "noise-20": Some(0.2, noise),
 }

@@ -61,8 +61,8 @@ def train_one_epoch(run: Run, progress: Progress, stop_requested: Callable[[], b
         run.epoch_loss += train_one_step(run, indices, epoch)
         progress.step(run.step, lambda done=place + 1: float(run.epoch_loss) / done, len(indices))  # type: ignore[misc]
         if place + 1 == run.steps_per_epoch or run.step == run.total_steps:
-            if run.lookahead and run.step == run.total_steps:
-                run.lookahead.finish()
+            if run.step == run.total_steps:
+                run.finish()
             loss = float(run.epoch_loss) / (place + 1)  # waits for the device, and so must come before the clock
             seconds_per_step = (time.perf_counter() - began) / (run.step - first)
             validation = run.data.validation

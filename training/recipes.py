@@ -28,6 +28,8 @@ class TrainConfig:
     teachers: tuple[str, ...] = ()  # recipes whose finished runs give the targets, see `training.distill`
     distill_temperature: float = 1.0  # above one, targets tell more of the classes that the teachers think unlikely
     start_from_teacher: bool = False  # with the first teacher's weights, not with fresh ones
+    start_teaches: bool = True  # or its weights are all that is wanted of it
+    blend_with_start: float = 0.0  # share of the first teacher's weights in the last ones, see `training.blend`
     view_cycle: int | None = None  # epochs after which views repeat, and with them the teachers' remembered answers
     seed: int = 0
     max_steps: int | None = None  # ends the run early; the lr schedule ends with it
@@ -45,6 +47,24 @@ def with_overrides(config: TrainConfig, *, epochs: int | None, seed: int | None,
 
 RECIPES: dict[str, TrainConfig] = {
     "cifar10": TrainConfig(
+        architecture="plain-cnn-deep",
+        epochs=40,
+        batch_size=512,
+        optimizer="muon",
+        lr=2.0,
+        muon_lr=0.03,
+        lr_schedule="linear",
+        augmentations=("alternating-flip", "crop-4"),
+        degradations=("noise-4", "jpeg-12"),
+        weight_decay=0.012,
+        whiten_bias_epochs=0,
+        teachers=("cifar10-robust", "cifar10-deep", "cifar10-deep-teacher", "cifar10-plain"),
+        start_from_teacher=True,
+        start_teaches=False,
+        blend_with_start=0.5,
+        distill_temperature=3.0,
+    ),
+    "cifar10-robust": TrainConfig(
         architecture="plain-cnn-deep",
         epochs=100,
         batch_size=512,
@@ -76,6 +96,24 @@ RECIPES: dict[str, TrainConfig] = {
         start_from_teacher=True,
     ),
     "cifar10-small": TrainConfig(
+        architecture="plain-cnn-small",
+        epochs=60,
+        batch_size=512,
+        optimizer="muon",
+        lr=2.0,
+        muon_lr=0.05,
+        lr_schedule="linear",
+        augmentations=("alternating-flip", "crop-4"),
+        degradations=("noise-4", "jpeg-12"),
+        weight_decay=0.012,
+        whiten_bias_epochs=0,
+        teachers=("cifar10-small-robust", "cifar10-deep", "cifar10-deep-teacher", "cifar10-plain"),
+        start_from_teacher=True,
+        start_teaches=False,
+        blend_with_start=0.5,
+        distill_temperature=3.0,
+    ),
+    "cifar10-small-robust": TrainConfig(
         architecture="plain-cnn-small",
         epochs=112,
         batch_size=512,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from training.architectures import ARCHITECTURES, Network
+from training.blend import blend
 from training.checkpoint import Checkpoint, EpochRecord, Teacher, network_of
 from training.data import TrainingData
 from training.device import Precision
@@ -16,6 +17,8 @@ from training.provenance import provenance
 from training.recipes import TrainConfig
 
 WHITENING_IMAGES = 5_000
+STATISTICS_IMAGES = 10_000
+STATISTICS_BATCH = 500
 
 
 class Run:
@@ -50,15 +53,25 @@ class Run:
         if config.start_from_teacher:
             self.model.load_state_dict(teachers[0].model)
         self.teachers = teachers
-        networks = [_on(device, network_of(teacher)) for teacher in teachers]
+        asked = teachers if config.start_teaches else teachers[1:]
+        networks = [_on(device, network_of(teacher)) for teacher in asked]
         self.ensemble = Teachers(networks, config.distill_temperature) if networks else None
         self.memory = None
-        if teachers and config.view_cycle:
+        if networks and config.view_cycle:
             self.memory = Memory(config.view_cycle * self.steps_per_epoch, config.batch_size, len(data.labels), device)
         self.optimizer = OPTIMIZERS[config.optimizer](self.model, config)
         self.full_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.lookahead = Lookahead(self.model) if config.lookahead else None
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision is Precision.FP16)
+
+    def finish(self) -> None:
+        """After the last step: the weights become lookahead's slow ones, and a blend with those at the start."""
+        if self.lookahead:
+            self.lookahead.finish()
+        if self.config.blend_with_start:
+            batches = map(pixels, torch.split(self.images[:STATISTICS_IMAGES], STATISTICS_BATCH))
+            with self.precision.autocast(self.device):
+                blend(self.model, self.teachers[0].model, self.config.blend_with_start, batches)
 
     @property
     def view(self) -> int:
