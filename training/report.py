@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection
 from pathlib import Path
 
-from service.metadata import Evaluation, ModelMetadata, Robustness, Scaling, TeacherRecord
+from service.metadata import Evaluation, ModelMetadata, Robustness, Scaling, TeacherRecord, TrainingConfig
 from training import plots
 from training.degrade import seen_corruptions
 
@@ -45,8 +46,10 @@ def robustness_table(robustness: Robustness, seen: Collection[str]) -> str:
 
 def seen_in_training(metadata: ModelMetadata) -> tuple[str, ...]:
     """The corruptions of the suite whose like the network was trained on: it had time to prepare for them."""
-    degradations = metadata.provenance.config.get("degradations")
-    return seen_corruptions(degradations) if isinstance(degradations, list) else ()
+    p = metadata.provenance
+    lives = [p.config, *(teacher.config for teacher in p.teachers[:1] if p.config.get("start_from_teacher"))]
+    degradations = [each for life in lives if isinstance(each := life.get("degradations"), list)]
+    return tuple(dict.fromkeys(seen_corruptions(itertools.chain.from_iterable(degradations))))
 
 
 def _robustness_rows(robustness: Robustness, seen: Collection[str], between: str) -> list[tuple[str, str]]:
@@ -121,20 +124,27 @@ def card(metadata: ModelMetadata) -> str:
         *(f"| exported with: {key} | {value} |" for key, value in p.export.items()),
         f"| created | {p.created_at} |",
         "",
-        *_teachers(p.teachers),
+        *_teachers(p.teachers, p.config),
     ]
     return "\n".join(lines)
 
 
-def _teachers(teachers: tuple[TeacherRecord, ...]) -> list[str]:
+def _teachers(teachers: tuple[TeacherRecord, ...], config: TrainingConfig) -> list[str]:
+    """What the card says of the networks before this one; `config` is this one's."""
     if not teachers:
         return []
+    asked = teachers if config.get("start_teaches", True) else teachers[1:]
+    told = "what these networks say" if asked == teachers else f"what the last {len(asked)} of these networks say"
+    start = " It went on from the weights of the first" if config.get("start_from_teacher") else ""
+    if blended := config.get("blend_with_start"):
+        start += f", and its own were blended with {float(str(blended)):.0%} of those in the end"
     fields = [(f"`{t.recipe}`", t.config | {f"trained with: {k}": v for k, v in t.training.items()}) for t in teachers]
     names = list(dict.fromkeys(name for _, values in fields for name in values))
     return [
         "## Teachers",
         "",
-        "The student learned from what these networks say of the same pixels, seen both ways round, not from labels.",
+        f"The student learned from {told} of the same pixels, seen both ways round, not from labels."
+        + (f"{start}." if start else ""),
         "",
         "| | " + " | ".join(recipe for recipe, _ in fields) + " |",
         "|---" * (len(fields) + 1) + "|",

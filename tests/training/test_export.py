@@ -12,7 +12,7 @@ import onnx
 import pytest
 import torch
 
-from service.metadata import ModelMetadata
+from service.metadata import ModelMetadata, TeacherRecord
 from training import checkpoint as checkpoints
 from training import golden, model_files, plots, report, robustness
 from training.calibrate import Calibrator
@@ -236,6 +236,29 @@ def test_the_card_tells_which_corruptions_the_network_was_prepared_for(
     card = report.card(prepared)
     assert "trained on the like of gaussian-noise and shot-noise and jpeg." in card
     assert f"| mean of the 1 not trained on | {fp32.mean_corruption_accuracy(['jpeg', 'shot-noise']):.2%} |" in card
+
+
+def test_the_card_tells_what_the_network_went_on_from(model: Path) -> None:
+    metadata = read_model(model)
+    start, teacher = (
+        TeacherRecord(recipe=name, config={"degradations": [degradation]}, training={})
+        for name, degradation in (("start", "noise-20"), ("teacher", "jpeg-33"))
+    )
+    teachers = (start, teacher, teacher)
+
+    def card(**config: float) -> str:
+        changed = {"config": metadata.provenance.config | config, "teachers": teachers}
+        provenance = metadata.provenance.model_copy(update=changed)
+        went_on = metadata.model_copy(update={"provenance": provenance})
+        prepared = ("gaussian-noise", "shot-noise") if "start_from_teacher" in config else ()
+        assert report.seen_in_training(went_on) == prepared
+        return report.card(went_on)
+
+    assert "what these networks say of the same pixels, seen both ways round, not from labels.\n" in card()
+    assert "not from labels. It went on from the weights of the first.\n" in card(start_from_teacher=True)
+    blended = card(start_from_teacher=True, start_teaches=False, blend_with_start=0.25)
+    assert "what the last 2 of these networks say" in blended
+    assert "the weights of the first, and its own were blended with 25% of those in the end.\n" in blended
 
 
 def test_the_card_shows_numbers_with_their_commands(model: Path, generated_data: Path) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.runs import CPU, SMALL, run, untrained_teacher
 from training import checkpoint as checkpoints
@@ -13,7 +14,7 @@ from training.checkpoint import load_teacher
 from training.data import TrainingData, load_training_data
 from training.device import Precision
 from training.errors import CheckpointError
-from training.loop import train
+from training.loop import next_batch, train
 from training.run import Run
 
 pytestmark = pytest.mark.usefixtures("narrow_networks")
@@ -44,6 +45,29 @@ def test_teachers_must_be_those_of_the_recipe(data: TrainingData) -> None:
     small = replace(teacher, config=replace(teacher.config, architecture="tutorial-cnn"))
     with pytest.raises(CheckpointError, match="a tutorial-cnn, not a plain-cnn"):
         Run("cifar10-plain", SMALL["cifar10-plain"], data, CPU, Precision.FP32, (small, teacher))
+
+
+def test_the_last_weights_are_a_blend_with_the_first(data: TrainingData, tmp_path: Path) -> None:
+    trained = {}
+    for share in (0.0, 0.25, 1.0):
+        trained[share] = run("cifar10", data, replace(SMALL["cifar10"], blend_with_start=share, max_steps=3))
+        train(trained[share], tmp_path / str(share))
+    alone, blended, start = (each.model.state_dict()["head.weight"] for each in trained.values())
+    assert torch.equal(start, trained[0.0].teachers[0].model["head.weight"])
+    assert not torch.allclose(alone, start)
+    assert torch.allclose(blended, alone.lerp(start, 0.25))
+
+
+def test_a_start_that_does_not_teach_is_not_asked(data: TrainingData) -> None:
+    start, *teachers = (untrained_teacher(seed, data) for seed in range(4))
+    silent = Run("cifar10", SMALL["cifar10"], data, CPU, Precision.FP32, (start, *teachers))
+    without = replace(SMALL["cifar10"], teachers=SMALL["cifar10"].teachers[1:], start_from_teacher=False)
+    without = replace(without, start_teaches=True, blend_with_start=0)
+    other = Run("cifar10", without, data, CPU, Precision.FP32, tuple(teachers))
+    for silent.step in range(12):
+        other.step = silent.step
+        asked, expected = (next_batch(each, torch.arange(20))[1] for each in (silent, other))
+        assert torch.equal(asked, expected)
 
 
 def test_other_data_is_refused_on_resuming(data: TrainingData, tmp_path: Path) -> None:
