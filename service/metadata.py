@@ -150,7 +150,7 @@ class Robustness(Record):
         return sum(accuracies) / len(accuracies)
 
 
-TrainingConfig = dict[str, str | int | float | bool | list[str] | None]
+TrainingConfig = dict[str, str | int | float | bool | list[str] | list[int] | None]
 
 
 class TeacherRecord(Record):

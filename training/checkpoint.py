@@ -58,6 +58,7 @@ class Checkpoint:
     provenance: dict[str, str]
     teachers: tuple[Teacher, ...] = ()  # whole, so that resuming needs nothing but this file
     answers: Tensor | None = None  # what the teachers have said so far, see `training.distill.Memory`
+    kept: tuple[dict[str, Tensor], ...] = ()  # weights at the ends of lr schedules, until they are averaged
 
     @property
     def finished(self) -> bool:

@@ -54,6 +54,7 @@ def train_one_epoch(run: Run, progress: Progress, stop_requested: Callable[[], b
     epoch = run.step // run.steps_per_epoch
     views_epoch = run.view // run.steps_per_epoch
     order = torch.randperm(len(run.data.train), generator=_generator(run.config.seed, views_epoch, ORDER))
+    _, end = run.cycle
     run.model.train()
     while run.step < run.total_steps:
         place = run.step % run.steps_per_epoch
@@ -61,8 +62,8 @@ def train_one_epoch(run: Run, progress: Progress, stop_requested: Callable[[], b
         run.epoch_loss += train_one_step(run, indices, epoch)
         progress.step(run.step, lambda done=place + 1: float(run.epoch_loss) / done, len(indices))  # type: ignore[misc]
         if place + 1 == run.steps_per_epoch or run.step == run.total_steps:
-            if run.step == run.total_steps:
-                run.finish()
+            if run.step == end:
+                run.end_cycle()
             loss = float(run.epoch_loss) / (place + 1)  # waits for the device, and so must come before the clock
             seconds_per_step = (time.perf_counter() - began) / (run.step - first)
             validation = run.data.validation
@@ -80,7 +81,8 @@ def train_one_step(run: Run, indices: Tensor, epoch: int) -> Tensor:
 
     Nothing in it waits for the device, so that this computes while the next step is prepared.
     """
-    config, through = run.config, run.step / run.total_steps
+    config, (begin, end) = run.config, run.cycle
+    through = (run.step - begin) / (end - begin)
     images, targets = next_batch(run, indices)
     factor = LR_SCHEDULES[config.lr_schedule](through)
     for group, lr in zip(run.optimizer.param_groups, run.full_lrs, strict=True):

@@ -29,7 +29,7 @@ class TrainConfig:
     distill_temperature: float = 1.0  # above one, targets tell more of the classes that the teachers think unlikely
     start_from_teacher: bool = False  # with the first teacher's weights, not with fresh ones
     start_teaches: bool = True  # or its weights are all that is wanted of it
-    blend_with_start: float = 0.0  # share of the first teacher's weights in the last ones, see `training.blend`
+    restarts: tuple[int, ...] = ()  # epochs before which the lr schedule begins anew, for `training.average`
     view_cycle: int | None = None  # epochs after which views repeat, and with them the teachers' remembered answers
     seed: int = 0
     max_steps: int | None = None  # ends the run early; the lr schedule ends with it
@@ -48,7 +48,7 @@ def with_overrides(config: TrainConfig, *, epochs: int | None, seed: int | None,
 RECIPES: dict[str, TrainConfig] = {
     "cifar10": TrainConfig(
         architecture="plain-cnn-deep",
-        epochs=40,
+        epochs=64,
         batch_size=512,
         optimizer="muon",
         lr=2.0,
@@ -61,7 +61,7 @@ RECIPES: dict[str, TrainConfig] = {
         teachers=("cifar10-robust", "cifar10-deep", "cifar10-deep-teacher", "cifar10-plain"),
         start_from_teacher=True,
         start_teaches=False,
-        blend_with_start=0.5,
+        restarts=(40, 48, 56),
         distill_temperature=3.0,
     ),
     "cifar10-robust": TrainConfig(
@@ -97,7 +97,7 @@ RECIPES: dict[str, TrainConfig] = {
     ),
     "cifar10-small": TrainConfig(
         architecture="plain-cnn-small",
-        epochs=60,
+        epochs=40,
         batch_size=512,
         optimizer="muon",
         lr=2.0,
@@ -110,7 +110,7 @@ RECIPES: dict[str, TrainConfig] = {
         teachers=("cifar10-small-robust", "cifar10-deep", "cifar10-deep-teacher", "cifar10-plain"),
         start_from_teacher=True,
         start_teaches=False,
-        blend_with_start=0.5,
+        restarts=(16, 24, 32),
         distill_temperature=3.0,
     ),
     "cifar10-small-robust": TrainConfig(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Collection
 from pathlib import Path
 
@@ -48,8 +47,9 @@ def seen_in_training(metadata: ModelMetadata) -> tuple[str, ...]:
     """The corruptions of the suite whose like the network was trained on: it had time to prepare for them."""
     p = metadata.provenance
     lives = [p.config, *(teacher.config for teacher in p.teachers[:1] if p.config.get("start_from_teacher"))]
-    degradations = [each for life in lives if isinstance(each := life.get("degradations"), list)]
-    return tuple(dict.fromkeys(seen_corruptions(itertools.chain.from_iterable(degradations))))
+    named = (life.get("degradations") for life in lives)
+    degradations = [str(name) for names in named if isinstance(names, list) for name in names]
+    return tuple(dict.fromkeys(seen_corruptions(degradations)))
 
 
 def _robustness_rows(robustness: Robustness, seen: Collection[str], between: str) -> list[tuple[str, str]]:
@@ -136,8 +136,8 @@ def _teachers(teachers: tuple[TeacherRecord, ...], config: TrainingConfig) -> li
     asked = teachers if config.get("start_teaches", True) else teachers[1:]
     told = "what these networks say" if asked == teachers else f"what the last {len(asked)} of these networks say"
     start = " It went on from the weights of the first" if config.get("start_from_teacher") else ""
-    if blended := config.get("blend_with_start"):
-        start += f", and its own were blended with {float(str(blended)):.0%} of those in the end"
+    if isinstance(restarts := config.get("restarts"), list) and restarts:
+        start += f"; the last weights are the mean of those and of the ends of {len(restarts) + 1} lr schedules"
     fields = [(f"`{t.recipe}`", t.config | {f"trained with: {k}": v for k, v in t.training.items()}) for t in teachers]
     names = list(dict.fromkeys(name for _, values in fields for name in values))
     return [

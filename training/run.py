@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from bisect import bisect
+
 import torch
 from torch import Tensor
 
 from training.architectures import ARCHITECTURES, Network
-from training.blend import blend
+from training.average import average
 from training.checkpoint import Checkpoint, EpochRecord, Teacher, network_of
 from training.data import TrainingData
-from training.device import Precision
+from training.device import Precision, moved
 from training.distill import Memory, Teachers, check_teachers
 from training.errors import CheckpointError
 from training.optim import OPTIMIZERS, Lookahead
@@ -62,16 +64,29 @@ class Run:
         self.optimizer = OPTIMIZERS[config.optimizer](self.model, config)
         self.full_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.lookahead = Lookahead(self.model) if config.lookahead else None
+        self.kept: list[dict[str, Tensor]] = []  # weights at the end of each lr schedule
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision is Precision.FP16)
 
-    def finish(self) -> None:
-        """After the last step: the weights become lookahead's slow ones, and a blend with those at the start."""
+    @property
+    def cycle(self) -> tuple[int, int]:
+        """The first step of the lr schedule that the next step is in, and the one after its last."""
+        restarts = [self.steps_per_epoch * epoch for epoch in self.config.restarts]
+        begins = [0, *(step for step in restarts if step < self.total_steps)]
+        place = bisect(begins, self.step) - 1
+        return begins[place], (*begins, self.total_steps)[place + 1]
+
+    def end_cycle(self) -> None:
+        """After the last step of an lr schedule: keep the weights, or make of all that were kept the final ones."""
         if self.lookahead:
             self.lookahead.finish()
-        if self.config.blend_with_start:
+        if not self.config.restarts:
+            return
+        self.kept.append({name: value.clone() for name, value in self.model.state_dict().items()})
+        if self.step == self.total_steps:
+            start = [self.teachers[0].model] if self.config.start_from_teacher else []
             batches = map(pixels, torch.split(self.images[:STATISTICS_IMAGES], STATISTICS_BATCH))
             with self.precision.autocast(self.device):
-                blend(self.model, self.teachers[0].model, self.config.blend_with_start, batches)
+                average(self.model, [*start, *self.kept], batches)
 
     @property
     def view(self) -> int:
@@ -108,6 +123,7 @@ class Run:
             provenance=self.provenance,
             teachers=self.teachers,
             answers=self.memory.answers if self.memory else None,
+            kept=tuple(self.kept) if self.step < self.total_steps else (),
         )
 
     def restore(self, saved: Checkpoint) -> None:
@@ -121,6 +137,7 @@ class Run:
             self.lookahead.load(saved.lookahead)
         if self.memory and saved.answers is not None:
             self.memory.restore(saved.answers)
+        self.kept = [{name: moved(value, self.device) for name, value in each.items()} for each in saved.kept]
         self.epoch_loss.fill_(saved.epoch_loss)
         self.step, self.history = saved.step, list(saved.history)
         self.provenance = saved.provenance

@@ -10,6 +10,7 @@ import torch
 
 from tests.runs import CPU, SMALL, run, untrained_teacher
 from training import checkpoint as checkpoints
+from training import loop
 from training.checkpoint import load_teacher
 from training.data import TrainingData, load_training_data
 from training.device import Precision
@@ -47,22 +48,33 @@ def test_teachers_must_be_those_of_the_recipe(data: TrainingData) -> None:
         Run("cifar10-plain", SMALL["cifar10-plain"], data, CPU, Precision.FP32, (small, teacher))
 
 
-def test_the_last_weights_are_a_blend_with_the_first(data: TrainingData, tmp_path: Path) -> None:
-    trained = {}
-    for share in (0.0, 0.25, 1.0):
-        trained[share] = run("cifar10", data, replace(SMALL["cifar10"], blend_with_start=share, max_steps=3))
-        train(trained[share], tmp_path / str(share))
-    alone, blended, start = (each.model.state_dict()["head.weight"] for each in trained.values())
-    assert torch.equal(start, trained[0.0].teachers[0].model["head.weight"])
-    assert not torch.allclose(alone, start)
-    assert torch.allclose(blended, alone.lerp(start, 0.25))
+def test_the_learning_rate_begins_anew_and_the_last_weights_are_the_mean_over_all_cycles(
+    data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    each = run("cifar10", data)
+    assert each.steps_per_epoch == 9
+    rates, ends = [], [each.teachers[0].model["head.weight"]]
+    step = loop.train_one_step
+
+    def noted(stepping: Run, indices: torch.Tensor, epoch: int) -> torch.Tensor:
+        loss = step(stepping, indices, epoch)
+        rates.append(stepping.optimizer.param_groups[0]["lr"] / stepping.full_lrs[0])
+        if stepping.step % 9 == 0:
+            ends.append(stepping.model.state_dict()["head.weight"].clone())
+        return loss
+
+    monkeypatch.setattr(loop, "train_one_step", noted)
+    train(each, tmp_path)
+    assert rates == 3 * [pytest.approx(1 - place / 9) for place in range(9)]
+    assert torch.allclose(each.model.state_dict()["head.weight"], sum(ends[1:], ends[0]) / 4, atol=1e-6)
+    assert checkpoints.load(tmp_path).kept == ()
 
 
 def test_a_start_that_does_not_teach_is_not_asked(data: TrainingData) -> None:
     start, *teachers = (untrained_teacher(seed, data) for seed in range(4))
     silent = Run("cifar10", SMALL["cifar10"], data, CPU, Precision.FP32, (start, *teachers))
     without = replace(SMALL["cifar10"], teachers=SMALL["cifar10"].teachers[1:], start_from_teacher=False)
-    without = replace(without, start_teaches=True, blend_with_start=0)
+    without = replace(without, start_teaches=True)
     other = Run("cifar10", without, data, CPU, Precision.FP32, tuple(teachers))
     for silent.step in range(12):
         other.step = silent.step

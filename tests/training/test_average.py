@@ -1,4 +1,4 @@
-"""Blending a network with what it started from."""
+"""The mean of networks, and statistics that fit it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from training.architectures import ARCHITECTURES, Network
-from training.blend import blend, measure_statistics
+from training.average import average, measure_statistics
 
 GENERATOR = torch.Generator().manual_seed(0)
 BATCHES = [255 * torch.rand(8, 3, 32, 32, generator=GENERATOR) for _ in range(2)]
@@ -28,26 +28,31 @@ def copied(model: Network) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
-def test_no_share_changes_nothing_and_the_whole_one_is_the_start() -> None:
-    model, start = network(1), network(2)
-    pixels = BATCHES[0]
-    mine, others = model(pixels), start(pixels)
-    blend(model, start.state_dict(), 0, BATCHES)
-    assert torch.allclose(model(pixels), mine, atol=1e-4)
-    blend(model, start.state_dict(), 1, BATCHES)
-    assert torch.allclose(model(pixels), others, atol=1e-3)
+def test_the_mean_of_one_network_is_that_network() -> None:
+    model, other = network(1), network(2)
+    expected = other(BATCHES[0])
+    average(model, [other.state_dict()], BATCHES)
+    assert torch.allclose(model(BATCHES[0]), expected, atol=1e-3)
+
+
+def test_weights_are_the_mean_of_those_of_all_networks() -> None:
+    model = network(1)
+    networks = [copied(network(seed)) for seed in (2, 3, 4)]
+    average(model, networks, BATCHES)
+    expected = torch.stack([each["head.weight"] for each in networks]).mean(0)
+    assert torch.allclose(model.state_dict()["head.weight"], expected, atol=1e-6)
 
 
 def test_the_length_of_a_filter_bank_does_not_matter() -> None:
-    blended = []
+    answers = []
     for length in (1.0, 7.0):
-        model, start = network(1), copied(network(2))
-        for name, weight in start.items():
+        model, other = network(1), copied(network(2))
+        for name, weight in other.items():
             if "conv" in name:
-                start[name] = length * weight
-        blend(model, start, 0.5, BATCHES)
-        blended.append(model(BATCHES[1]))
-    assert torch.allclose(blended[0], blended[1], atol=1e-3)
+                other[name] = length * weight
+        average(model, [copied(model), other], BATCHES)
+        answers.append(model(BATCHES[1]))
+    assert torch.allclose(answers[0], answers[1], atol=1e-3)
 
 
 def test_statistics_are_the_averages_over_all_batches() -> None:
