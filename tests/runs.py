@@ -17,9 +17,7 @@ SMALL = {
     "cifar10": replace(RECIPES["cifar10"], architecture="plain-cnn", epochs=3, batch_size=200, restarts=(1, 2)),
     "cifar10-teacher-44": replace(RECIPES["cifar10-teacher-44"], epochs=2, batch_size=100, max_steps=22),
     "cifar10-plain": replace(RECIPES["cifar10-plain"], epochs=2, batch_size=100, max_steps=22),
-    "cifar10-small-robust": replace(
-        RECIPES["cifar10-small-robust"], epochs=4, batch_size=200, view_cycle=2, max_steps=30
-    ),
+    "cifar10-small": replace(RECIPES["cifar10-small"], epochs=4, batch_size=200, view_cycle=2, max_steps=30),
     "tutorial": replace(RECIPES["tutorial"], epochs=3, batch_size=300),
 }
 

@@ -204,6 +204,14 @@ DEGRADATIONS: dict[str, Degradation] = {
     "noise-20": Some(0.2, noise),
 }
 
+
+def degrade(images: Tensor, names: Iterable[str], generator: torch.Generator) -> Tensor:
+    """`images` after each of the degradations `names`."""
+    for name in names:
+        images = DEGRADATIONS[name](images, generator)
+    return images
+
+
 SEEN = {"jpeg": ("jpeg",), "noise": ("gaussian-noise", "shot-noise")}  # corruptions much like a degradation
 
 

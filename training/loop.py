@@ -15,7 +15,7 @@ from training.architectures import Network
 from training.augment import AUGMENTATIONS, View
 from training.checkpoint import EpochRecord
 from training.data import Split
-from training.degrade import DEGRADATIONS
+from training.degrade import degrade
 from training.device import Precision, moved
 from training.errors import Interrupted
 from training.optim import LR_SCHEDULES, Lookahead
@@ -121,9 +121,7 @@ def next_batch(run: Run, indices: Tensor) -> tuple[Tensor, Tensor]:
             else:
                 targets = ensemble.targets(clean, generator)
     anew = _generator(seed, run.step, DEGRADATION)  # whether or not the view has been seen before
-    for name in run.config.degradations:
-        images = DEGRADATIONS[name](images, anew)
-    return images, targets
+    return degrade(images, run.config.degradations, anew), targets
 
 
 @torch.no_grad()

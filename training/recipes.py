@@ -30,6 +30,7 @@ class TrainConfig:
     start_from_teacher: bool = False  # with the first teacher's weights, not with fresh ones
     start_teaches: bool = True  # or its weights are all that is wanted of it
     restarts: tuple[int, ...] = ()  # epochs before which the lr schedule begins anew, for `training.average`
+    start_weight: int = 1  # as how many of the averaged networks the first teacher counts
     view_cycle: int | None = None  # epochs after which views repeat, and with them the teachers' remembered answers
     seed: int = 0
     max_steps: int | None = None  # ends the run early; the lr schedule ends with it
@@ -62,6 +63,7 @@ RECIPES: dict[str, TrainConfig] = {
         start_from_teacher=True,
         start_teaches=False,
         restarts=(40, 48, 56),
+        start_weight=3,
         distill_temperature=3.0,
     ),
     "cifar10-robust": TrainConfig(
@@ -96,24 +98,6 @@ RECIPES: dict[str, TrainConfig] = {
         start_from_teacher=True,
     ),
     "cifar10-small": TrainConfig(
-        architecture="plain-cnn-small",
-        epochs=40,
-        batch_size=512,
-        optimizer="muon",
-        lr=2.0,
-        muon_lr=0.05,
-        lr_schedule="linear",
-        augmentations=("alternating-flip", "crop-4"),
-        degradations=("noise-4", "jpeg-12"),
-        weight_decay=0.012,
-        whiten_bias_epochs=0,
-        teachers=("cifar10-small-robust", "cifar10-deep", "cifar10-deep-teacher", "cifar10-plain"),
-        start_from_teacher=True,
-        start_teaches=False,
-        restarts=(16, 24, 32),
-        distill_temperature=3.0,
-    ),
-    "cifar10-small-robust": TrainConfig(
         architecture="plain-cnn-small",
         epochs=112,
         batch_size=512,

@@ -11,6 +11,7 @@ from training.architectures import ARCHITECTURES, Network
 from training.average import average
 from training.checkpoint import Checkpoint, EpochRecord, Teacher, network_of
 from training.data import TrainingData
+from training.degrade import degrade
 from training.device import Precision, moved
 from training.distill import Memory, Teachers, check_teachers
 from training.errors import CheckpointError
@@ -83,10 +84,18 @@ class Run:
             return
         self.kept.append({name: value.clone() for name, value in self.model.state_dict().items()})
         if self.step == self.total_steps:
-            start = [self.teachers[0].model] if self.config.start_from_teacher else []
-            batches = map(pixels, torch.split(self.images[:STATISTICS_IMAGES], STATISTICS_BATCH))
+            start = [self.teachers[0].model] * self.config.start_weight if self.config.start_from_teacher else []
+            batches = map(pixels, torch.split(self._typical_images(), STATISTICS_BATCH))
             with self.precision.autocast(self.device):
                 average(self.model, [*start, *self.kept], batches)
+
+    def _typical_images(self) -> Tensor:
+        """Every other one is degraded as at the start of the run's life: the norms' statistics are to fit both."""
+        clean, other = torch.chunk(self.images[:STATISTICS_IMAGES], 2)
+        config = self.teachers[0].config if self.config.start_from_teacher else self.config
+        generator = torch.Generator().manual_seed(config.seed)
+        degraded = [degrade(batch, config.degradations, generator) for batch in torch.split(other, STATISTICS_BATCH)]
+        return torch.stack([clean[: len(other)], torch.cat(degraded)], 1).flatten(0, 1)
 
     @property
     def view(self) -> int:

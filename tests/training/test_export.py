@@ -246,7 +246,7 @@ def test_the_card_tells_what_the_network_went_on_from(model: Path) -> None:
     )
     teachers = (start, teacher, teacher)
 
-    def card(**config: bool | list[int]) -> str:
+    def card(**config: int | list[int]) -> str:
         changed = {"config": metadata.provenance.config | config, "teachers": teachers}
         provenance = metadata.provenance.model_copy(update=changed)
         went_on = metadata.model_copy(update={"provenance": provenance})
@@ -256,9 +256,12 @@ def test_the_card_tells_what_the_network_went_on_from(model: Path) -> None:
 
     assert "what these networks say of the same pixels, seen both ways round, not from labels.\n" in card()
     assert "not from labels. It went on from the weights of the first.\n" in card(start_from_teacher=True)
-    averaged = card(start_from_teacher=True, start_teaches=False, restarts=[40, 48])
+    averaged = card(start_from_teacher=True, start_teaches=False, restarts=[40, 48], start_weight=3)
     assert "what the last 2 of these networks say" in averaged
-    assert "the first; the last weights are the mean of those and of the ends of 3 lr schedules.\n" in averaged
+    assert (
+        "the first; the last weights are the mean of those, counted 3 times, and of the ends of 3 lr schedules.\n"
+        in averaged
+    )
 
 
 def test_the_card_shows_numbers_with_their_commands(model: Path, generated_data: Path) -> None:

@@ -66,7 +66,7 @@ def test_the_learning_rate_begins_anew_and_the_last_weights_are_the_mean_over_al
     monkeypatch.setattr(loop, "train_one_step", noted)
     train(each, tmp_path)
     assert rates == 3 * [pytest.approx(1 - place / 9) for place in range(9)]
-    assert torch.allclose(each.model.state_dict()["head.weight"], sum(ends[1:], ends[0]) / 4, atol=1e-6)
+    assert torch.allclose(each.model.state_dict()["head.weight"], sum(ends[1:], 3 * ends[0]) / 6, atol=1e-6)
     assert checkpoints.load(tmp_path).kept == ()
 
 
