@@ -15,6 +15,7 @@ from torch import Tensor
 from training.architectures import Network
 from training.checkpoint import Teacher
 from training.data import TrainingData
+from training.degrade import DEGRADATIONS
 from training.errors import CheckpointError
 from training.recipes import TrainConfig
 
@@ -79,3 +80,10 @@ def check_teachers(recipe: str, config: TrainConfig, data: TrainingData, teacher
             f"Recipe {recipe} starts from its first teacher's weights, and that is a "
             f"{teachers[0].config.architecture}, not a {config.architecture}."
         )
+    if config.restarts and config.start_from_teacher:  # the last step degrades as the start was, hours from now
+        unknown = [name for name in teachers[0].config.degradations if name not in DEGRADATIONS]
+        if unknown:
+            raise CheckpointError(
+                f"The first teacher was trained with {', '.join(unknown)}, which this version does not know; "
+                "name another one first."
+            )

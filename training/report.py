@@ -135,19 +135,18 @@ def _teachers(teachers: tuple[TeacherRecord, ...], config: TrainingConfig) -> li
         return []
     asked = teachers if config.get("start_teaches", True) else teachers[1:]
     told = "what these networks say" if asked == teachers else f"what the last {len(asked)} of these networks say"
-    start = " It went on from the weights of the first" if config.get("start_from_teacher") else ""
-    if isinstance(restarts := config.get("restarts"), list) and restarts:
+    start = " It went on from the weights of the first." if config.get("start_from_teacher") else ""
+    if start and isinstance(restarts := config.get("restarts"), list) and restarts:
         counted = f", counted {weight} times," if (weight := config.get("start_weight", 1)) != 1 else ""
         start += (
-            f"; the last weights are the mean of those{counted} and of the ends of {len(restarts) + 1} lr schedules"
+            f" The last weights are the mean of those{counted} and of the ends of {len(restarts) + 1} lr schedules."
         )
     fields = [(f"`{t.recipe}`", t.config | {f"trained with: {k}": v for k, v in t.training.items()}) for t in teachers]
     names = list(dict.fromkeys(name for _, values in fields for name in values))
     return [
         "## Teachers",
         "",
-        f"The student learned from {told} of the same pixels, seen both ways round, not from labels."
-        + (f"{start}." if start else ""),
+        f"The student learned from {told} of the same pixels, seen both ways round, not from labels.{start}",
         "",
         "| | " + " | ".join(recipe for recipe, _ in fields) + " |",
         "|---" * (len(fields) + 1) + "|",

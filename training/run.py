@@ -90,7 +90,7 @@ class Run:
                 average(self.model, [*start, *self.kept], batches)
 
     def _typical_images(self) -> Tensor:
-        """Every other one is degraded as at the start of the run's life: the norms' statistics are to fit both."""
+        """What the norms' statistics are measured on: every other image degraded as for the network at the start."""
         clean, other = torch.chunk(self.images[:STATISTICS_IMAGES], 2)
         config = self.teachers[0].config if self.config.start_from_teacher else self.config
         generator = torch.Generator().manual_seed(config.seed)

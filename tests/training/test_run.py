@@ -82,6 +82,13 @@ def test_a_start_that_does_not_teach_is_not_asked(data: TrainingData) -> None:
         assert torch.equal(asked, expected)
 
 
+def test_a_start_whose_degradations_are_unknown_is_refused_at_once(data: TrainingData) -> None:
+    start, *teachers = (untrained_teacher(seed, data) for seed in range(4))
+    stranger = replace(start, config=replace(start.config, degradations=("jpeg-12", "rain-50")))
+    with pytest.raises(CheckpointError, match="trained with rain-50, which this version does not know"):
+        Run("cifar10", SMALL["cifar10"], data, CPU, Precision.FP32, (stranger, *teachers))
+
+
 def test_other_data_is_refused_on_resuming(data: TrainingData, tmp_path: Path) -> None:
     train(run("tutorial", data, replace(SMALL["tutorial"], epochs=1)), tmp_path)
     fewer = replace(data, train=replace(data.train, images=data.train.images[:900], labels=data.train.labels[:900]))
