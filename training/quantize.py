@@ -29,7 +29,7 @@ from training.onnx_graph import INPUT, last_layer
 
 Array = npt.NDArray[Any]  # of whatever type a constant of the graph has
 BATCH = 128
-INTEGER_OPERATORS = ["Conv", "Relu", "MaxPool", "Add", "Gemm", "Reshape"]
+INTEGER_OPERATORS = ["Conv", "Relu", "MaxPool", "Add", "Mul", "Gemm", "Reshape"]
 
 
 class Images(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no type information

@@ -97,8 +97,8 @@ RECIPES: dict[str, TrainConfig] = {
         teachers=("cifar10-teacher-44", "cifar10-teacher-24"),
         start_from_teacher=True,
     ),
-    "cifar10-small": TrainConfig(
-        architecture="plain-cnn-small",
+    "cifar10-small-robust": TrainConfig(
+        architecture="excited-cnn-small",
         epochs=112,
         batch_size=512,
         optimizer="muon",
@@ -108,7 +108,7 @@ RECIPES: dict[str, TrainConfig] = {
         augmentations=("alternating-flip", "crop-4", "mixup"),
         degradations=("augmix-25", "noise-10", "grey-5", "jpeg-25"),
         weight_decay=0.012,
-        teachers=("cifar10-deep", "cifar10-deep-teacher", "cifar10-plain"),
+        teachers=("cifar10", "cifar10-deep", "cifar10-deep-teacher", "cifar10-plain"),
         distill_temperature=3.0,
         view_cycle=32,
     ),

@@ -11,6 +11,8 @@ ARCHITECTURES: dict[str, Callable[[int], Network]] = {
     "plain-cnn-deep": lambda classes: PlainCNN(classes, widths=(64, 160, 256), depths=(2, 3, 3)),  # 97.7 million
     "plain-cnn-small": lambda classes: PlainCNN(classes, widths=(32, 80, 128), depths=(2, 3, 3)),  # 29.1 million
     "plain-cnn-wide": lambda classes: PlainCNN(classes, widths=(128, 384, 512), depths=(3, 3, 3)),  # 459.1 million
+    "excited-cnn": lambda classes: PlainCNN(classes, (64, 160, 256), (2, 3, 3), excited=True),  # 97.8 million
+    "excited-cnn-small": lambda classes: PlainCNN(classes, (32, 80, 128), (2, 3, 3), excited=True),  # 29.1 million
     "tutorial-cnn": TutorialCNN,
 }
 

@@ -5,11 +5,13 @@ pooling in the exported graph, so that a quantised graph stays integer throughou
 The ingredients are those of K. Jordan, "94% on CIFAR-10 in 3.29 seconds on a single GPU" (2024), whose networks
 go back to D. Page, "How to Train Your ResNet" (2018): frozen whitening convolution, identity initialisation,
 batch normalisation with its scale frozen at one, a scaled linear head. Those of his networks that reach 96 % have a
-third convolution per stage, with a connection around the second and third.
+third convolution per stage, with a connection around the second and third. What these two make may be weighed by
+squeeze and excitation (J. Hu et al., "Squeeze-and-excitation networks", 2018): nearly free, and worth half a point.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
@@ -20,6 +22,7 @@ from torch.nn import functional as F
 from training.architectures.network import CIFAR10_MEAN, CIFAR10_STD, Network, Weights
 
 WHITENING_EPSILON = 5e-4
+SQUEEZE = 8  # times fewer channels between squeeze and excitation
 WHITENED_DIRECTIONS = 16  # of the 27 of a 3×3×3 patch, by variance; each as a filter and its negative
 HEAD_SCALE = 1 / 9
 
@@ -28,17 +31,24 @@ class PlainCNN(Network):
     """3×3 whitening → per stage [conv, pool, conv and perhaps another] → pool → linear.
 
     `widths` are the channels of the stages, `depths` their convolutions; 32 × 32 pixels become 30 → 15 → 7 → 3 → 1.
+    With `excited`, stages of three convolutions have squeeze and excitation.
     """
 
     def __init__(
-        self, classes: int = 10, widths: tuple[int, ...] = (64, 240, 256), depths: tuple[int, ...] = (2, 2, 2)
+        self,
+        classes: int = 10,
+        widths: tuple[int, ...] = (64, 240, 256),
+        depths: tuple[int, ...] = (2, 2, 2),
+        *,
+        excited: bool = False,
     ) -> None:
         super().__init__(CIFAR10_MEAN, CIFAR10_STD)
         self.whiten = nn.Conv2d(3, 2 * WHITENED_DIRECTIONS, 3)
         self.whiten.weight.requires_grad = False
         inputs = (2 * WHITENED_DIRECTIONS, *widths)
+        residual = ExcitedStage if excited else ResidualStage
         self.stages = nn.ModuleList(
-            (Stage if depth == 2 else ResidualStage)(i, o) for i, o, depth in zip(inputs, widths, depths, strict=False)
+            (Stage if depth == 2 else residual)(i, o) for i, o, depth in zip(inputs, widths, depths, strict=False)
         )
         self.head = nn.Linear(widths[-1], classes, bias=False)
 
@@ -66,15 +76,16 @@ class PlainCNN(Network):
     @torch.no_grad()
     def adopt(self, layers: Sequence[Weights]) -> None:
         """See `Network.adopt`: what was folded into a convolution stays there, and its norm only adds the bias."""
-        (filters, bias), *convolutions, (head, _) = layers
+        (filters, bias), *others, (head, _) = layers
         self.whiten.weight.copy_(filters)
         self.whiten.bias.copy_(bias)  # type: ignore[union-attr]  # this convolution has one
         parts = chain.from_iterable(stage.parts() for stage in self.stages)  # type: ignore[operator]
-        for (conv, norm), (weight, bias) in zip(parts, convolutions, strict=True):
-            conv.weight.copy_(weight)
-            norm.bias.copy_(bias)
-            norm.running_mean.zero_()
-            norm.running_var.fill_(1 - norm.eps)
+        for (layer, norm), (weight, bias) in zip(parts, others, strict=True):
+            layer.weight.copy_(weight)
+            (layer if norm is None else norm).bias.copy_(bias)
+            if norm is not None:
+                norm.running_mean.zero_()
+                norm.running_var.fill_(1 - norm.eps)
         self.head.weight.copy_(head / HEAD_SCALE)
 
     def initialise(self, images: Tensor) -> None:
@@ -103,8 +114,8 @@ class Stage(nn.Module):
         x = F.relu(self.norm1(F.max_pool2d(self.conv1(x), 2)))
         return F.relu(self.norm2(self.conv2(x)))
 
-    def parts(self) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-        """Its convolutions, each with the norm behind it."""
+    def parts(self) -> Iterator[tuple[nn.Conv2d | nn.Linear, nn.BatchNorm2d | None]]:
+        """Its convolutions, each with the norm behind it, and its linear layers."""
         yield from ((self.conv1, self.norm1), (self.conv2, self.norm2))
 
     def inference_layers(self) -> Iterator[nn.Module]:
@@ -129,9 +140,14 @@ class ResidualStage(Stage):
     def forward(self, x: Tensor) -> Tensor:
         """As `Stage.forward`, then conv → norm → sum → ReLU."""
         x = F.relu(self.norm1(F.max_pool2d(self.conv1(x), 2)))
-        return F.relu(x + self.norm3(self.conv3(F.relu(self.norm2(self.conv2(x))))))
+        return F.relu(x + self.branch(x))
 
-    def parts(self) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    def branch(self, x: Tensor) -> Tensor:
+        """What is added to `x`; same shape."""
+        third: Tensor = self.norm3(self.conv3(F.relu(self.norm2(self.conv2(x)))))
+        return third
+
+    def parts(self) -> Iterator[tuple[nn.Conv2d | nn.Linear, nn.BatchNorm2d | None]]:
         """As `Stage.parts`, and the third."""
         yield from (*super().parts(), (self.conv3, self.norm3))
 
@@ -139,6 +155,44 @@ class ResidualStage(Stage):
         """As `forward`, with norms and ReLU where `Stage.inference_layers` has them."""
         *first, conv2, relu = super().inference_layers()
         yield from (*first, Residual(conv2, relu, _fold(self.conv3, self.norm3)), nn.ReLU())
+
+
+class ExcitedStage(ResidualStage):
+    """A residual stage that weighs each channel of what it adds by 0 … 2, as their means over the image suggest."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.squeeze = nn.Linear(outputs, outputs // SQUEEZE)
+        self.excite = nn.Linear(outputs // SQUEEZE, outputs)
+        nn.init.zeros_(self.excite.weight)  # every weight is one before it has learned anything
+        nn.init.zeros_(self.excite.bias)
+
+    def branch(self, x: Tensor) -> Tensor:
+        """As `ResidualStage.branch`, weighed."""
+        excitation = Excitation(self.squeeze, nn.ReLU(), self.excite)
+        weighed: Tensor = excitation(super().branch(x))
+        return weighed
+
+    def parts(self) -> Iterator[tuple[nn.Conv2d | nn.Linear, nn.BatchNorm2d | None]]:
+        """As `ResidualStage.parts`, and the linear layers."""
+        yield from (*super().parts(), (self.squeeze, None), (self.excite, None))
+
+    def inference_layers(self) -> Iterator[nn.Module]:
+        """As `forward`, with norms and ReLU where `Stage.inference_layers` has them."""
+        *first, residual, relu = super().inference_layers()
+        excitation = Excitation(copy.deepcopy(self.squeeze), nn.ReLU(), copy.deepcopy(self.excite))
+        yield from (*first, Residual(*residual, excitation), relu)
+
+
+class Excitation(nn.Sequential):
+    """An input (N, C, H, W) times 0 … 2 for each channel, twice the sigmoid of what its layers make of their means."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape in as out."""
+        weights = F.avg_pool2d(x, x.shape[2:]).flatten(1)
+        for layer in self:
+            weights = layer(weights)
+        return x * (2 * weights.sigmoid())[:, :, None, None]
 
 
 class Residual(nn.Sequential):
