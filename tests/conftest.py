@@ -165,5 +165,7 @@ def generated_data(
 def narrow_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The served networks with few channels, whitened by few images: tests that train them are about the training."""
     monkeypatch.setattr("training.run.WHITENING_IMAGES", 200)
-    for name, depths in {"plain-cnn": (2, 2, 2), "plain-cnn-small": (2, 3, 3)}.items():
-        monkeypatch.setitem(ARCHITECTURES, name, partial(PlainCNN, widths=(16, 16, 16), depths=depths))
+    narrow = partial(PlainCNN, widths=(16, 16, 16))
+    monkeypatch.setitem(ARCHITECTURES, "plain-cnn", narrow)
+    monkeypatch.setitem(ARCHITECTURES, "plain-cnn-small", partial(narrow, depths=(2, 3, 3)))
+    monkeypatch.setitem(ARCHITECTURES, "excited-cnn-small", partial(narrow, depths=(2, 3, 3), excited=True))

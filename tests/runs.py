@@ -17,7 +17,9 @@ SMALL = {
     "cifar10": replace(RECIPES["cifar10"], architecture="plain-cnn", epochs=3, batch_size=200, restarts=(1, 2)),
     "cifar10-teacher-44": replace(RECIPES["cifar10-teacher-44"], epochs=2, batch_size=100, max_steps=22),
     "cifar10-plain": replace(RECIPES["cifar10-plain"], epochs=2, batch_size=100, max_steps=22),
-    "cifar10-small": replace(RECIPES["cifar10-small"], epochs=4, batch_size=200, view_cycle=2, max_steps=30),
+    "cifar10-small-robust": replace(
+        RECIPES["cifar10-small-robust"], epochs=4, batch_size=200, view_cycle=2, max_steps=30
+    ),
     "tutorial": replace(RECIPES["tutorial"], epochs=3, batch_size=300),
 }
 
@@ -30,8 +32,8 @@ def run(
     return Run(recipe, config, data, CPU, precision, teachers)
 
 
-def untrained_teacher(seed: int, data: TrainingData) -> Teacher:
-    config = replace(SMALL["cifar10-teacher-44"], seed=seed)
+def untrained_teacher(seed: int, data: TrainingData, architecture: str = "plain-cnn") -> Teacher:
+    config = replace(SMALL["cifar10-teacher-44"], architecture=architecture, seed=seed)
     return Teacher("untrained", config, data.labels, build_network(config, data, CPU).state_dict(), {})
 
 

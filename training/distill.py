@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from training.architectures import Network
+from training.architectures import EXTENDS, Network
 from training.checkpoint import Teacher
 from training.data import TrainingData
 from training.degrade import DEGRADATIONS
@@ -75,10 +75,11 @@ def check_teachers(recipe: str, config: TrainConfig, data: TrainingData, teacher
         )
     if any(teacher.labels != data.labels for teacher in teachers):
         raise CheckpointError("The teachers were trained on other classes; train them on this data first.")
-    if config.start_from_teacher and teachers[0].config.architecture != config.architecture:
+    suited = (config.architecture, EXTENDS.get(config.architecture, config.architecture))
+    if config.start_from_teacher and teachers[0].config.architecture not in suited:
         raise CheckpointError(
-            f"Recipe {recipe} starts from its first teacher's weights, and that is a "
-            f"{teachers[0].config.architecture}, not a {config.architecture}."
+            f"Recipe {recipe} starts from its first teacher's weights, and that is a network of kind "
+            f"{teachers[0].config.architecture}, not {config.architecture}."
         )
     if config.restarts and config.start_from_teacher:  # the last step degrades as the start was, hours from now
         unknown = [name for name in teachers[0].config.degradations if name not in DEGRADATIONS]

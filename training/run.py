@@ -52,10 +52,8 @@ class Run:
         self.epoch_loss = torch.zeros((), dtype=torch.float64, device=device)  # summed; to read it is to wait for it
         self.history: list[EpochRecord] = []
         self.provenance = provenance(device, precision)  # of the start: the source may change while this runs
-        self.model = build_network(config, data, device)
-        if config.start_from_teacher:
-            self.model.load_state_dict(teachers[0].model)
         self.teachers = teachers
+        self.model = self._start()
         asked = teachers if config.start_teaches else teachers[1:]
         networks = [_on(device, network_of(teacher)) for teacher in asked]
         self.ensemble = Teachers(networks, config.distill_temperature) if networks else None
@@ -84,10 +82,17 @@ class Run:
             return
         self.kept.append({name: value.clone() for name, value in self.model.state_dict().items()})
         if self.step == self.total_steps:
-            start = [self.teachers[0].model] * self.config.start_weight if self.config.start_from_teacher else []
+            start = [self._start().state_dict()] * self.config.start_weight if self.config.start_from_teacher else []
             batches = map(pixels, torch.split(self._typical_images(), STATISTICS_BATCH))
             with self.precision.autocast(self.device):
                 average(self.model, [*start, *self.kept], batches)
+
+    def _start(self) -> Network:
+        """The network before the first step."""
+        network = build_network(self.config, self.data, self.device)
+        if self.config.start_from_teacher:  # strictly, but for what it has that its teacher does not: see `EXTENDS`
+            network.load_state_dict({**network.state_dict(), **self.teachers[0].model})
+        return network
 
     def _typical_images(self) -> Tensor:
         """What the norms' statistics are measured on: every other image degraded as for the network at the start."""

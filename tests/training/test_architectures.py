@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from training.architectures import ARCHITECTURES, Network
-from training.architectures.plain_cnn import PlainCNN, ResidualStage
+from training.architectures.plain_cnn import Excitation, PlainCNN, ResidualStage
 from training.architectures.tutorial_cnn import TutorialCNN
 from training.calibrate import Calibrator
 from training.onnx_graph import InferenceGraph, count_macs
@@ -53,8 +53,27 @@ def test_the_folded_graph_has_only_plain_layers(name: str) -> None:
     assert kinds == {nn.Conv2d, nn.ReLU, nn.MaxPool2d, nn.Flatten, nn.Linear}
 
 
+def test_a_network_with_squeeze_and_excitation_starts_as_the_same_without(pixels: Tensor) -> None:
+    excited, plain = ARCHITECTURES["excited-cnn-small"](10), ARCHITECTURES["plain-cnn-small"](10)
+    added = excited.load_state_dict(plain.state_dict(), strict=False).missing_keys
+    assert {name.split(".")[2] for name in added} == {"squeeze", "excite"}
+    assert torch.allclose(excited(pixels), plain(pixels), atol=1e-5)
+
+
+def test_excitation_weighs_each_channel_by_the_means_of_all() -> None:
+    to_sum, to_gate = nn.Linear(2, 1, bias=False), nn.Linear(1, 2)
+    nn.init.ones_(to_sum.weight)
+    with torch.no_grad():
+        to_gate.weight.copy_(torch.tensor([[100.0], [-100.0]]))
+        to_gate.bias.zero_()
+    x = torch.tensor([[[[1.0, 3.0]], [[0.0, 4.0]]], [[[0.0, 0.0]], [[5.0, -5.0]]]])  # means of 2 and 2, 0 and 0
+    expected = torch.tensor([[[[2.0, 6.0]], [[0.0, 0.0]]], [[[0.0, 0.0]], [[5.0, -5.0]]]])
+    assert torch.allclose(Excitation(to_sum, to_gate)(x), expected)
+
+
 @pytest.mark.parametrize(
-    ("name", "millions"), [("plain-cnn", 114.6), ("plain-cnn-deep", 97.7), ("plain-cnn-small", 29.1)]
+    ("name", "millions"),
+    [("plain-cnn", 114.6), ("plain-cnn-deep", 97.7), ("excited-cnn", 97.7), ("excited-cnn-small", 29.2)],
 )
 def test_the_served_networks_are_shaped_for_cpus(name: str, millions: float) -> None:
     graph = InferenceGraph(ARCHITECTURES[name](10), Calibrator())

@@ -46,7 +46,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(data: Trai
 
 
 @pytest.mark.parametrize("recipe", SMALL)
-@pytest.mark.parametrize("stop_after", [1, 7, 18])  # for cifar10-small in the first view cycle and in the second
+@pytest.mark.parametrize("stop_after", [1, 7, 18])  # for cifar10-small-robust in the first view cycle and in the second
 def test_a_stopped_run_resumes_to_the_same_bits(
     recipe: str, stop_after: int, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,8 +130,8 @@ def test_a_student_starts_from_its_first_teacher_and_learns_what_the_teachers_kn
 
 
 def test_a_student_is_held_to_its_teachers_at_the_temperature_they_answer_at(data: TrainingData) -> None:
-    config = replace(SMALL["cifar10-small"], distill_temperature=3.0)
-    each, twin = run("cifar10-small", data, config), run("cifar10-small", data, config)
+    config = replace(SMALL["cifar10-small-robust"], distill_temperature=3.0)
+    each, twin = run("cifar10-small-robust", data, config), run("cifar10-small-robust", data, config)
     images, targets = loop.next_batch(twin, torch.arange(200))
     logits = twin.model.train()(images.permute(0, 3, 1, 2).float())
     softened = torch.nn.functional.kl_div((logits / 3).log_softmax(1), targets, reduction="batchmean")
@@ -140,7 +140,7 @@ def test_a_student_is_held_to_its_teachers_at_the_temperature_they_answer_at(dat
 
 
 def test_views_repeat_with_the_cycle_and_their_answers_are_remembered(data: TrainingData) -> None:
-    each = run("cifar10-small", data, replace(SMALL["cifar10-small"], degradations=()))
+    each = run("cifar10-small-robust", data, replace(SMALL["cifar10-small-robust"], degradations=()))
     ensemble, asked = each.ensemble, 0
 
     def counted(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -162,9 +162,9 @@ def test_views_repeat_with_the_cycle_and_their_answers_are_remembered(data: Trai
 
 
 def test_degradations_are_drawn_anew_in_every_cycle_and_the_teachers_do_not_see_them(data: TrainingData) -> None:
-    config = replace(SMALL["cifar10-small"], view_cycle=None)
-    plain = run("cifar10-small", data, replace(config, degradations=()))
-    cycled, degraded = run("cifar10-small", data), run("cifar10-small", data, config)
+    config = replace(SMALL["cifar10-small-robust"], view_cycle=None)
+    plain = run("cifar10-small-robust", data, replace(config, degradations=()))
+    cycled, degraded = run("cifar10-small-robust", data), run("cifar10-small-robust", data, config)
     indices = torch.arange(200)
     first, clean, fresh = (loop.next_batch(each, indices) for each in (cycled, plain, degraded))
     cycled.step = 18
@@ -185,7 +185,7 @@ def test_the_order_repeats_with_the_cycle(data: TrainingData, tmp_path: Path, mo
         return torch.zeros(())
 
     monkeypatch.setattr(loop, "train_one_step", note)
-    train(run("cifar10-small", data, replace(SMALL["cifar10-small"], max_steps=None)), tmp_path)
+    train(run("cifar10-small-robust", data, replace(SMALL["cifar10-small-robust"], max_steps=None)), tmp_path)
     assert len(orders) == 36
     assert all(torch.equal(a, b) for a, b in zip(orders[:18], orders[18:], strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(orders[:9], orders[9:18], strict=True))

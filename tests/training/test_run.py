@@ -16,7 +16,7 @@ from training.data import TrainingData, load_training_data
 from training.device import Precision
 from training.errors import CheckpointError
 from training.loop import next_batch, train
-from training.run import Run
+from training.run import Run, pixels
 
 pytestmark = pytest.mark.usefixtures("narrow_networks")
 
@@ -44,7 +44,7 @@ def test_teachers_must_be_those_of_the_recipe(data: TrainingData) -> None:
     with pytest.raises(CheckpointError, match="other classes"):
         Run("cifar10-plain", SMALL["cifar10-plain"], data, CPU, Precision.FP32, (teacher, stranger))
     small = replace(teacher, config=replace(teacher.config, architecture="tutorial-cnn"))
-    with pytest.raises(CheckpointError, match="a tutorial-cnn, not a plain-cnn"):
+    with pytest.raises(CheckpointError, match="kind tutorial-cnn, not plain-cnn"):
         Run("cifar10-plain", SMALL["cifar10-plain"], data, CPU, Precision.FP32, (small, teacher))
 
 
@@ -68,6 +68,23 @@ def test_the_learning_rate_begins_anew_and_the_last_weights_are_the_mean_over_al
     assert rates == 3 * [pytest.approx(1 - place / 9) for place in range(9)]
     assert torch.allclose(each.model.state_dict()["head.weight"], sum(ends[1:], 3 * ends[0]) / 6, atol=1e-6)
     assert checkpoints.load(tmp_path).kept == ()
+
+
+def test_a_network_may_start_as_the_one_that_it_extends(data: TrainingData, tmp_path: Path) -> None:
+    config = replace(SMALL["cifar10"], architecture="plain-cnn-small")
+    plain, *teachers = (untrained_teacher(seed, data, config.architecture) for seed in range(4))
+    extended = replace(config, architecture="excited-cnn-small", epochs=1, restarts=(5,))
+    runs = [Run("cifar10", each, data, CPU, Precision.FP32, (plain, *teachers)) for each in (config, extended)]
+    images = pixels(data.validation.images)
+    before, got = (each.model.eval()(images) for each in runs)
+    assert torch.equal(before, got)
+    train(runs[1], tmp_path)
+    excitations = [weight for name, weight in runs[1].model.named_parameters() if "excite" in name]
+    assert all(weight.any() for weight in excitations)
+
+    grown = replace(plain, config=replace(plain.config, architecture="excited-cnn-small"))
+    with pytest.raises(CheckpointError, match="kind excited-cnn-small, not plain-cnn-small"):
+        Run("cifar10", config, data, CPU, Precision.FP32, (grown, *teachers))
 
 
 def test_a_start_that_does_not_teach_is_not_asked(data: TrainingData) -> None:

@@ -154,7 +154,11 @@ class ResidualStage(Stage):
     def inference_layers(self) -> Iterator[nn.Module]:
         """As `forward`, with norms and ReLU where `Stage.inference_layers` has them."""
         *first, conv2, relu = super().inference_layers()
-        yield from (*first, Residual(conv2, relu, _fold(self.conv3, self.norm3)), nn.ReLU())
+        yield from (*first, Residual(conv2, relu, *self.last_of_branch()), nn.ReLU())
+
+    def last_of_branch(self) -> Iterator[nn.Module]:
+        """What `inference_layers` has between the second convolution and the sum."""
+        yield _fold(self.conv3, self.norm3)
 
 
 class ExcitedStage(ResidualStage):
@@ -177,11 +181,10 @@ class ExcitedStage(ResidualStage):
         """As `ResidualStage.parts`, and the linear layers."""
         yield from (*super().parts(), (self.squeeze, None), (self.excite, None))
 
-    def inference_layers(self) -> Iterator[nn.Module]:
-        """As `forward`, with norms and ReLU where `Stage.inference_layers` has them."""
-        *first, residual, relu = super().inference_layers()
-        excitation = Excitation(copy.deepcopy(self.squeeze), nn.ReLU(), copy.deepcopy(self.excite))
-        yield from (*first, Residual(*residual, excitation), relu)
+    def last_of_branch(self) -> Iterator[nn.Module]:
+        """As `ResidualStage.last_of_branch`, and the weighing."""
+        yield from super().last_of_branch()
+        yield Excitation(copy.deepcopy(self.squeeze), nn.ReLU(), copy.deepcopy(self.excite))
 
 
 class Excitation(nn.Sequential):
