@@ -99,7 +99,7 @@ RECIPES: dict[str, TrainConfig] = {
     ),
     "cifar10-small": TrainConfig(
         architecture="excited-cnn-small",
-        epochs=48,
+        epochs=64,
         batch_size=512,
         optimizer="muon",
         lr=2.0,
