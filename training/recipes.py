@@ -131,7 +131,6 @@ RECIPES: dict[str, TrainConfig] = {
         start_from_teacher=True,
         start_teaches=False,
         restarts=(24, 32, 40),
-        start_weight=2,
         distill_temperature=3.0,
     ),
     "cifar10-small-robust": TrainConfig(
