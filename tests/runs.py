@@ -14,7 +14,9 @@ from training.run import Run, build_network
 
 CPU = torch.device("cpu")
 SMALL = {
-    "cifar10": replace(RECIPES["cifar10"], architecture="plain-cnn", epochs=3, batch_size=200, restarts=(1, 2)),
+    "cifar10": replace(
+        RECIPES["cifar10"], architecture="plain-cnn", epochs=3, batch_size=200, restarts=(1, 2), start_weight=3
+    ),
     "cifar10-teacher-44": replace(RECIPES["cifar10-teacher-44"], epochs=2, batch_size=100, max_steps=22),
     "cifar10-plain": replace(RECIPES["cifar10-plain"], epochs=2, batch_size=100, max_steps=22),
     "cifar10-small-robust": replace(

@@ -72,7 +72,7 @@ def test_the_learning_rate_begins_anew_and_the_last_weights_are_the_mean_over_al
 
 def test_a_network_may_start_as_the_one_that_it_extends(data: TrainingData, tmp_path: Path) -> None:
     config = replace(SMALL["cifar10"], architecture="plain-cnn-small")
-    plain, *teachers = (untrained_teacher(seed, data, config.architecture) for seed in range(4))
+    plain, *teachers = (untrained_teacher(seed, data, config.architecture) for seed in range(len(config.teachers)))
     extended = replace(config, architecture="excited-cnn-small", epochs=1, restarts=(5,))
     runs = [Run("cifar10", each, data, CPU, Precision.FP32, (plain, *teachers)) for each in (config, extended)]
     images = pixels(data.validation.images)
@@ -88,19 +88,19 @@ def test_a_network_may_start_as_the_one_that_it_extends(data: TrainingData, tmp_
 
 
 def test_a_start_that_does_not_teach_is_not_asked(data: TrainingData) -> None:
-    start, *teachers = (untrained_teacher(seed, data) for seed in range(4))
+    start, *teachers = (untrained_teacher(seed, data) for seed in range(len(SMALL["cifar10"].teachers)))
     silent = Run("cifar10", SMALL["cifar10"], data, CPU, Precision.FP32, (start, *teachers))
     without = replace(SMALL["cifar10"], teachers=SMALL["cifar10"].teachers[1:], start_from_teacher=False)
     without = replace(without, start_teaches=True)
     other = Run("cifar10", without, data, CPU, Precision.FP32, tuple(teachers))
     for silent.step in range(12):
         other.step = silent.step
-        asked, expected = (next_batch(each, torch.arange(20))[1] for each in (silent, other))
+        asked, expected = (next_batch(each, torch.arange(silent.config.batch_size))[1] for each in (silent, other))
         assert torch.equal(asked, expected)
 
 
 def test_a_start_whose_degradations_are_unknown_is_refused_at_once(data: TrainingData) -> None:
-    start, *teachers = (untrained_teacher(seed, data) for seed in range(4))
+    start, *teachers = (untrained_teacher(seed, data) for seed in range(len(SMALL["cifar10"].teachers)))
     stranger = replace(start, config=replace(start.config, degradations=("jpeg-12", "rain-50")))
     with pytest.raises(CheckpointError, match="trained with rain-50, which this version does not know"):
         Run("cifar10", SMALL["cifar10"], data, CPU, Precision.FP32, (stranger, *teachers))
