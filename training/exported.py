@@ -1,4 +1,8 @@
-"""An exported model as a teacher: its fp32 file back to a network in torch, with the temperature in the weights."""
+"""An exported model as a teacher: its fp32 file back to a network in torch.
+
+A temperature that was fitted alone stays in the weights: the network is calibrated. One that was fitted together with
+an exponent says nothing by itself, and is taken out again.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor
 
-from service.metadata import FILE_NAME, ModelMetadata
+from service.metadata import FILE_NAME, Calibration, ModelMetadata
 from training.architectures import ARCHITECTURES, Network
 from training.calibrate import Calibrator
 from training.checkpoint import Teacher
@@ -35,7 +39,7 @@ def load_exported(folder: Path) -> Teacher:
         with np.load(metadata.golden.verify(folder)) as arrays:
             images = arrays["images"]
         network = ARCHITECTURES[metadata.architecture](len(metadata.labels)).eval()
-        calibrator = Calibrator(1.0, metadata.calibration.biases, metadata.calibration.exponent)
+        calibrator = Calibrator(*_removable(metadata.calibration))
         network.adopt(list(_weights(onnx.load(file), network, calibrator)))
         recorded = metadata.provenance.config.items()
         config = TrainConfig(**{name: tuple(v) if isinstance(v, list) else v for name, v in recorded})  # type: ignore[arg-type]
@@ -49,8 +53,14 @@ def load_exported(folder: Path) -> Teacher:
             f"The model in {folder} is no {metadata.architecture} of this version; name a run's folder."
         )
     provenance = metadata.provenance
-    told = {**provenance.training, "weights": f"models/{metadata.name}/{metadata.version}, its temperature among them"}
+    kept = "" if calibrator.temperature != 1 else ", its temperature among them"
+    told = {**provenance.training, "weights": f"models/{metadata.name}/{metadata.version}{kept}"}
     return Teacher(provenance.recipe, config, metadata.labels, network.state_dict(), told)
+
+
+def _removable(calibration: Calibration) -> tuple[float, tuple[float, ...], float]:
+    """Temperature, class biases and exponent that are in the file and are no part of the network."""
+    return calibration.temperature if calibration.exponent != 1 else 1.0, calibration.biases, calibration.exponent
 
 
 def _weights(model: onnx.ModelProto, network: Network, calibrator: Calibrator) -> Iterator[tuple[Tensor, Tensor]]:
@@ -65,5 +75,5 @@ def _weights(model: onnx.ModelProto, network: Network, calibrator: Calibrator) -
             offset = offset + (weight * network.mean).sum((1, 2, 3))
             weight = weight * network.std
         if node == logits:
-            offset = calibrator.unscaled(offset)
+            weight, offset = weight * calibrator.temperature, calibrator.unscaled(offset)
         yield weight, offset

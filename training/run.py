@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from training.architectures import ARCHITECTURES, Network
-from training.average import average
+from training.average import average, folded, unfold
 from training.checkpoint import Checkpoint, EpochRecord, Teacher, network_of
 from training.data import TrainingData
 from training.degrade import degrade
@@ -92,6 +92,9 @@ class Run:
         network = build_network(self.config, self.data, self.device)
         if self.config.start_from_teacher:  # strictly, but for what it has that its teacher does not: see `EXTENDS`
             network.load_state_dict({**network.state_dict(), **self.teachers[0].model})
+            if folded(network):
+                with self.precision.autocast(self.device):
+                    unfold(network, map(pixels, torch.split(self._typical_images(), STATISTICS_BATCH)))
         return network
 
     def _typical_images(self) -> Tensor:

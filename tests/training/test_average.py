@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.architectures import ARCHITECTURES, Network
-from training.average import average, measure_statistics
+from training.average import average, folded, measure_statistics, unfold
 
 GENERATOR = torch.Generator().manual_seed(0)
 BATCHES = [255 * torch.rand(8, 3, 32, 32, generator=GENERATOR) for _ in range(2)]
@@ -66,3 +66,18 @@ def test_statistics_are_the_averages_over_all_batches() -> None:
     assert torch.allclose(measured[2], (measured[0] + measured[1]) / 2, atol=1e-5)
     assert not torch.allclose(measured[0], measured[1], atol=1e-3)
     assert (norm.momentum, model.training) == (momentum, False)
+
+
+def test_a_network_from_an_exported_file_is_the_same_in_training() -> None:
+    model, exported, images = network(1), ARCHITECTURES["plain-cnn-small"](10), torch.cat(BATCHES)
+    measure_statistics(model, [images])
+    layers = [part for layer in model.inference_layers() for part in layer.modules()]
+    exported.adopt([(part.weight, part.bias) for part in layers if isinstance(part, nn.Conv2d | nn.Linear)])
+    expected = model(images)
+    assert (folded(model), folded(exported)) == (False, True)
+    assert not torch.allclose(exported.train()(images), expected, atol=0.1)
+    exported.adopt([(part.weight, part.bias) for part in layers if isinstance(part, nn.Conv2d | nn.Linear)])
+    unfold(exported, [images])
+    assert not folded(exported)
+    assert torch.allclose(exported(images), expected, atol=0.02)
+    assert torch.allclose(exported.train()(images), expected, atol=0.02)

@@ -37,15 +37,18 @@ def test_what_is_shipped_teaches_what_its_file_answers(folder: Path) -> None:
     with torch.no_grad():
         logits = network_of(teacher)(torch.from_numpy(images).permute(0, 3, 1, 2).float())
     calibration = ModelMetadata.read(folder).calibration
-    expected = Calibrator(1.0, calibration.biases, calibration.exponent)(logits).numpy()
+    alone = calibration.exponent == 1  # then the temperature is part of the teacher
+    temperature = 1.0 if alone else calibration.temperature
+    expected = Calibrator(temperature, calibration.biases, calibration.exponent)(logits).numpy()
     assert np.abs(run_onnx(folder / "model.onnx", images) - expected).max() < 1e-4
     assert teacher.provenance["weights"].startswith(f"models/{folder.parent.name}/{folder.name}")
+    assert teacher.provenance["weights"].endswith("its temperature among them") == alone
     assert teacher.config.augmentations == tuple(teacher.config.augmentations)
 
 
-def test_class_biases_are_no_part_of_a_teacher(model: Path) -> None:
+def test_class_biases_and_a_temperature_fitted_with_an_exponent_are_no_part_of_a_teacher(model: Path) -> None:
     plain, metadata = load_exported(model), ModelMetadata.read(model)
-    calibrator = Calibrator(1.0, tuple(0.1 * i for i in range(10)), 1.3)
+    calibrator = Calibrator(1.7, tuple(0.1 * i for i in range(10)), 1.3)
     graph = InferenceGraph(network_of(plain), calibrator)
     write_onnx(graph, model / "model.onnx", height=32, width=32, properties={})
     files = {"fp32": FileRecord.of(model / "model.onnx")}
