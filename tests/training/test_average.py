@@ -80,5 +80,5 @@ def test_a_network_from_an_exported_file_is_the_same_in_training() -> None:
     exported.adopt(weights)
     unfold(exported, [images])
     assert not folded(exported)
-    assert torch.allclose(exported(images), expected, atol=0.02)
-    assert torch.allclose(exported.train()(images), expected, atol=0.02)
+    assert torch.allclose(exported(images), expected, atol=0.05)
+    assert torch.allclose(exported.train()(images), expected, atol=0.05)
