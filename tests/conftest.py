@@ -20,7 +20,7 @@ from PIL import Image
 from service.metadata import Calibration, FileRecord, InputSpec, ModelMetadata, Provenance
 from service.settings import Settings
 from training import data
-from training.architectures import ALL, ARCHITECTURES, LATER
+from training.architectures import ARCHITECTURES
 from training.architectures.plain_cnn import PlainCNN
 
 torch.set_num_threads(1)  # the networks here are so small that more threads only wait for each other
@@ -168,5 +168,4 @@ def narrow_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     narrow = partial(PlainCNN, widths=(16, 16, 16))
     monkeypatch.setitem(ARCHITECTURES, "plain-cnn", narrow)
     monkeypatch.setitem(ARCHITECTURES, "plain-cnn-small", partial(narrow, depths=(2, 3, 3)))
-    for name, excited in (("excited-cnn-small", LATER), ("wholly-excited-cnn-small", ALL)):
-        monkeypatch.setitem(ARCHITECTURES, name, partial(narrow, depths=(2, 3, 3), excited=excited))
+    monkeypatch.setitem(ARCHITECTURES, "excited-cnn-small", partial(narrow, depths=(2, 3, 3), excited=True))

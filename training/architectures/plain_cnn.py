@@ -30,8 +30,8 @@ HEAD_SCALE = 1 / 9
 class PlainCNN(Network):
     """3×3 whitening → per stage [conv, pool, conv and perhaps another] → pool → linear.
 
-    `widths` are the channels of the stages, `depths` their convolutions, `excited` whether they have squeeze and
-    excitation; 32 × 32 pixels become 30 → 15 → 7 → 3 → 1.
+    `widths` are the channels of the stages, `depths` their convolutions; 32 × 32 pixels become 30 → 15 → 7 → 3 → 1.
+    With `excited`, stages of three convolutions have squeeze and excitation.
     """
 
     def __init__(
@@ -39,15 +39,16 @@ class PlainCNN(Network):
         classes: int = 10,
         widths: tuple[int, ...] = (64, 240, 256),
         depths: tuple[int, ...] = (2, 2, 2),
-        excited: tuple[bool, ...] = (False, False, False),
+        *,
+        excited: bool = False,
     ) -> None:
         super().__init__(CIFAR10_MEAN, CIFAR10_STD)
         self.whiten = nn.Conv2d(3, 2 * WHITENED_DIRECTIONS, 3)
         self.whiten.weight.requires_grad = False
         inputs = (2 * WHITENED_DIRECTIONS, *widths)
-        kinds = [Stage if depth == 2 else ResidualStage for depth in depths]
+        residual = ExcitedStage if excited else ResidualStage
         self.stages = nn.ModuleList(
-            kind(i, o, excited=e) for kind, i, o, e in zip(kinds, inputs, widths, excited, strict=False)
+            (Stage if depth == 2 else residual)(i, o) for i, o, depth in zip(inputs, widths, depths, strict=False)
         )
         self.head = nn.Linear(widths[-1], classes, bias=False)
 
@@ -99,88 +100,91 @@ class PlainCNN(Network):
 
 
 class Stage(nn.Module):
-    """conv → pool → norm → ReLU → conv → norm → ReLU: (N, inputs, H, W) → (N, outputs, H // 2, W // 2).
+    """conv → pool → norm → ReLU → conv → norm → ReLU: (N, inputs, H, W) → (N, outputs, H // 2, W // 2)."""
 
-    An excited one weighs each channel of what its second half makes by 0 … 2, as their means over the image suggest.
-    """
-
-    def __init__(self, inputs: int, outputs: int, *, excited: bool = False) -> None:
+    def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.conv1 = _identity_conv(inputs, outputs)
         self.norm1 = _bias_norm(outputs)
         self.conv2 = _identity_conv(outputs, outputs)
         self.norm2 = _bias_norm(outputs)
-        self.excited = excited
-        if excited:
-            self.squeeze = nn.Linear(outputs, outputs // SQUEEZE)
-            self.excite = nn.Linear(outputs // SQUEEZE, outputs)
-            nn.init.zeros_(self.excite.weight)  # every weight is one before it has learned anything
-            nn.init.zeros_(self.excite.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool first, then normalise and rectify: the same values for a quarter of the memory traffic."""
-        return F.relu(self.second_half(F.relu(self.norm1(F.max_pool2d(self.conv1(x), 2)))))
-
-    def second_half(self, x: Tensor) -> Tensor:
-        """What is rectified last; same shape as `x`."""
-        y = self.filtered(x)
-        if self.excited:
-            y = Excitation(self.squeeze, nn.ReLU(), self.excite)(y)
-        return y
-
-    def filtered(self, x: Tensor) -> Tensor:
-        """`x` after the convolutions of the second half; same shape."""
-        second: Tensor = self.norm2(self.conv2(x))
-        return second
+        x = F.relu(self.norm1(F.max_pool2d(self.conv1(x), 2)))
+        return F.relu(self.norm2(self.conv2(x)))
 
     def parts(self) -> Iterator[tuple[nn.Conv2d | nn.Linear, nn.BatchNorm2d | None]]:
-        """Its convolutions, each with the norm behind it, and its linear layers, in the order of the exported graph."""
-        yield from self.convolutions()
-        if self.excited:
-            yield from ((self.squeeze, None), (self.excite, None))
-
-    def convolutions(self) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-        """Each with the norm behind it."""
+        """Its convolutions, each with the norm behind it, and its linear layers."""
         yield from ((self.conv1, self.norm1), (self.conv2, self.norm2))
 
     def inference_layers(self) -> Iterator[nn.Module]:
         """As `forward`; norm and ReLU may move before the pooling because both are rising functions."""
-        yield from (_fold(self.conv1, self.norm1), nn.ReLU(), nn.MaxPool2d(2), *self.layers_of_second_half(), nn.ReLU())
-
-    def layers_of_second_half(self) -> Iterator[nn.Module]:
-        """As `second_half`."""
-        _, first, *others = self.convolutions()
-        yield _fold(*first)
-        for conv, norm in others:
-            yield from (nn.ReLU(), _fold(conv, norm))
-        if self.excited:
-            yield Excitation(copy.deepcopy(self.squeeze), nn.ReLU(), copy.deepcopy(self.excite))
+        yield from (
+            _fold(self.conv1, self.norm1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            _fold(self.conv2, self.norm2),
+            nn.ReLU(),
+        )
 
 
 class ResidualStage(Stage):
     """A stage whose second convolution is followed by a third; what entered the second is added to what they make."""
 
-    def __init__(self, inputs: int, outputs: int, *, excited: bool = False) -> None:
-        super().__init__(inputs, outputs, excited=excited)
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
         self.conv3 = _identity_conv(outputs, outputs)
         self.norm3 = _bias_norm(outputs)
 
-    def second_half(self, x: Tensor) -> Tensor:
-        """As `Stage.second_half`, and `x` added to it."""
-        return x + super().second_half(x)
+    def forward(self, x: Tensor) -> Tensor:
+        """As `Stage.forward`, then conv → norm → sum → ReLU."""
+        x = F.relu(self.norm1(F.max_pool2d(self.conv1(x), 2)))
+        return F.relu(x + self.branch(x))
 
-    def filtered(self, x: Tensor) -> Tensor:
-        """As `Stage.filtered`, rectified, then conv → norm."""
-        third: Tensor = self.norm3(self.conv3(F.relu(super().filtered(x))))
+    def branch(self, x: Tensor) -> Tensor:
+        """What is added to `x`; same shape."""
+        third: Tensor = self.norm3(self.conv3(F.relu(self.norm2(self.conv2(x)))))
         return third
 
-    def convolutions(self) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-        """As `Stage.convolutions`, and the third."""
-        yield from (*super().convolutions(), (self.conv3, self.norm3))
+    def parts(self) -> Iterator[tuple[nn.Conv2d | nn.Linear, nn.BatchNorm2d | None]]:
+        """As `Stage.parts`, and the third."""
+        yield from (*super().parts(), (self.conv3, self.norm3))
 
-    def layers_of_second_half(self) -> Iterator[nn.Module]:
-        """As `second_half`."""
-        yield Residual(*super().layers_of_second_half())
+    def inference_layers(self) -> Iterator[nn.Module]:
+        """As `forward`, with norms and ReLU where `Stage.inference_layers` has them."""
+        *first, conv2, relu = super().inference_layers()
+        yield from (*first, Residual(conv2, relu, *self.last_of_branch()), nn.ReLU())
+
+    def last_of_branch(self) -> Iterator[nn.Module]:
+        """What `inference_layers` has between the second convolution and the sum."""
+        yield _fold(self.conv3, self.norm3)
+
+
+class ExcitedStage(ResidualStage):
+    """A residual stage that weighs each channel of what it adds by 0 … 2, as their means over the image suggest."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.squeeze = nn.Linear(outputs, outputs // SQUEEZE)
+        self.excite = nn.Linear(outputs // SQUEEZE, outputs)
+        nn.init.zeros_(self.excite.weight)  # every weight is one before it has learned anything
+        nn.init.zeros_(self.excite.bias)
+
+    def branch(self, x: Tensor) -> Tensor:
+        """As `ResidualStage.branch`, weighed."""
+        excitation = Excitation(self.squeeze, nn.ReLU(), self.excite)
+        weighed: Tensor = excitation(super().branch(x))
+        return weighed
+
+    def parts(self) -> Iterator[tuple[nn.Conv2d | nn.Linear, nn.BatchNorm2d | None]]:
+        """As `ResidualStage.parts`, and the linear layers."""
+        yield from (*super().parts(), (self.squeeze, None), (self.excite, None))
+
+    def last_of_branch(self) -> Iterator[nn.Module]:
+        """As `ResidualStage.last_of_branch`, and the weighing."""
+        yield from super().last_of_branch()
+        yield Excitation(copy.deepcopy(self.squeeze), nn.ReLU(), copy.deepcopy(self.excite))
 
 
 class Excitation(nn.Sequential):
