@@ -74,7 +74,7 @@ def unfold(model: nn.Module, batches: Iterable[Tensor]) -> None:
         mean, square = torch.stack(inputs[norm]).mean(0)
         assert norm.running_mean is not None
         assert norm.running_var is not None
-        norm.bias += (mean - norm.running_mean) * torch.rsqrt(norm.running_var + norm.eps)
+        norm.bias.add_((mean - norm.running_mean) * torch.rsqrt(norm.running_var + norm.eps))
         norm.running_mean.copy_(mean)
         norm.running_var.copy_(square - mean.square())
 

@@ -72,11 +72,12 @@ def test_a_network_from_an_exported_file_is_the_same_in_training() -> None:
     model, exported, images = network(1), ARCHITECTURES["plain-cnn-small"](10), torch.cat(BATCHES)
     measure_statistics(model, [images])
     layers = [part for layer in model.inference_layers() for part in layer.modules()]
-    exported.adopt([(part.weight, part.bias) for part in layers if isinstance(part, nn.Conv2d | nn.Linear)])
+    weights = [(p.weight, p.bias) for p in layers if isinstance(p, nn.Conv2d | nn.Linear) and p.bias is not None]
+    exported.adopt(weights)
     expected = model(images)
     assert (folded(model), folded(exported)) == (False, True)
     assert not torch.allclose(exported.train()(images), expected, atol=0.1)
-    exported.adopt([(part.weight, part.bias) for part in layers if isinstance(part, nn.Conv2d | nn.Linear)])
+    exported.adopt(weights)
     unfold(exported, [images])
     assert not folded(exported)
     assert torch.allclose(exported(images), expected, atol=0.05)

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from tests.runs import CPU, SMALL, run, untrained_teacher
 from training import checkpoint as checkpoints
 from training import loop
-from training.checkpoint import load_teacher
+from training.average import measure_statistics
+from training.checkpoint import load_teacher, network_of
 from training.data import TrainingData, load_training_data
 from training.device import Precision
 from training.errors import CheckpointError
@@ -85,6 +87,23 @@ def test_a_network_may_start_as_the_one_that_it_extends(data: TrainingData, tmp_
     grown = replace(plain, config=replace(plain.config, architecture="excited-cnn-small"))
     with pytest.raises(CheckpointError, match="kind excited-cnn-small, not plain-cnn-small"):
         Run("cifar10", config, data, CPU, Precision.FP32, (grown, *teachers))
+
+
+def test_a_network_from_an_exported_file_starts_as_what_it_was(data: TrainingData) -> None:
+    config = SMALL["cifar10"]
+    start, *teachers = (untrained_teacher(seed, data) for seed in range(len(config.teachers)))
+    network = network_of(start)
+    measure_statistics(network, [pixels(data.train.images[:1_000])])
+    layers = [part for layer in network.inference_layers() for part in layer.modules()]
+    exported = network_of(start)
+    exported.adopt([(p.weight, p.bias) for p in layers if isinstance(p, nn.Conv2d | nn.Linear) and p.bias is not None])
+    teacher = replace(start, model=exported.state_dict())
+    each = Run("cifar10", config, data, CPU, Precision.FP32, (teacher, *teachers))
+    images = pixels(data.validation.images)
+    expected = network(images)
+    assert torch.allclose(each.model.eval()(images), expected, atol=0.05)
+    assert torch.allclose(each.model.train()(images), expected, atol=0.2)
+    assert not torch.allclose(exported.train()(images), expected, atol=0.2)
 
 
 def test_a_start_that_does_not_teach_is_not_asked(data: TrainingData) -> None:
