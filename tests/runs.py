@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch import nn
 
+from training.architectures.network import Network, Weights
 from training.checkpoint import Teacher
 from training.data import TrainingData
 from training.device import Precision
@@ -42,3 +44,9 @@ def untrained_teacher(seed: int, data: TrainingData, architecture: str = "plain-
 def same_weights(one: Run, other: Run) -> bool:
     a, b = one.model.state_dict(), other.model.state_dict()
     return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def exported_weights(network: Network) -> list[Weights]:
+    """What an exported file has of `network`, for `Network.adopt`."""
+    parts = [part for layer in network.inference_layers() for part in layer.modules()]
+    return [(p.weight, p.bias) for p in parts if isinstance(p, nn.Conv2d | nn.Linear) and p.bias is not None]

@@ -81,7 +81,7 @@ def check_teachers(recipe: str, config: TrainConfig, data: TrainingData, teacher
             f"Recipe {recipe} starts from its first teacher's weights, and that is a network of kind "
             f"{teachers[0].config.architecture}, not {config.architecture}."
         )
-    if config.restarts and config.start_from_teacher:  # the last step degrades as the start was, hours from now
+    if config.start_from_teacher:  # norms are measured on pictures degraded as for it; some only hours from now
         unknown = [name for name in teachers[0].config.degradations if name not in DEGRADATIONS]
         if unknown:
             raise CheckpointError(

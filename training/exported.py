@@ -39,7 +39,7 @@ def load_exported(folder: Path) -> Teacher:
         with np.load(metadata.golden.verify(folder)) as arrays:
             images = arrays["images"]
         network = ARCHITECTURES[metadata.architecture](len(metadata.labels)).eval()
-        calibrator = Calibrator(*_removable(metadata.calibration))
+        calibrator = _calibrator(metadata.calibration)
         network.adopt(list(_weights(onnx.load(file), network, calibrator)))
         recorded = metadata.provenance.config.items()
         config = TrainConfig(**{name: tuple(v) if isinstance(v, list) else v for name, v in recorded})  # type: ignore[arg-type]
@@ -53,14 +53,15 @@ def load_exported(folder: Path) -> Teacher:
             f"The model in {folder} is no {metadata.architecture} of this version; name a run's folder."
         )
     provenance = metadata.provenance
-    kept = "" if calibrator.temperature != 1 else ", its temperature among them"
+    kept = ", its temperature among them" if calibrator.temperature == 1 else ""
     told = {**provenance.training, "weights": f"models/{metadata.name}/{metadata.version}{kept}"}
     return Teacher(provenance.recipe, config, metadata.labels, network.state_dict(), told)
 
 
-def _removable(calibration: Calibration) -> tuple[float, tuple[float, ...], float]:
-    """Temperature, class biases and exponent that are in the file and are no part of the network."""
-    return calibration.temperature if calibration.exponent != 1 else 1.0, calibration.biases, calibration.exponent
+def _calibrator(calibration: Calibration) -> Calibrator:
+    """What is in the file and no part of the teacher."""
+    temperature = 1.0 if calibration.exponent == 1 else calibration.temperature
+    return Calibrator(temperature, calibration.biases, calibration.exponent)
 
 
 def _weights(model: onnx.ModelProto, network: Network, calibrator: Calibrator) -> Iterator[tuple[Tensor, Tensor]]:

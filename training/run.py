@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from training.architectures import ARCHITECTURES, Network
-from training.average import average, folded, unfold
+from training.average import average
 from training.checkpoint import Checkpoint, EpochRecord, Teacher, network_of
 from training.data import TrainingData
 from training.degrade import degrade
 from training.device import Precision, moved
 from training.distill import Memory, Teachers, check_teachers
 from training.errors import CheckpointError
+from training.norms import folded, unfold
 from training.optim import OPTIMIZERS, Lookahead
 from training.provenance import provenance
 from training.recipes import TrainConfig

@@ -7,17 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
-from tests.runs import CPU, SMALL, run, untrained_teacher
+from tests.runs import CPU, SMALL, exported_weights, run, untrained_teacher
 from training import checkpoint as checkpoints
 from training import loop
-from training.average import measure_statistics
 from training.checkpoint import load_teacher, network_of
 from training.data import TrainingData, load_training_data
 from training.device import Precision
 from training.errors import CheckpointError
 from training.loop import next_batch, train
+from training.norms import measure_statistics
 from training.run import Run, pixels
 
 pytestmark = pytest.mark.usefixtures("narrow_networks")
@@ -94,9 +93,8 @@ def test_a_network_from_an_exported_file_starts_as_what_it_was(data: TrainingDat
     start, *teachers = (untrained_teacher(seed, data) for seed in range(len(config.teachers)))
     network = network_of(start)
     measure_statistics(network, [pixels(data.train.images[:1_000])])
-    layers = [part for layer in network.inference_layers() for part in layer.modules()]
     exported = network_of(start)
-    exported.adopt([(p.weight, p.bias) for p in layers if isinstance(p, nn.Conv2d | nn.Linear) and p.bias is not None])
+    exported.adopt(exported_weights(network))
     teacher = replace(start, model=exported.state_dict())
     each = Run("cifar10", config, data, CPU, Precision.FP32, (teacher, *teachers))
     images = pixels(data.validation.images)
@@ -118,11 +116,14 @@ def test_a_start_that_does_not_teach_is_not_asked(data: TrainingData) -> None:
         assert torch.equal(asked, expected)
 
 
-def test_a_start_whose_degradations_are_unknown_is_refused_at_once(data: TrainingData) -> None:
+@pytest.mark.parametrize("restarts", [(), (1, 2)])
+def test_a_start_whose_degradations_are_unknown_is_refused_at_once(
+    data: TrainingData, restarts: tuple[int, ...]
+) -> None:
     start, *teachers = (untrained_teacher(seed, data) for seed in range(len(SMALL["cifar10"].teachers)))
     stranger = replace(start, config=replace(start.config, degradations=("jpeg-12", "rain-50")))
     with pytest.raises(CheckpointError, match="trained with rain-50, which this version does not know"):
-        Run("cifar10", SMALL["cifar10"], data, CPU, Precision.FP32, (stranger, *teachers))
+        Run("cifar10", replace(SMALL["cifar10"], restarts=restarts), data, CPU, Precision.FP32, (stranger, *teachers))
 
 
 def test_other_data_is_refused_on_resuming(data: TrainingData, tmp_path: Path) -> None:
