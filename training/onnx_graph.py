@@ -5,20 +5,23 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
 import torch
+from onnx import numpy_helper
 from torch import Tensor, nn
 
 from training.architectures import Network
 from training.calibrate import Calibrator, bent_softmax
 from training.errors import ExportError
 
+Array = npt.NDArray[Any]  # of whatever type a constant of a graph has
 OPSET = 20
 INPUT, OUTPUT = "image", "probabilities"
 
@@ -118,6 +121,15 @@ def last_layer(graph: onnx.GraphProto) -> onnx.NodeProto:
     """The node that gives the logits."""
     *_, last = (node for node in graph.node if node.op_type == "Gemm")
     return cast(onnx.NodeProto, last)
+
+
+def change_constant(graph: onnx.GraphProto, name: str, made: Callable[[Array], Array]) -> Array:
+    """Replace the constant `name` by what `made` makes of it, in its type; returns the new values."""
+    tensor = next(tensor for tensor in graph.initializer if tensor.name == name)
+    old = numpy_helper.to_array(tensor)
+    new: Array = made(old).astype(old.dtype)
+    tensor.CopyFrom(numpy_helper.from_array(new, name))
+    return new
 
 
 def _run(

@@ -16,18 +16,16 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
 from training.calibrate import Calibrator
-from training.onnx_graph import INPUT, last_layer
+from training.integer_layout import arrange
+from training.onnx_graph import INPUT, Array, change_constant, last_layer
 
-Array = npt.NDArray[Any]  # of whatever type a constant of the graph has
 BATCH = 128
 INTEGER_OPERATORS = ["Conv", "Relu", "MaxPool", "Add", "Mul", "Gemm", "Reshape"]
 
@@ -70,6 +68,7 @@ def quantize(fp32: Path, int8: Path, images: npt.NDArray[np.uint8]) -> None:
         )
     model = onnx.load(int8)
     _take_bytes(model.graph)
+    arrange(model)
     onnx.checker.check_model(model, full_check=True)
     onnx.save_model(model, str(int8))
 
@@ -81,14 +80,10 @@ def recalibrate(int8: Path, calibrator: Calibrator, properties: dict[str, str]) 
     below a thousandth of a logit, and the exponent takes the place of the one that came with the fp32 file.
     """
     model = onnx.load(int8)
-    initializers = {tensor.name: tensor for tensor in model.graph.initializer}
     makers = {name: node for node in model.graph.node for name in node.output}
 
     def change(name: str, made: Callable[[Array], Array]) -> Array:
-        tensor, old = initializers[name], numpy_helper.to_array(initializers[name])
-        new: Array = made(old).astype(old.dtype)
-        tensor.CopyFrom(numpy_helper.from_array(new, name))
-        return new
+        return change_constant(model.graph, name, made)
 
     weights, bias = (makers[name] for name in last_layer(model.graph).input[1:])
     change(weights.input[1], lambda scale: scale / calibrator.temperature)
