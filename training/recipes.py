@@ -196,8 +196,8 @@ RECIPES: dict[str, TrainConfig] = {
         weight_decay=0.012,
     ),
     "cifar10-teacher-wide": TrainConfig(
-        architecture="plain-cnn-wide",
-        epochs=40,
+        architecture="excited-cnn-wide",
+        epochs=32,
         batch_size=1024,
         optimizer="muon",
         lr=9.0,

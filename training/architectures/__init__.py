@@ -10,9 +10,9 @@ ARCHITECTURES: dict[str, Callable[[int], Network]] = {
     "plain-cnn": lambda classes: PlainCNN(classes, widths=(64, 240, 256)),  # 114.6 million multiply-accumulates
     "plain-cnn-deep": lambda classes: PlainCNN(classes, widths=(64, 160, 256), depths=(2, 3, 3)),  # 97.7 million
     "plain-cnn-small": lambda classes: PlainCNN(classes, widths=(32, 80, 128), depths=(2, 3, 3)),  # 29.1 million
-    "plain-cnn-wide": lambda classes: PlainCNN(classes, widths=(128, 384, 512), depths=(3, 3, 3)),  # 459.1 million
     "excited-cnn": lambda classes: PlainCNN(classes, (64, 160, 256), (2, 3, 3), excited=True),  # 97.7 million
     "excited-cnn-small": lambda classes: PlainCNN(classes, (32, 80, 128), (2, 3, 3), excited=True),  # 29.2 million
+    "excited-cnn-wide": lambda classes: PlainCNN(classes, (128, 384, 512), (3, 3, 3), excited=True),  # 459.2 million
     "tutorial-cnn": TutorialCNN,
 }
 
