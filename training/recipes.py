@@ -25,7 +25,6 @@ class TrainConfig:
     muon_momentum: float = 0.7
     lookahead: bool = False
     whiten_bias_epochs: int = 3
-    fresh_statistics: bool = False  # of the norms: measured anew after the last step; with `restarts` they always are
     teachers: tuple[str, ...] = ()  # recipes whose finished runs give the targets, see `training.distill`
     distill_temperature: float = 1.0  # above one, targets tell more of the classes that the teachers think unlikely
     start_from_teacher: bool = False  # with the first teacher's weights, not with fresh ones

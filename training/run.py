@@ -15,7 +15,7 @@ from training.degrade import degrade
 from training.device import Precision, moved
 from training.distill import Memory, Teachers, check_teachers
 from training.errors import CheckpointError
-from training.norms import folded, measure_statistics, unfold
+from training.norms import folded, unfold
 from training.optim import OPTIMIZERS, Lookahead
 from training.provenance import provenance
 from training.recipes import TrainConfig
@@ -79,17 +79,14 @@ class Run:
         """After the last step of an lr schedule: keep the weights, or make of all that were kept the final ones."""
         if self.lookahead:
             self.lookahead.finish()
-        if self.config.restarts:
-            self.kept.append({name: value.clone() for name, value in self.model.state_dict().items()})
-        if self.step < self.total_steps:
+        if not self.config.restarts:
             return
-        batches = map(pixels, torch.split(self._typical_images(), STATISTICS_BATCH))
-        with self.precision.autocast(self.device):
-            if self.config.restarts:
-                start = [self._start().state_dict()] if self.config.start_from_teacher else []
-                average(self.model, [*start * self.config.start_weight, *self.kept], batches)
-            elif self.config.fresh_statistics:
-                measure_statistics(self.model, batches)
+        self.kept.append({name: value.clone() for name, value in self.model.state_dict().items()})
+        if self.step == self.total_steps:
+            start = [self._start().state_dict()] * self.config.start_weight if self.config.start_from_teacher else []
+            batches = map(pixels, torch.split(self._typical_images(), STATISTICS_BATCH))
+            with self.precision.autocast(self.device):
+                average(self.model, [*start, *self.kept], batches)
 
     def _start(self) -> Network:
         """The network before the first step."""

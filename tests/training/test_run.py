@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.runs import CPU, SMALL, exported_weights, run, same_weights, untrained_teacher
+from tests.runs import CPU, SMALL, exported_weights, run, untrained_teacher
 from training import checkpoint as checkpoints
 from training import loop
 from training.checkpoint import load_teacher, network_of
@@ -17,7 +17,7 @@ from training.device import Precision
 from training.errors import CheckpointError
 from training.loop import next_batch, train
 from training.norms import measure_statistics
-from training.run import STATISTICS_BATCH, Run, pixels
+from training.run import Run, pixels
 
 pytestmark = pytest.mark.usefixtures("narrow_networks")
 
@@ -47,19 +47,6 @@ def test_teachers_must_be_those_of_the_recipe(data: TrainingData) -> None:
     small = replace(teacher, config=replace(teacher.config, architecture="tutorial-cnn"))
     with pytest.raises(CheckpointError, match="kind tutorial-cnn, not plain-cnn"):
         Run("cifar10-plain", SMALL["cifar10-plain"], data, CPU, Precision.FP32, (small, teacher))
-
-
-def test_fresh_statistics_are_those_of_the_last_weights(data: TrainingData, tmp_path: Path) -> None:
-    config = replace(SMALL["tutorial"], architecture="plain-cnn", lookahead=True)
-    running, fresh = (run("tutorial", data, replace(config, fresh_statistics=wanted)) for wanted in (False, True))
-    for each, name in ((running, "running"), (fresh, "fresh")):
-        train(each, tmp_path / name)
-    assert not same_weights(running, fresh)
-    measure_statistics(running.model, map(pixels, torch.split(running._typical_images(), STATISTICS_BATCH)))
-    assert same_weights(running, fresh)
-    resumed = run("tutorial", data, fresh.config)
-    resumed.restore(checkpoints.load(tmp_path / "fresh"))
-    assert same_weights(resumed, fresh)
 
 
 def test_the_learning_rate_begins_anew_and_the_last_weights_are_the_mean_over_all_cycles(
