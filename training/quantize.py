@@ -13,8 +13,9 @@ which overflow with those: `cifar10` falls from 94.2 to 82.1 % on validation. 7 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 
 from training.calibrate import Calibrator
 from training.integer_layout import arrange
-from training.onnx_graph import INPUT, Array, change_constant, last_layer
+from training.onnx_graph import INPUT, change_constant, last_layer
 
 BATCH = 128
 INTEGER_OPERATORS = ["Conv", "Relu", "MaxPool", "Add", "Mul", "Gemm", "Reshape"]
@@ -81,10 +82,7 @@ def recalibrate(int8: Path, calibrator: Calibrator, properties: dict[str, str]) 
     """
     model = onnx.load(int8)
     makers = {name: node for node in model.graph.node for name in node.output}
-
-    def change(name: str, made: Callable[[Array], Array]) -> Array:
-        return change_constant(model.graph, name, made)
-
+    change = partial(change_constant, model.graph)
     weights, bias = (makers[name] for name in last_layer(model.graph).input[1:])
     change(weights.input[1], lambda scale: scale / calibrator.temperature)
     unit = change(bias.input[1], lambda scale: scale / calibrator.temperature)
