@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.types import Receive, Scope, Send
 
-from service.api import batches, health, models, predict, problems
+from service.api import batches, health, models, page, predict, problems
 from service.api import metrics as metrics_route
 from service.api.authentication import Keys, KeysMiddleware, closed
 from service.api.bodies import Problem
@@ -84,6 +84,7 @@ def create_app(settings: Settings, counters: Counters | None = None) -> Applicat
     app.include_router(open_inference.router(served, metrics, app.direct))
     app.include_router(health.router(served))
     app.include_router(metrics_route.router(metrics, store))
+    app.include_router(page.router())
     problems.install(app)
     if keys:
         app.add_middleware(KeysMiddleware, keys=keys)

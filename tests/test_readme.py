@@ -69,7 +69,7 @@ def test_every_endpoint_has_its_row(settings: Settings) -> None:
         paths = client.get("/openapi.json").json()["paths"]
     served = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
     named = {way for row in [*rows("Endpoints"), *rows("Open Inference Protocol")] for way in ways(row)}
-    assert named == served | {"GET /openapi.json", "GET /docs"}
+    assert named == served | {"GET /", "GET /openapi.json", "GET /docs"}
 
 
 def test_every_error_has_its_row() -> None:

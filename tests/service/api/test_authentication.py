@@ -15,7 +15,17 @@ from tests.conftest import encode, picture
 KEY, OTHER = "a-key-of-the-shop", "a-key-of-the-office"
 IMAGE = encode(picture("red"))
 CLOSED = ["/v1/models", "/v1/batches", "/v1/nothing", "/v2", "/v2/models/colours"]
-OPEN = ["/livez", "/readyz", "/metrics", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready"]
+OPEN = [
+    "/",
+    "/web/page.js",
+    "/livez",
+    "/readyz",
+    "/metrics",
+    "/docs",
+    "/openapi.json",
+    "/v2/health/live",
+    "/v2/health/ready",
+]
 
 
 @pytest.fixture

@@ -1,0 +1,43 @@
+"""GET /: the page for people, and the files it is made of. What it shows, it asks of /v1 like any other client."""
+
+from __future__ import annotations
+
+import mimetypes
+from pathlib import Path
+
+from fastapi import APIRouter, Response
+
+from service.errors import NotFound
+
+FOLDER = Path(__file__).parents[1] / "web"
+INDEX = "index.html"
+HEADERS = {
+    # nothing from elsewhere, nothing inline: a file name that is shown can't become a script
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",  # after an update, no old script meets a new page
+}
+
+
+def router() -> APIRouter:
+    """The routes; the files are read once, here."""
+    files = {path.name: path.read_bytes() for path in FOLDER.iterdir()}
+    routes = APIRouter(include_in_schema=False)
+
+    @routes.get("/")
+    async def index() -> Response:
+        return _response(INDEX, files[INDEX])
+
+    @routes.get("/web/{name}")
+    async def file(name: str) -> Response:
+        if name not in files:
+            raise NotFound("The page has no such file.")
+        return _response(name, files[name])
+
+    return routes
+
+
+def _response(name: str, content: bytes) -> Response:
+    return Response(content, media_type=mimetypes.guess_type(name)[0], headers=HEADERS)

@@ -1,0 +1,39 @@
+"""GET / and the files of the page; what they do is tried in a browser, in tests/browser."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from service.api.page import FOLDER
+
+
+@pytest.mark.parametrize("path", ["/", *(f"/web/{file.name}" for file in FOLDER.iterdir())])
+def test_every_file_is_served_as_what_it_is_and_may_run_nothing_from_elsewhere(client: TestClient, path: str) -> None:
+    response = client.get(path)
+    name = "index.html" if path == "/" else Path(path).name
+    kinds = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".png": "image/png"}
+    assert response.headers["content-type"].partition(";")[0] == kinds[Path(name).suffix]
+    assert response.content == (FOLDER / name).read_bytes()
+    assert "default-src 'none'; script-src 'self';" in response.headers["content-security-policy"]
+    assert response.headers["x-content-type-options"] == "nosniff"
+
+
+def test_what_the_page_is_made_of_is_there(client: TestClient) -> None:
+    text = "".join((FOLDER / name).read_text(encoding="utf-8") for name in ("index.html", "page.js"))
+    named = set(re.findall(r'"(web/[^"]+)"', text))
+    assert named >= {"web/page.js", "web/page.css", "web/example.png"}
+    assert all(client.get(f"/{name}").status_code == 200 for name in named)
+
+
+def test_nothing_is_inline_that_the_policy_forbids() -> None:
+    assert not re.search(r"<style| style=| on\w+=|<script(?! src)", (FOLDER / "index.html").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", ["nothing.js", "..%2fapp.py", "%2e%2e/app.py"])
+def test_no_other_file_is_served(client: TestClient, name: str) -> None:
+    response = client.get(f"/web/{name}")
+    assert (response.status_code, response.json()["type"]) == (404, "/problems/not-found")
