@@ -111,7 +111,7 @@ function* parts(pictures) {
 async function classifySome(pictures) {
   const body = new FormData();
   for (const picture of pictures) body.append("images", picture, picture.name);
-  const query = new URLSearchParams(version && { model: at("model").value, version: version.version });
+  const query = new URLSearchParams(version && { model: version.metadata.name });
   const thresholds = Object.keys(version?.metadata.calibration.thresholds[version.precision] ?? {});
   if (thresholds.some((coverage) => Number(coverage) === COVERAGE)) query.set("coverage", COVERAGE);
   try {
