@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mimetypes
 from pathlib import Path
 
 from fastapi import APIRouter, Response
@@ -11,6 +10,7 @@ from service.errors import NotFound
 
 FOLDER = Path(__file__).parents[1] / "web"
 INDEX = "index.html"
+MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".png": "image/png"}
 HEADERS = {
     # nothing from elsewhere, nothing inline: a file name that is shown can't become a script
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
@@ -40,4 +40,4 @@ def router() -> APIRouter:
 
 
 def _response(name: str, content: bytes) -> Response:
-    return Response(content, media_type=mimetypes.guess_type(name)[0], headers=HEADERS)
+    return Response(content, media_type=MEDIA_TYPES[Path(name).suffix], headers=HEADERS)

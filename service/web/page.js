@@ -1,41 +1,16 @@
-"use strict";
 // Pictures → POST v1/predict → a card each. Addresses are relative, so that the page works behind any prefix too.
+
+import { occlusion } from "./occlusion.js";
+import { ask, at, canvasFigure, element, percent, useKey } from "./parts.js";
 
 const AT_ONCE = 64; // pictures in one request, and
 const BYTES_AT_ONCE = 32 << 20; // their bytes: below what the service takes unless told otherwise
 const SHOWN = 10; // classes of a picture
 const COVERAGE = 0.95; // of the prediction sets, where the model has thresholds for it
 
-const at = (id) => document.getElementById(id);
-let key = null; // only as long as the page is open
 let version = null; // what is known of the chosen model's active version
 let known = Promise.resolve(); // settles once `version` is that of the chosen model, or can't be had
 let latest = 0; // which call of `telling` may still tell
-
-function percent(p) {
-  if (p > 0 && p < 0.0005) return "< 0.1 %";
-  return p < 1 && p >= 0.9995 ? "> 99.9 %" : `${(100 * p).toFixed(1)} %`;
-}
-
-function element(name, text = "", properties = {}) {
-  return Object.assign(document.createElement(name), { textContent: text }, properties);
-}
-
-/** The JSON answer of the service; throws an Error with its sentence when it refuses. */
-async function ask(path, options = {}) {
-  const headers = key ? { Authorization: `Bearer ${key}` } : {};
-  let response;
-  try {
-    response = await fetch(path, { ...options, headers });
-  } catch {
-    throw new Error("The service can't be reached; is it still running?");
-  }
-  const answer = await response.json().catch(() => null);
-  if (response.ok && answer) return answer;
-  if (response.status === 401) at("key-form").hidden = false;
-  const error = new Error(answer?.detail ?? `The service answered ${response.status}; try again.`);
-  throw Object.assign(error, { status: response.status });
-}
 
 /** Do `work`, saying meanwhile what goes on and afterwards what came of it, unless something later has been begun. */
 async function telling(text, work) {
@@ -132,7 +107,8 @@ function card(picture, prediction, coverage) {
     text.append(element("h2", picture.name), element("p", prediction.error.detail, { className: "error" }));
     return article;
   }
-  pictures.append(...figures(picture));
+  const [shown, seen] = figures(picture);
+  pictures.append(shown, ...(seen ? [seen.parentElement, lookButton(seen, prediction)] : []));
   const set = prediction.prediction_set;
   text.append(element("h2", `${prediction.label}, ${percent(prediction.probability)}`));
   text.append(element("p", picture.name, { className: "note" }));
@@ -159,16 +135,14 @@ function bars(probabilities, set) {
   return table;
 }
 
-/** The picture, and about what is left of it for the network. */
+/** The picture in a figure, and a canvas, in another, with about what is left of it for the network. */
 function figures(picture) {
   const image = element("img", "", { alt: "", src: URL.createObjectURL(picture) });
   const shown = element("figure");
   shown.append(image);
   if (!version) return [shown];
   const { height, width, resize_policy: policy } = version.metadata.input;
-  const seen = element("canvas", "", { width, height });
-  const second = element("figure");
-  second.append(seen, element("figcaption", `about what the network sees of it: ${width} × ${height} pixels`));
+  const seen = canvasFigure(width, height, `about what the network sees of it: ${width} × ${height} pixels`);
   image.addEventListener("load", () => {
     const across = image.naturalWidth, down = image.naturalHeight;
     const scale = policy === "squash" ? 0 : Math.min(across / width, down / height);
@@ -178,8 +152,23 @@ function figures(picture) {
     context.drawImage(image, (across - w) / 2, (down - h) / 2, w, h, 0, 0, width, height);
     URL.revokeObjectURL(image.src);
   });
-  image.addEventListener("error", () => { shown.hidden = second.hidden = true; }); // a format that only the service knows
-  return [shown, second];
+  image.addEventListener("error", () => { // a format that only the service knows
+    for (const part of shown.parentElement.children) part.hidden = true;
+  });
+  return [shown, seen];
+}
+
+function lookButton(seen, { label }) {
+  const button = element("button", "What does it look at?", { type: "button" });
+  button.addEventListener("click", () => telling("Hiding one part after the other …", async () => {
+    button.disabled = true;
+    try {
+      button.replaceWith(await occlusion(seen, label, version.metadata.name));
+    } finally {
+      button.disabled = false;
+    }
+  }));
+  return button;
 }
 
 async function example() {
@@ -195,7 +184,7 @@ at("example").addEventListener("click", example);
 at("model").addEventListener("change", () => telling("", () => (known = showModel())));
 at("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  key = at("key").value.trim();
+  useKey(at("key").value.trim());
   telling("Asking for the models …", () => (known = listModels()));
 });
 document.addEventListener("paste", (event) => {

@@ -70,6 +70,14 @@ def test_pictures_become_cards_in_their_order(page: Page, convoy: Convoy) -> Non
     expect(page.locator("#status")).to_contain_text("Answered in")
 
 
+def test_it_shows_what_the_network_looks_at(page: Page, convoy: Convoy) -> None:
+    opened(page, convoy).set_input_files("#files", [RED])
+    page.click("article button")
+    expect(page.locator("article figcaption").nth(1)).to_contain_text("red: what “red” rests on; at worst")
+    expect(page.locator("article canvas")).to_have_count(2)
+    expect(page.locator("article button")).to_have_count(0)
+
+
 def test_a_bad_picture_is_told_on_its_card_alone_or_among_others(page: Page, convoy: Convoy) -> None:
     opened(page, convoy).set_input_files("#files", [BROKEN, RED])
     expect(page.locator("article")).to_have_count(2)

@@ -1,0 +1,40 @@
+// What the page's other files have in common: elements, numbers, and questions to the service.
+
+export const at = (id) => document.getElementById(id);
+let key = null; // only as long as the page is open
+
+export function useKey(given) {
+  key = given;
+}
+
+export function percent(p) {
+  if (p > 0 && p < 0.0005) return "< 0.1 %";
+  return p < 1 && p >= 0.9995 ? "> 99.9 %" : `${(100 * p).toFixed(1)} %`;
+}
+
+export function element(name, text = "", properties = {}) {
+  return Object.assign(document.createElement(name), { textContent: text }, properties);
+}
+
+export function canvasFigure(width, height, caption) {
+  const canvas = element("canvas", "", { width, height });
+  const figure = element("figure");
+  figure.append(canvas, element("figcaption", caption));
+  return canvas;
+}
+
+/** The JSON answer of the service; throws an Error with its sentence when it refuses. */
+export async function ask(path, options = {}) {
+  const headers = key ? { Authorization: `Bearer ${key}` } : {};
+  let response;
+  try {
+    response = await fetch(path, { ...options, headers });
+  } catch {
+    throw new Error("The service can't be reached; is it still running?");
+  }
+  const answer = await response.json().catch(() => null);
+  if (response.ok && answer) return answer;
+  if (response.status === 401) at("key-form").hidden = false;
+  const error = new Error(answer?.detail ?? `The service answered ${response.status}; try again.`);
+  throw Object.assign(error, { status: response.status });
+}
