@@ -1,7 +1,7 @@
 // Pictures → POST v1/predict → a card each. Addresses are relative, so that the page works behind any prefix too.
 
 import { occlusion } from "./occlusion.js";
-import { ask, at, canvasFigure, element, percent, useKey } from "./parts.js";
+import { ask, at, canvasFigure, element, percent, reach, useKey } from "./parts.js";
 
 const AT_ONCE = 64; // pictures in one request, and
 const BYTES_AT_ONCE = 32 << 20; // their bytes: below what the service takes unless told otherwise
@@ -41,6 +41,8 @@ async function listModels() {
 
 async function showModel() {
   const name = at("model").value;
+  version = null; // not the one before, should this fail
+  at("facts").textContent = "";
   const model = await ask(`v1/models/${encodeURIComponent(name)}`);
   const path = `v1/models/${encodeURIComponent(name)}/versions/${encodeURIComponent(model.active_version)}`;
   version = await ask(path);
@@ -60,7 +62,7 @@ async function classify(files) {
     if (!pictures.length) throw new Error("That is no picture; choose a JPEG, PNG or the like.");
     await known.catch(() => {}); // why, has been told
     const began = performance.now();
-    for (const some of parts(pictures)) {
+    for (const some of portions(pictures)) {
       const cards = await classifySome(some);
       if (!current()) return;
       at("results").append(...cards);
@@ -70,7 +72,7 @@ async function classify(files) {
 }
 
 /** The pictures in as many requests as it takes. */
-function* parts(pictures) {
+function* portions(pictures) {
   let some = [], bytes = 0;
   for (const picture of pictures) {
     if (some.length && (some.length === AT_ONCE || bytes + picture.size > BYTES_AT_ONCE)) {
@@ -86,7 +88,8 @@ function* parts(pictures) {
 async function classifySome(pictures) {
   const body = new FormData();
   for (const picture of pictures) body.append("images", picture, picture.name);
-  const query = new URLSearchParams(version && { model: version.metadata.name });
+  const model = at("model").value; // none as long as none are known: then the default one answers
+  const query = new URLSearchParams(model && { model });
   const thresholds = Object.keys(version?.metadata.calibration.thresholds[version.precision] ?? {});
   if (thresholds.some((coverage) => Number(coverage) === COVERAGE)) query.set("coverage", COVERAGE);
   try {
@@ -159,11 +162,12 @@ function figures(picture) {
 }
 
 function lookButton(seen, { label }) {
+  const model = version.metadata.name; // the one that answered, whatever is chosen later
   const button = element("button", "What does it look at?", { type: "button" });
   button.addEventListener("click", () => telling("Hiding one part after the other …", async () => {
     button.disabled = true;
     try {
-      button.replaceWith(await occlusion(seen, label, version.metadata.name));
+      button.replaceWith(await occlusion(seen, label, model));
     } finally {
       button.disabled = false;
     }
@@ -172,8 +176,10 @@ function lookButton(seen, { label }) {
 }
 
 async function example() {
-  const response = await fetch("web/example.png");
-  await classify([new File([await response.blob()], "example.png", { type: "image/png" })]);
+  await telling("", async () => {
+    const picture = await (await reach("web/example.png")).blob();
+    classify([new File([picture], "example.png", { type: "image/png" })]); // tells on its own
+  });
 }
 
 at("files").addEventListener("change", (event) => {

@@ -23,15 +23,19 @@ export function canvasFigure(width, height, caption) {
   return canvas;
 }
 
-/** The JSON answer of the service; throws an Error with its sentence when it refuses. */
-export async function ask(path, options = {}) {
-  const headers = key ? { Authorization: `Bearer ${key}` } : {};
-  let response;
+/** What `fetch` gives; throws an Error with a sentence when nobody answers. */
+export async function reach(path, options) {
   try {
-    response = await fetch(path, { ...options, headers });
+    return await fetch(path, options);
   } catch {
     throw new Error("The service can't be reached; is it still running?");
   }
+}
+
+/** The JSON answer of the service; throws an Error with its sentence when it refuses. */
+export async function ask(path, options = {}) {
+  const headers = key ? { Authorization: `Bearer ${key}` } : {};
+  const response = await reach(path, { ...options, headers });
   const answer = await response.json().catch(() => null);
   if (response.ok && answer) return answer;
   if (response.status === 401) at("key-form").hidden = false;

@@ -52,6 +52,13 @@ def opened(page: Page, convoy: Convoy) -> Page:
     return page
 
 
+def held_back(page: Page) -> list[Route]:
+    """The requests for the list of models, which are answered only when told to go on."""
+    held: list[Route] = []
+    page.route("**/v1/models", lambda route: held.append(route))
+    return held
+
+
 def test_it_says_which_model_answers(page: Page, convoy: Convoy) -> None:
     opened(page, convoy)
     expect(page.locator("#model")).to_have_value("colours")
@@ -94,8 +101,7 @@ def test_what_is_no_picture_is_not_sent(page: Page, convoy: Convoy) -> None:
 
 def test_what_was_begun_before_does_not_take_the_last_word(page: Page, convoy: Convoy) -> None:
     """The list of models comes in only after the picture has been refused."""
-    listed: list[Route] = []
-    page.route("**/v1/models", lambda route: listed.append(route))
+    listed = held_back(page)
     opened(page, convoy).set_input_files("#files", [NOTES])
     expect(page.locator("#status")).to_contain_text("That is no picture")
     listed[0].continue_()
@@ -104,8 +110,7 @@ def test_what_was_begun_before_does_not_take_the_last_word(page: Page, convoy: C
 
 
 def test_a_picture_that_comes_before_the_models_are_known_waits_for_them(page: Page, convoy: Convoy) -> None:
-    listed: list[Route] = []
-    page.route("**/v1/models", lambda route: listed.append(route))
+    listed = held_back(page)
     opened(page, convoy).set_input_files("#files", [RED])
     expect(page.locator("#status")).to_have_text("Classifying a picture …")
     listed[0].continue_()
@@ -143,5 +148,10 @@ def test_a_service_that_is_gone_is_told(page: Page, models_dir: Path) -> None:
         opened(page, convoy)
         expect(page.locator("#facts")).not_to_be_empty()
         convoy.stop()
+    gone = "The service can't be reached; is it still running?"
     page.set_input_files("#files", [RED])
-    expect(page.locator("#status")).to_have_text("The service can't be reached; is it still running?")
+    expect(page.locator("#status")).to_have_text(gone)
+    page.set_input_files("#files", [NOTES])
+    expect(page.locator("#status")).not_to_have_text(gone)
+    page.click("#example")
+    expect(page.locator("#status")).to_have_text(gone)
