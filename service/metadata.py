@@ -30,6 +30,7 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Precision = Literal["fp32", "fp16", "int8"]
 SplitName = Literal["validation", "test"]
+StageKind = Literal["convolution", "activation", "pooling"]
 
 
 class Record(BaseModel):
@@ -66,6 +67,21 @@ class InputSpec(Record):
     height: PositiveInt
     width: PositiveInt
     resize_policy: str = "shorter-side-crop"
+
+
+class Stage(Record):
+    """A layer whose output can be looked at: `tensor` of the graph, float32 (N, C, H, W)."""
+
+    name: str
+    kind: StageKind
+    tensor: str
+
+
+class Stages(Record):
+    """`file`'s bytes after those of the fp32 file are a model whose outputs are also what is `shown`, in that order."""
+
+    file: FileRecord
+    shown: Annotated[tuple[Stage, ...], Field(min_length=1)]
 
 
 class Scaling(Record):
@@ -194,6 +210,7 @@ class ModelMetadata(Record):
     macs: PositiveInt
     files: dict[Precision, FileRecord]
     golden: FileRecord
+    stages: Stages | None = None
     calibration: Calibration
     evaluations: tuple[Evaluation, ...] = ()
     robustness: tuple[Robustness, ...] = ()

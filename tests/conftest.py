@@ -22,6 +22,7 @@ from service.settings import Settings
 from training import data
 from training.architectures import ARCHITECTURES
 from training.architectures.plain_cnn import PlainCNN
+from training.stages import write_stages
 
 torch.set_num_threads(1)  # the networks here are so small that more threads only wait for each other
 
@@ -32,11 +33,18 @@ REAL_DATA = Path(__file__).parents[2] / "shared" / "data" / "cifar-10-batches-py
 
 
 def write_colour_model(folder: Path, *, version: str | None = None, scale: float = 0.02) -> Path:
-    """A model that names the strongest colour: softmax(scale × mean of each channel). Returns its folder."""
+    """A model that names the strongest colour: softmax(scale × mean of each channel). Returns its folder.
+
+    It is a network of three stages, of which the first two change nothing.
+    """
     folder.mkdir(parents=True)
     nodes = [
         helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["pixels", "axes"], ["means"], keepdims=0),
+        helper.make_node("Transpose", ["pixels"], ["channels"], perm=[0, 3, 1, 2]),
+        helper.make_node("Conv", ["channels", "identity"], ["same"]),
+        helper.make_node("Relu", ["same"], ["positive"]),
+        helper.make_node("GlobalAveragePool", ["positive"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["means"]),
         helper.make_node("Mul", ["means", "scale"], ["logits"]),
         helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
     ]
@@ -46,7 +54,7 @@ def write_colour_model(folder: Path, *, version: str | None = None, scale: float
         [helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", SIZE, SIZE, 3])],
         [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["batch", 3])],
         [
-            numpy_helper.from_array(np.array([1, 2], np.int64), "axes"),
+            numpy_helper.from_array(np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1), "identity"),
             numpy_helper.from_array(np.array(scale, np.float32), "scale"),
         ],
     )
@@ -65,6 +73,7 @@ def write_colour_model(folder: Path, *, version: str | None = None, scale: float
         macs=1,
         files={"fp32": FileRecord.of(folder / "model.onnx")},
         golden=FileRecord.of(folder / "golden.npz"),
+        stages=write_stages(folder / "model.onnx"),
         calibration=Calibration(temperature=1, fitted_on="nothing"),
         provenance=Provenance(
             dataset="none",

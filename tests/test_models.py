@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from training import plots, report
 from training.evaluate import evaluate_model
 from training.golden import pictures
 from training.onnx_graph import run_onnx
+from training.stages import write_stages
 
 ROOT = Path(__file__).parents[1]
 ACCURACY_BAR = {"cifar10/8": 0.94, "cifar10-small/4": 0.92, "tutorial-cnn/1": 0.74}  # of 10,000 test images, one view
@@ -31,8 +33,14 @@ def test_the_default_model_is_shipped() -> None:
 def test_files_are_those_of_the_metadata(folder: Path) -> None:
     metadata = ModelMetadata.read(folder)
     assert (metadata.name, metadata.version) == (folder.parent.name, folder.name)
-    for record in (*metadata.files.values(), metadata.golden):
+    assert metadata.stages
+    for record in (*metadata.files.values(), metadata.golden, metadata.stages.file):
         record.verify(folder)
+
+
+def test_the_stages_shown_are_those_of_the_graph(folder: Path, tmp_path: Path) -> None:
+    shutil.copy(folder / "model.onnx", tmp_path)
+    assert write_stages(tmp_path / "model.onnx") == ModelMetadata.read(folder).stages
 
 
 def test_files_tell_nothing_of_the_machine_that_made_them(folder: Path) -> None:

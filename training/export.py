@@ -40,6 +40,7 @@ from training.model_files import ModelFile, check_accuracy, torch_logits, write_
 from training.onnx_graph import OPSET, InferenceGraph, count_macs
 from training.provenance import git_revision
 from training.recipes import TrainConfig
+from training.stages import write_stages
 
 
 def export(
@@ -104,6 +105,7 @@ def _fill(
         macs=count_macs(InferenceGraph(network, Calibrator()), height=height, width=width),
         files={precision: FileRecord.of(file.path) for precision, file in files.items()},
         golden=FileRecord.of(golden_file),
+        stages=write_stages(files["fp32"].path),
         calibration=Calibration(
             **dataclasses.asdict(files["fp32"].calibrator),
             fitted_on=f"{len(data.validation):,} training images kept for validation",

@@ -68,14 +68,16 @@ def model(shelf: Path, finished: Path, data: TrainingData, tmp_path: Path) -> Pa
 
 def test_a_model_is_complete_and_says_what_it_is(model: Path) -> None:
     onnx_files = {"model.onnx", "model.fp16.onnx", "model.int8.onnx"}
+    metadata = ModelMetadata.read(model)
+    assert metadata.stages
     assert {path.name for path in model.iterdir()} == {
         "metadata.json",
         "golden.npz",
         "MODEL_CARD.md",
         "reliability.svg",
+        metadata.stages.file.verify(model).name,
         *onnx_files,
     }
-    metadata = ModelMetadata.read(model)
     assert (metadata.name, metadata.version, metadata.input.height) == ("tiny", "1", 32)
     assert {file.verify(model).name for file in metadata.files.values()} == onnx_files
     assert metadata.golden.verify(model)
