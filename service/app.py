@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.types import Receive, Scope, Send
 
-from service.api import batches, health, models, page, predict, problems
+from service.api import batches, explain, health, models, page, predict, problems
 from service.api import metrics as metrics_route
 from service.api.authentication import Keys, KeysMiddleware, closed
 from service.api.bodies import Problem
@@ -23,6 +23,7 @@ from service.classifier import Classifier
 from service.cores import default_workers, threads_per_worker
 from service.counters import Counters
 from service.errors import StartupError, Unauthorized
+from service.explain import Explainer
 from service.jobs.runner import Runner
 from service.jobs.store import Store
 from service.keys import read_keys
@@ -55,6 +56,7 @@ def create_app(settings: Settings, counters: Counters | None = None) -> Applicat
     metrics = Metrics(counters or Counters.alone())
     served = ServedModels(repository, settings, metrics)
     classifier = Classifier(served, settings, metrics)
+    explainer = Explainer(classifier)
     store = Store(settings.jobs_dir)
     runner = Runner(store, served, classifier, settings)
 
@@ -65,6 +67,7 @@ def create_app(settings: Settings, counters: Counters | None = None) -> Applicat
         yield
         await runner.stop()
         await served.stop()
+        explainer.close()
 
     app = Application(
         title="Convoy",
@@ -77,8 +80,9 @@ def create_app(settings: Settings, counters: Counters | None = None) -> Applicat
     keys = Keys(read_keys(settings.api_keys_file)) if settings.api_keys_file else None
     log = RequestLog(metrics, settings.log_requests)
     app.rpc = _rpc(served, classifier, settings, metrics, log, keys) if settings.grpc_port is not None else None
-    app.direct = _direct(served, classifier, settings, metrics, log, keys)
+    app.direct = _direct(served, classifier, explainer, settings, metrics, log, keys)
     app.include_router(predict.router(app.direct))
+    app.include_router(explain.router(app.direct))
     app.include_router(batches.router(store, runner, served, settings))
     app.include_router(models.router(repository, settings))
     app.include_router(open_inference.router(served, metrics, app.direct))
@@ -96,6 +100,7 @@ def create_app(settings: Settings, counters: Counters | None = None) -> Applicat
 def _direct(
     served: ServedModels,
     classifier: Classifier,
+    explainer: Explainer,
     settings: Settings,
     metrics: Metrics,
     log: RequestLog,
@@ -108,6 +113,7 @@ def _direct(
     return DirectRoutes(
         route(predict.METHOD, predict.PATH, images, refusal=images.refusal),
         *(route(open_inference.METHOD, path, tensors) for path in open_inference.PATHS),
+        route(explain.METHOD, explain.PATH, explain.Explain(served, explainer, settings)),
     )
 
 

@@ -88,6 +88,13 @@ class Classifier:
         served.counts.classified(outcomes)
         return outcomes
 
+    async def row(self, picture: Picture | InvalidImage, model: Served, deadline: float) -> Rows:
+        """What the model is shown of one picture, uint8 (1, H, W, 3); raises `InvalidImage` or `DeadlineExceeded`."""
+        rows, invalid, *_ = await self._prepare([picture], model.loaded.metadata.input, deadline, None)
+        for error in invalid.values():
+            raise error
+        return rows
+
     async def _prepare(
         self, pictures: Pictures, spec: InputSpec, deadline: float | None, background: Executor | None
     ) -> Prepared:

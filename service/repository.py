@@ -20,6 +20,7 @@ from service.metadata import ModelMetadata, Precision
 from service.prediction import ModelIdentity
 from service.preprocessing import RESIZE_POLICIES
 from service.settings import Settings
+from service.stages import StageViewer
 from service.types import Probabilities, Rows
 
 GOLDEN_TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2, "int8": 5e-2}  # int8: processors round apart
@@ -35,6 +36,7 @@ class LoadedModel:
     metadata: ModelMetadata
     engine: Engine
     canary: Rows  # one golden picture, (1, H, W, 3): what health checks infer
+    stages: StageViewer
     card: str
 
 
@@ -161,6 +163,7 @@ def load_version(folder: Path, open_engine: OpenEngine, *, warm_up: bool = True)
         metadata=metadata,
         engine=engine,
         canary=pictures[:1],
+        stages=StageViewer(folder, metadata.files["fp32"], metadata.stages),
         card=card.read_text(encoding="utf-8") if card.is_file() else "",
     )
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.metadata import ModelMetadata
+from service.metadata import ModelMetadata, StageKind
 
 
 class Problem(BaseModel):
@@ -98,6 +98,48 @@ class PredictResponse(BaseModel):
     model: ModelReference
     coverage: Coverage | None = Field(None, description="Where `coverage` was asked for.")
     predictions: list[ImagePrediction]
+
+
+class OcclusionMap(BaseModel):
+    """Which parts of a picture its prediction rests on: each is hidden by a grey square, and what that costs is told.
+
+    M. Zeiler and R. Fergus, "Visualizing and understanding convolutional networks", 2014.
+    """
+
+    grid: list[list[float]] = Field(
+        description="How far the log-odds of the predicted class fall, in nats, with that part hidden; row by row from "
+        "the top left, the squares overlap. Below zero where the network is surer without that part."
+    )
+    probabilities: list[list[float]] = Field(description="The probability that the predicted class has left then.")
+    image: str = Field(
+        description="`data:image/png`: what the network sees of the picture, redder where more is lost.",
+        examples=["data:image/png;base64,…"],
+    )
+
+
+class StageImage(BaseModel):
+    """What one stage of the network makes of the picture."""
+
+    name: str = Field(examples=["conv1"])
+    kind: StageKind
+    shape: list[int] = Field(description="Channels, height, width.", examples=[[32, 30, 30]])
+    image: str = Field(
+        description="`data:image/png`: the channels side by side, a pixel per value, on one scale; orange is positive, "
+        "blue negative, black zero.",
+        examples=["data:image/png;base64,…"],
+    )
+
+
+class ExplainResponse(BaseModel):
+    """One picture's prediction, and what can be seen of how it comes about."""
+
+    model: ModelReference
+    prediction: ImagePrediction
+    occlusion: OcclusionMap
+    stages: list[StageImage] = Field(
+        description="Convolutions, activations and poolings in the order in which they run, computed in fp32; none "
+        "where the version was exported without them."
+    )
 
 
 class ImagesRequest(BaseModel):
