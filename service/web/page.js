@@ -1,7 +1,7 @@
 // Pictures → POST v1/predict → a card each. Addresses are relative, so that the page works behind any prefix too.
 
-import { occlusion } from "./occlusion.js";
-import { ask, at, canvasFigure, element, percent, reach, useKey } from "./parts.js";
+import { explain } from "./explain.js";
+import { ask, at, element, figure, percent, reach, useKey } from "./parts.js";
 
 const AT_ONCE = 64; // pictures in one request, and
 const BYTES_AT_ONCE = 32 << 20; // their bytes: below what the service takes unless told otherwise
@@ -88,20 +88,20 @@ function* portions(pictures) {
 async function classifySome(pictures) {
   const body = new FormData();
   for (const picture of pictures) body.append("images", picture, picture.name);
-  const model = at("model").value; // none as long as none are known: then the default one answers
-  const query = new URLSearchParams(model && { model });
+  const chosen = at("model").value; // none as long as none are known: then the default one answers
+  const query = new URLSearchParams(chosen && { model: chosen });
   const thresholds = Object.keys(version?.metadata.calibration.thresholds[version.precision] ?? {});
   if (thresholds.some((coverage) => Number(coverage) === COVERAGE)) query.set("coverage", COVERAGE);
   try {
-    const { predictions, coverage } = await ask(`v1/predict?${query}`, { method: "POST", body });
-    return predictions.map((prediction, place) => card(pictures[place], prediction, coverage));
+    const { model, predictions, coverage } = await ask(`v1/predict?${query}`, { method: "POST", body });
+    return predictions.map((prediction, place) => card(pictures[place], prediction, model, coverage));
   } catch (error) {
     if (pictures.length > 1 || error.status !== 422) throw error;
     return [card(pictures[0], { error: { detail: error.message } })]; // it is the picture, so that is said beside it
   }
 }
 
-function card(picture, prediction, coverage) {
+function card(picture, prediction, model, coverage) {
   const article = element("article");
   const pictures = element("div", "", { className: "pictures" });
   const text = element("div");
@@ -110,8 +110,7 @@ function card(picture, prediction, coverage) {
     text.append(element("h2", picture.name), element("p", prediction.error.detail, { className: "error" }));
     return article;
   }
-  const [shown, seen] = figures(picture);
-  pictures.append(shown, ...(seen ? [seen.parentElement, lookButton(seen, prediction)] : []));
+  pictures.append(...figures(picture), explainButton(picture, model, article));
   const set = prediction.prediction_set;
   text.append(element("h2", `${prediction.label}, ${percent(prediction.probability)}`));
   text.append(element("p", picture.name, { className: "note" }));
@@ -141,11 +140,11 @@ function bars(probabilities, set) {
 /** The picture in a figure, and a canvas, in another, with about what is left of it for the network. */
 function figures(picture) {
   const image = element("img", "", { alt: "", src: URL.createObjectURL(picture) });
-  const shown = element("figure");
-  shown.append(image);
+  const shown = figure(image);
   if (!version) return [shown];
   const { height, width, resize_policy: policy } = version.metadata.input;
-  const seen = canvasFigure(width, height, `about what the network sees of it: ${width} × ${height} pixels`);
+  const seen = element("canvas", "", { width, height });
+  const both = [shown, figure(seen, `about what the network sees of it: ${width} × ${height} pixels`)];
   image.addEventListener("load", () => {
     const across = image.naturalWidth, down = image.naturalHeight;
     const scale = policy === "squash" ? 0 : Math.min(across / width, down / height);
@@ -156,18 +155,19 @@ function figures(picture) {
     URL.revokeObjectURL(image.src);
   });
   image.addEventListener("error", () => { // a format that only the service knows
-    for (const part of shown.parentElement.children) part.hidden = true;
+    for (const each of both) each.hidden = true;
   });
-  return [shown, seen];
+  return both;
 }
 
-function lookButton(seen, { label }) {
-  const model = version.metadata.name; // the one that answered, whatever is chosen later
-  const button = element("button", "What does it look at?", { type: "button" });
+function explainButton(picture, model, article) {
+  const button = element("button", "How does it come to that?", { type: "button" });
   button.addEventListener("click", () => telling("Hiding one part after the other …", async () => {
     button.disabled = true;
     try {
-      button.replaceWith(await occlusion(seen, label, model));
+      const [occlusion, stages] = await explain(picture, model);
+      button.replaceWith(occlusion);
+      if (stages) article.append(stages);
     } finally {
       button.disabled = false;
     }

@@ -16,11 +16,10 @@ export function element(name, text = "", properties = {}) {
   return Object.assign(document.createElement(name), { textContent: text }, properties);
 }
 
-export function canvasFigure(width, height, caption) {
-  const canvas = element("canvas", "", { width, height });
-  const figure = element("figure");
-  figure.append(canvas, element("figcaption", caption));
-  return canvas;
+export function figure(content, caption = null) {
+  const whole = element("figure");
+  whole.append(content, ...(caption === null ? [] : [element("figcaption", caption)]));
+  return whole;
 }
 
 /** What `fetch` gives; throws an Error with a sentence when nobody answers. */
@@ -34,7 +33,7 @@ export async function reach(path, options) {
 
 /** The JSON answer of the service; throws an Error with its sentence when it refuses. */
 export async function ask(path, options = {}) {
-  const headers = key ? { Authorization: `Bearer ${key}` } : {};
+  const headers = { ...options.headers, ...(key && { Authorization: `Bearer ${key}` }) };
   const response = await reach(path, { ...options, headers });
   const answer = await response.json().catch(() => null);
   if (response.ok && answer) return answer;

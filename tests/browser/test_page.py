@@ -77,12 +77,31 @@ def test_pictures_become_cards_in_their_order(page: Page, convoy: Convoy) -> Non
     expect(page.locator("#status")).to_contain_text("Answered in")
 
 
-def test_it_shows_what_the_network_looks_at(page: Page, convoy: Convoy) -> None:
+def test_it_shows_what_an_answer_rests_on_and_what_each_stage_makes_of_the_picture(page: Page, convoy: Convoy) -> None:
     opened(page, convoy).set_input_files("#files", [RED])
     page.click("article button")
-    expect(page.locator("article figcaption").nth(1)).to_contain_text("red: what “red” rests on; at worst")
-    expect(page.locator("article canvas")).to_have_count(2)
+    expect(page.locator("article .pictures figcaption").nth(1)).to_contain_text("red: what “red” rests on; at worst")
+    captions = [
+        "conv1, convolution: 3 × 8 × 8",
+        "relu1, activation: 3 × 8 × 8",
+        "mean1, pooling: 3 × 1 × 1",
+    ]
+    expect(page.locator("article .stages figcaption")).to_have_text(captions)
+    for shown in (*page.locator("article .stages img").all(), page.locator("article .pictures img.pixels")):
+        expect(shown).to_have_js_property("complete", True)
+        assert shown.evaluate("image => image.naturalWidth") > 0
     expect(page.locator("article button")).to_have_count(0)
+    expect(page.locator("#status")).to_have_text("")
+
+
+def test_what_can_not_be_explained_is_told_and_may_be_tried_again(page: Page, convoy: Convoy) -> None:
+    opened(page, convoy).set_input_files("#files", [RED])
+    page.route("**/v1/explain*", lambda route: route.fulfill(status=503, json={"detail": "Too many are waiting."}))
+    page.click("article button")
+    expect(page.locator("#status")).to_have_text("Too many are waiting.")
+    page.unroute("**/v1/explain*")
+    page.click("article button")
+    expect(page.locator("article .stages img")).to_have_count(3)
 
 
 def test_a_bad_picture_is_told_on_its_card_alone_or_among_others(page: Page, convoy: Convoy) -> None:
@@ -141,6 +160,8 @@ def test_where_keys_are_asked_for_it_asks_for_one(page: Page, models_dir: Path, 
         expect(page.locator("#key-form")).to_be_hidden()
         page.set_input_files("#files", [RED])
         expect(page.locator("article h2")).to_contain_text("red, ")
+        page.click("article button")
+        expect(page.locator("article .stages img")).to_have_count(3)
 
 
 def test_a_service_that_is_gone_is_told(page: Page, models_dir: Path) -> None:
