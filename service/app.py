@@ -12,9 +12,10 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.types import Receive, Scope, Send
 
+from service.administration import Administration
 from service.api import batches, explain, health, models, page, predict, problems
 from service.api import metrics as metrics_route
-from service.api.authentication import Keys, KeysMiddleware, closed
+from service.api.authentication import AdminRight, Keys, KeysMiddleware, closed
 from service.api.bodies import Problem
 from service.api.direct import DirectRoute, DirectRoutes
 from service.api.open_inference import routes as open_inference
@@ -55,6 +56,7 @@ def create_app(settings: Settings, counters: Counters | None = None) -> Applicat
     repository = ModelRepository(settings.models_dir, settings.default_model, opener(settings, threads=threads))
     metrics = Metrics(counters or Counters.alone())
     served = ServedModels(repository, settings, metrics)
+    administration = Administration(served)
     classifier = Classifier(served, settings, metrics)
     explainer = Explainer(classifier)
     store = Store(settings.jobs_dir)
@@ -76,16 +78,16 @@ def create_app(settings: Settings, counters: Counters | None = None) -> Applicat
         lifespan=lifespan,
     )
     app.state.served, app.state.classifier, app.state.metrics = served, classifier, metrics
-    app.state.store, app.state.runner = store, runner
-    keys = Keys(read_keys(settings.api_keys_file)) if settings.api_keys_file else None
+    app.state.store, app.state.runner, app.state.administration = store, runner, administration
+    keys, right = _keys(settings)
     log = RequestLog(metrics, settings.log_requests)
     app.rpc = _rpc(served, classifier, settings, metrics, log, keys) if settings.grpc_port is not None else None
     app.direct = _direct(served, classifier, explainer, settings, metrics, log, keys)
     app.include_router(predict.router(app.direct))
     app.include_router(explain.router(app.direct))
     app.include_router(batches.router(store, runner, served, settings))
-    app.include_router(models.router(repository, settings))
-    app.include_router(open_inference.router(served, metrics, app.direct))
+    app.include_router(models.router(repository, administration, right, settings))
+    app.include_router(open_inference.router(served, administration, right, metrics, app.direct))
     app.include_router(health.router(served))
     app.include_router(metrics_route.router(metrics, store))
     app.include_router(page.router())
@@ -95,6 +97,14 @@ def create_app(settings: Settings, counters: Counters | None = None) -> Applicat
     app.add_middleware(RequestLogMiddleware, log=log)  # the outermost: what keys refuse is counted too
     app.openapi = lambda: _openapi(app, keyed=keys is not None)  # type: ignore[method-assign]
     return app
+
+
+def _keys(settings: Settings) -> tuple[Keys | None, AdminRight]:
+    """The keys that clients need, if they need any, and the right that some have besides."""
+    asking = read_keys(settings.api_keys_file) if settings.api_keys_file else []
+    admins = read_keys(settings.admin_keys_file) if settings.admin_keys_file else []
+    keys = Keys([*asking, *admins]) if asking else None
+    return keys, AdminRight(Keys(admins) if admins else None, keys)
 
 
 def _direct(
@@ -146,8 +156,7 @@ def _openapi(app: FastAPI, *, keyed: bool) -> dict[str, Any]:
         schemas.update(open_inference.SCHEMAS)
         for name in ("HTTPValidationError", "ValidationError"):
             schemas.pop(name, None)
-        if keyed:
-            document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         for path, operations in document["paths"].items():
             for operation in operations.values():
                 if keyed and closed(path):

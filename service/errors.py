@@ -41,6 +41,12 @@ class Unauthorized(ServiceError):
     slug, title, status = "unauthorized", "Unauthorized", HTTPStatus.UNAUTHORIZED
 
 
+class Forbidden(ServiceError):
+    """A key without the right that this needs, or nobody has it here."""
+
+    slug, title, status = "forbidden", "Forbidden", HTTPStatus.FORBIDDEN
+
+
 class NotFound(ServiceError):
     """No such path."""
 
@@ -164,7 +170,7 @@ class DeadlineExceeded(ServiceError):
 
 
 class StorageFailed(ServiceError):
-    """Where batches are kept is full, or closed to the service; what was accepted waits for that to be mended."""
+    """Where batches or choices are kept is full, or closed to the service; what was accepted waits for mending."""
 
     slug, title, status, retry_after_s = "storage-failed", "Storage failed", HTTPStatus.INSUFFICIENT_STORAGE, 60
 

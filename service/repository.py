@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from service.choices import Choice
 from service.engine import Engine
 from service.errors import ModelNotFound, ServiceError, StartupError
 from service.metadata import ModelMetadata, Precision
@@ -46,6 +47,8 @@ class Inventory:
 
     loaded: dict[str, dict[str, LoadedModel]] = field(default_factory=dict)
     failed: dict[tuple[str, str], str] = field(default_factory=dict)
+    unloaded: set[tuple[str, str]] = field(default_factory=set)  # not wanted
+    active: dict[str, str] = field(default_factory=dict)  # of every loaded model
 
     def models(self) -> Iterator[LoadedModel]:
         """Every loaded version."""
@@ -57,7 +60,7 @@ class ModelRepository:
 
     def __init__(self, root: Path, default: str, open_engine: OpenEngine) -> None:
         """Loads every version; raises `StartupError` when the model `default` is not among those that can serve."""
-        self._root, self._default, self._open_engine = root, default, open_engine
+        self.root, self.default, self._open_engine = root, default, open_engine
         self.inventory = Inventory()
         self.inventory = self.look()
 
@@ -67,23 +70,65 @@ class ModelRepository:
         Takes its time and changes nothing: whoever calls it publishes the result as `inventory`. Raises `StartupError`
         when the default model can't serve.
         """
+        found = self.find()
+        if self.default not in found.loaded:
+            reasons = [f"version {v}: {why}" for (name, v), why in found.failed.items() if name == self.default]
+            self.discard(found)
+            raise StartupError(
+                f"The default model {self.default} can't be served from {self.root}"
+                + (f" ({'; '.join(reasons)})" if reasons else "; choose another with --default-model or --models-dir.")
+            )
+        return found
+
+    def find(self, proposed: Mapping[str, Choice] | None = None) -> Inventory:
+        """As `look`, even where the default model can't serve; `proposed` choices take the place of those kept."""
         found = Inventory()
-        for folder in sorted(path.parent for path in self._root.glob("*/*/metadata.json")):
-            name, version = folder.parent.name, folder.name
+        for folder in sorted({path.parents[1] for path in self.root.glob("*/*/metadata.json")}):
             try:
-                model = self._unchanged(folder) or load_version(folder, self._open_engine)
+                choice = (proposed or {}).get(folder.name) or Choice.read(folder)
+            except (OSError, ValueError) as exc:
+                found.failed.update({(folder.name, version): str(exc) for version in self.stored(folder.name)})
+                logger.error("model %s is not served: %s", folder.name, exc)
+            else:
+                self._find(folder, choice, found)
+        return found
+
+    def _find(self, folder: Path, choice: Choice, found: Inventory) -> None:
+        """Add one model's versions to those found."""
+        name, loaded = folder.name, dict[str, LoadedModel]()
+        for version in sorted(self.stored(name)):
+            if version in choice.unloaded:
+                found.unloaded.add((name, version))
+                continue
+            try:
+                model = self._unchanged(folder / version) or load_version(folder / version, self._open_engine)
             except (OSError, ValueError, ServiceError, StartupError) as exc:
                 found.failed[name, version] = str(exc)
                 logger.error("model %s/%s is not served: %s", name, version, exc)
             else:
-                found.loaded.setdefault(name, {})[version] = model
-        if self._default not in found.loaded:
-            reasons = [f"version {v}: {why}" for (name, v), why in found.failed.items() if name == self._default]
-            raise StartupError(
-                f"The default model {self._default} can't be served from {self._root}"
-                + (f" ({'; '.join(reasons)})" if reasons else "; choose another with --default-model or --models-dir.")
-            )
-        return found
+                loaded[version] = model
+        if choice.active and choice.active not in loaded:
+            why = f"its active version, {choice.active}, can't be; activate another"
+            logger.error("model %s is not served: %s", name, why)
+            found.failed.update({(name, version): why for version in loaded})
+            self._discard(loaded.values())
+        elif loaded:
+            found.loaded[name] = loaded
+            found.active[name] = choice.active or max(loaded, key=int)
+
+    def discard(self, found: Inventory) -> None:
+        """Close what was loaded for an inventory that is not published."""
+        self._discard(found.models())
+
+    def _discard(self, models: Iterable[LoadedModel]) -> None:
+        kept = {model.engine for model in self.inventory.models()}
+        for model in models:
+            if model.engine not in kept:
+                model.engine.close()
+
+    def stored(self, name: str) -> set[str]:
+        """The versions of a model that the folder holds, whether they serve or not."""
+        return {path.parent.name for path in self.root.glob("*/*/metadata.json") if path.parents[1].name == name}
 
     @property
     def models(self) -> dict[str, dict[str, LoadedModel]]:
@@ -95,9 +140,15 @@ class ModelRepository:
         """Versions that don't serve, and why."""
         return self.inventory.failed
 
+    @property
+    def unloaded(self) -> set[tuple[str, str]]:
+        """Versions that are not wanted."""
+        return self.inventory.unloaded
+
     def active_version(self, name: str) -> str:
-        """The version that answers when none is named: the highest; raises `ModelNotFound`."""
-        return max(self.versions(name), key=int)
+        """The version that answers when none is named; raises `ModelNotFound`."""
+        self.versions(name)
+        return self.inventory.active[name]
 
     def get(self, name: str, version: str | None = None) -> LoadedModel:
         """The model that answers for `name` and `version`; raises `ModelNotFound`."""

@@ -7,17 +7,19 @@ import gc
 import signal
 import socket
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from types import FrameType
 from typing import TYPE_CHECKING
 
 import uvicorn
 
+from service.administration import Administration
 from service.listening import SILENCE_S, last_connections
 from service.protocol import Protocol
 from service.serving import ServedModels
 from service.settings import Settings
-from service.supervisor import CLOSED, CONNECTION, LAME_DUCK, READY, RELOAD, RELOADED, SILENCE, TAKEN
+from service.supervisor import CHANGED, CLOSED, CONNECTION, LAME_DUCK, READY, RELOAD, RELOADED, SILENCE, SPREAD, TAKEN
 
 if TYPE_CHECKING:
     from service.rpc.server import RpcServer
@@ -133,12 +135,14 @@ class WorkerServer(Server):
         models: ServedModels,
         settings: Settings,
         channel: socket.socket,
+        administration: Administration,
         rpc: RpcServer | None = None,
     ) -> None:
         at_once = settings.model_copy(update={"lame_duck_ms": 0})  # the supervisor sees to that
         super().__init__(app, models, at_once, rpc=rpc, announce=lambda: self._tell(READY))
-        self._channel = channel
+        self._channel, self._spreading = channel, deque[asyncio.Future[None]]()
         channel.setblocking(False)
+        administration.spread = self._spread
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - the signature is uvicorn's
         """Begin to take connections."""
@@ -148,6 +152,13 @@ class WorkerServer(Server):
     async def _reload(self) -> None:
         await super()._reload()
         self._tell(RELOADED)
+
+    async def _spread(self) -> None:
+        """Let all workers look at the models, and wait until they have."""
+        spread = asyncio.get_running_loop().create_future()
+        self._spreading.append(spread)
+        self._tell(CHANGED)
+        await spread
 
     def _tell(self, message: int) -> None:
         try:
@@ -168,6 +179,11 @@ class WorkerServer(Server):
             return
         if message == RELOAD:
             self.reload()
+            return
+        if message == SPREAD:
+            spread = self._spreading.popleft()
+            if not spread.done():  # its client may have gone
+                spread.set_result(None)
             return
         if message == SILENCE:
             time.sleep(SILENCE_S)  # not asyncio's, as in `_stop_listening`

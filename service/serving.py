@@ -14,7 +14,7 @@ from service.engine import Engine
 from service.errors import DeviceLost, Draining, NotReady, OutOfMemory, Overloaded, ServiceError, StartupError
 from service.metrics import Metrics, ModelMetrics
 from service.queueing import Priority
-from service.repository import LoadedModel, ModelRepository
+from service.repository import Inventory, LoadedModel, ModelRepository
 from service.settings import Settings
 from service.types import Probabilities, Rows
 
@@ -53,6 +53,7 @@ class ServedModels:
         self._retiring: dict[Engine, asyncio.Task[None]] = {}
         self._unwell: dict[str, str] = {}  # model name → why it can't answer
         self._silent: dict[str, int] = {}  # model name → heartbeats in a row without an answer
+        self.changing = asyncio.Lock()  # one look at the repository after the other
         self.draining = False
         self.on_lost: Callable[[], None] = lambda: None  # called when a device has failed for good
 
@@ -76,11 +77,16 @@ class ServedModels:
         New versions are verified and warmed beside those that serve, then take their place at once. Versions that are
         gone still answer the requests that chose them. Nothing changes when the default model could not serve any more.
         """
-        try:
-            inventory = await asyncio.to_thread(self.repository.look)
-        except StartupError as exc:
-            logger.error("the models stay what they were: %s", exc)
-            return
+        async with self.changing:
+            try:
+                inventory = await asyncio.to_thread(self.repository.look)
+            except StartupError as exc:
+                logger.error("the models stay what they were: %s", exc)
+                return
+            self.publish(inventory)
+
+    def publish(self, inventory: Inventory) -> None:
+        """Serve what was found, from the next request on; only by whoever holds `changing`."""
         current = {loaded.engine: loaded for loaded in inventory.models()}
         gone = self._served.keys() - current.keys() - self._retiring.keys()
         for engine in current.keys() - self._served.keys():

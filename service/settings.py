@@ -38,6 +38,9 @@ class Settings(BaseSettings):
     api_keys_file: Annotated[Path | None, BeforeValidator(lambda given: given or None)] = Field(
         None, description="a file with one key per line, one of which clients must send; without it anybody may ask"
     )
+    admin_keys_file: Annotated[Path | None, BeforeValidator(lambda given: given or None)] = Field(
+        None, description="the same for the right to load, activate and unload models; without it nobody has it"
+    )
     log_format: Literal["auto", "text", "json"] = Field(
         "auto", description="`auto` is text in a terminal and JSON lines elsewhere"
     )

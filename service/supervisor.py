@@ -20,10 +20,9 @@ from service.counters import STRIP_BYTES
 from service.listening import SILENCE_S, last_connections
 
 CONNECTION, LAME_DUCK, RELOAD = b"c", b"l", b"m"  # to a worker: a connection; be unready, but answer; new models
-SILENCE = b"s"  # to a worker: answer nobody for a moment
-READY, TAKEN, CLOSED, RELOADED = map(
-    ord, "rtcm"
-)  # from a worker: it answers; has a connection; which ended; has models
+SILENCE, SPREAD = b"s", b"a"  # to a worker: answer nobody for a moment; all have the models that it wanted them to
+READY, TAKEN, CLOSED = map(ord, "rtc")  # from a worker: it answers; has a connection; which ended
+RELOADED, CHANGED = map(ord, "ma")  # from a worker: it has the new models; there are some, and all are to have them
 RESTART_DELAYS_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)  # for workers that die soon after their start, again and again
 SOON_S = 60.0
 REASON_S = 10.0  # how long the first worker may take to say why none can start, once another knows
@@ -83,6 +82,7 @@ class Supervisor:
         self._turn = 0
         self._announced = self._failed = False
         self._stop, self._reload_asked = asyncio.Event(), asyncio.Event()
+        self._changers: list[Worker] = []  # that wait until all have what they changed
         self._counters = os.memfd_create("convoy-counters")  # no file: the root file system may be read-only
         os.ftruncate(self._counters, count * STRIP_BYTES)
 
@@ -144,10 +144,13 @@ class Supervisor:
         while True:
             await self._reload_asked.wait()
             self._reload_asked.clear()
+            changers, self._changers = self._changers, []
             for worker in list(self._workers):
                 worker.reloaded.clear()
                 worker.tell(RELOAD)
                 await worker.reloaded.wait()
+            for worker in changers:
+                worker.tell(SPREAD)
 
     async def _start(self, strip: int) -> Worker:
         ours, theirs = socket.socketpair()
@@ -189,6 +192,9 @@ class Supervisor:
         worker.ready = worker.ready or READY in said
         if RELOADED in said:
             worker.reloaded.set()
+        if CHANGED in said:
+            self._changers += [worker] * said.count(CHANGED)
+            self._reload_asked.set()
         self._listen_or_wait()
         if self._announced or self._stop.is_set():  # whoever becomes ready now has come too late
             return

@@ -29,7 +29,9 @@ def main(channel: int, counters: int, strip: int) -> int:
         if strip == 0:  # the others have the same to say
             print(f"convoy: {exc}", file=sys.stderr)  # noqa: T201 - as the command line would
         return 1
-    server = WorkerServer(app, app.state.served, settings, socket.socket(fileno=channel), app.rpc)
+    server = WorkerServer(
+        app, app.state.served, settings, socket.socket(fileno=channel), app.state.administration, app.rpc
+    )
     server.run()
     if server.lost:  # tidying up would touch what is broken, and may hang there
         logging.shutdown()

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 
+from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api import problems
-from service.errors import Unauthorized
+from service.errors import Forbidden, Unauthorized
 
 ROOTS = ("/v1", problems.OPEN_INFERENCE)
 PROBES = f"{problems.OPEN_INFERENCE}/health"
@@ -33,6 +34,29 @@ class Keys:
             raise Unauthorized("This service asks for a key; send it as Authorization: Bearer <key>.")
         if _digest(key) not in self._digests:
             raise Unauthorized("This key is not known here; ask the operator of the service for one.")
+
+
+class AdminRight:
+    """The right to change which models serve: that of keys given out for it, and without any nobody's."""
+
+    def __init__(self, admins: Keys | None, others: Keys | None) -> None:
+        self._admins, self._others = admins, others
+
+    def check(self, headers: Mapping[bytes, bytes]) -> None:
+        """Raise `Unauthorized` for no or an unknown key, `Forbidden` for one without the right or if nobody has it."""
+        if self._admins is None:
+            raise Forbidden("Nobody may change the models over this interface; its operator can give out admin keys.")
+        try:
+            self._admins.check(headers)
+        except Unauthorized:
+            if self._others is not None:
+                self._others.check(headers)
+                raise Forbidden("This key may ask for predictions only; send one with the admin right.") from None
+            raise
+
+    def __call__(self, request: Request) -> None:
+        """`check`, as a dependency of FastAPI's."""
+        self.check(dict(request.scope["headers"]))
 
 
 class KeysMiddleware:

@@ -152,7 +152,7 @@ class VersionSummary(BaseModel):
     """One version of a model and whether it serves."""
 
     version: str
-    state: str = Field(description="`ready`, or `failed` with the reason in `detail`.")
+    state: str = Field(description="`ready`, `unloaded`, or `failed` with the reason in `detail`.")
     active: bool
     digest: str | None = None
     provider: str | None = Field(None, description="The execution provider that the session uses.")

@@ -41,6 +41,10 @@ def application(arguments: dict[str, str]) -> serve.Application:
 
 
 def _fitted(settings: Settings) -> Settings:
-    """One worker, with as many threads as this replica was given cores: `num_cpus` limits nothing by itself."""
+    """One worker, with as many threads as this replica was given cores: `num_cpus` limits nothing by itself.
+
+    Nobody has the admin right: what one replica is told, the others would not hear of.
+    """
     cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
-    return settings.model_copy(update={"workers": 1, "threads": settings.threads or max(1, int(cpus))})
+    threads = settings.threads or max(1, int(cpus))
+    return settings.model_copy(update={"workers": 1, "threads": threads, "admin_keys_file": None})

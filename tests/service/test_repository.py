@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from service.choices import Choice
 from service.engine import Engine
 from service.errors import ModelNotFound, StartupError
 from service.metadata import FILE_NAME, FileRecord, ModelMetadata, Precision
@@ -51,6 +52,32 @@ def test_the_highest_version_is_active(root: Path) -> None:
     assert repository.active_version("colours") == "10"
     assert repository.get("colours").identity.version == "10"
     assert repository.get("colours", "1").identity.version == "1"
+
+
+def test_an_operator_may_want_another_one_and_may_not_want_some(root: Path) -> None:
+    write_colour_model(root / "colours" / "10")
+    Choice("2", frozenset({"10", "99"})).write(root / "colours")
+    repository = load(root)
+    assert repository.active_version("colours") == "2"
+    assert set(repository.versions("colours")) == {"1", "2"}
+    assert repository.unloaded == {("colours", "10")}
+
+
+def test_a_model_whose_chosen_version_can_not_serve_is_not_served_by_another_one(root: Path) -> None:
+    write_colour_model(root / "shades" / "1")
+    Choice("2").write(root / "shades")
+    repository = load(root)
+    assert "shades" not in repository.models
+    assert repository.failed == {("shades", "1"): "its active version, 2, can't be; activate another"}
+    Choice("3").write(root / "colours")
+    with pytest.raises(StartupError, match="its active version, 3, can't be"):
+        load(root)
+
+
+def test_choices_that_are_not_understood_keep_the_model_from_serving(root: Path) -> None:
+    (root / "colours" / "serving.json").write_text("{")
+    with pytest.raises(StartupError, match="version 2: Expecting"):
+        load(root)
 
 
 def test_the_digest_is_the_files(root: Path) -> None:

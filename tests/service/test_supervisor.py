@@ -117,6 +117,39 @@ def test_sighup_brings_new_models_to_every_worker_and_no_request_fails(models_di
         assert {version(connection) for connection in connections} == {"3"}
 
 
+def test_a_version_that_one_worker_is_told_to_activate_is_that_of_all_once_it_answers(
+    models_dir: Path, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(models_dir, tmp_path / "models"))
+    (tmp_path / "admins").write_text("a-key-of-the-operator\n")
+    headers = {"X-API-Key": "a-key-of-the-operator"}
+    with running(root, admin_keys_file=str(tmp_path / "admins")) as convoy:
+        connections = [convoy.connect() for _ in range(WORKERS)]
+        assert {version(connection) for connection in connections} == {"2"}
+        for each in ("1", "2", "1"):
+            for asked in connections:
+                asked.request("POST", f"/v1/models/colours/versions/{each}/activate", headers=headers)
+                response = asked.getresponse()
+                assert (response.status, json.loads(response.read())["active_version"]) == (200, each)
+                assert [version(connection) for connection in connections] == [each] * WORKERS
+
+        def ask(connection: http.client.HTTPConnection, verb: str) -> None:
+            connection.request("POST", f"/v1/models/colours/versions/2/{verb}", headers=headers)
+            statuses.append(connection.getresponse().status)
+
+        statuses = list[int]()
+        threads = [threading.Thread(target=ask, args=way) for way in zip(connections, ("load", "unload"), strict=True)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert statuses == [200, 200]
+        os.kill(convoy.workers()[0], signal.SIGKILL)
+        convoy.wait_for("another starts")
+        assert {version(convoy.connect()) for _ in range(2 * WORKERS)} == {"1"}
+        assert convoy.stop() == 0
+
+
 def test_sigterm_finishes_what_has_begun(models_dir: Path) -> None:
     with running(models_dir) as convoy:
         connection = convoy.connect()

@@ -146,6 +146,30 @@ class IndexRequest(BaseModel):
     ready: StrictBool = Field(False, description="Only those that answer.")
 
 
+class LoadRequest(BaseModel):
+    """Nothing can be said of how: what a model is, its files say."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    parameters: dict[str, str] = Field({}, max_length=0, description="Must be empty.")
+
+
+class UnloadParameters(BaseModel):
+    """What Triton's clients send."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    unload_dependents: StrictBool = Field(False, description="No model depends on another; it changes nothing.")
+
+
+class UnloadRequest(BaseModel):
+    """What to unload besides."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    parameters: UnloadParameters = UnloadParameters()
+
+
 class IndexEntry(BaseModel):
     """A version in the model repository."""
 

@@ -70,7 +70,11 @@ def index(repository: ModelRepository, *, ready: bool) -> list[bodies.IndexEntry
         bodies.IndexEntry(name=name, version=version, state="UNAVAILABLE", reason=reason)
         for (name, version), reason in repository.failed.items()
     ]
-    return loaded if ready else loaded + failed
+    unloaded = [
+        bodies.IndexEntry(name=name, version=version, state="UNAVAILABLE", reason="unloaded")
+        for name, version in sorted(repository.unloaded)
+    ]
+    return loaded if ready else loaded + failed + unloaded
 
 
 def _statistics(loaded: LoadedModel, metrics: Metrics) -> bodies.VersionStatistics:

@@ -9,10 +9,12 @@ import asyncio
 import time
 from typing import Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Depends, Response
 
 from service import errors
+from service.administration import Administration
 from service.api import problems
+from service.api.authentication import AdminRight
 from service.api.direct import DirectRoutes
 from service.api.incoming import Incoming, Reply, text
 from service.api.open_inference import bodies, descriptions, inference, tensors
@@ -59,6 +61,14 @@ INFER: dict[str, Any] = {
     "openapi_extra": {"requestBody": REQUEST_BODY},
 }  # fmt: skip
 
+ADMIN: dict[str, Any] = {
+    "responses": {
+        error.status.value: FAILURE
+        for error in (errors.Unauthorized, errors.Forbidden, errors.ModelNotFound, errors.Conflict)
+    },
+    "openapi_extra": {"security": [{"key": []}]},
+}
+
 
 class OpenInference:
     """The endpoint that infers."""
@@ -89,9 +99,16 @@ class OpenInference:
         return Reply(200, tensors.BINARY, answer, ((HEADER_LENGTH, b"%d" % header),), answered)
 
 
-def router(models: ServedModels, metrics: Metrics, direct: DirectRoutes) -> APIRouter:
+def router(
+    models: ServedModels, administration: Administration, right: AdminRight, metrics: Metrics, direct: DirectRoutes
+) -> APIRouter:
     """The protocol's routes, bound to the core; what infers is among `direct`."""
-    routes = APIRouter(prefix=PREFIX, tags=["open inference protocol"], route_class=direct.documented())
+    routes = APIRouter(
+        prefix=PREFIX,
+        tags=["open inference protocol"],
+        route_class=direct.documented(),
+        strict_content_type=False,  # Triton's clients don't say that what they send is JSON
+    )
     repository = models.repository
 
     @routes.get("")
@@ -143,6 +160,16 @@ def router(models: ServedModels, metrics: Metrics, direct: DirectRoutes) -> APIR
     async def index(request: bodies.IndexRequest | None = None) -> list[bodies.IndexEntry]:
         """Every version in the model repository."""
         return descriptions.index(repository, ready=request is not None and request.ready)
+
+    @routes.post("/repository/models/{model}/load", **ADMIN, dependencies=[Depends(right)])
+    async def load(model: str, request: bodies.LoadRequest | None = None) -> None:  # noqa: ARG001 - only checked
+        """Serve all versions of a model that are stored, or leave everything as it was."""
+        await administration.load_all(model)
+
+    @routes.post("/repository/models/{model}/unload", **ADMIN, dependencies=[Depends(right)])
+    async def unload(model: str, request: bodies.UnloadRequest | None = None) -> None:  # noqa: ARG001 - only checked
+        """Serve no version of a model any more; the default model can't be unloaded."""
+        await administration.unload_all(model)
 
     return routes
 

@@ -7,6 +7,7 @@ import json
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -25,7 +26,7 @@ from service.app import create_app
 from service.errors import DeviceLost, InferenceFailed, ServiceError
 from service.settings import Settings
 from service.types import Rows
-from tests.conftest import COLOURS, RGB, SIZE, colour_probabilities, encode, picture
+from tests.conftest import COLOURS, RGB, SIZE, colour_probabilities, encode, picture, write_colour_model
 from tests.processes import running
 
 INFER = "/v2/models/colours/infer"
@@ -295,8 +296,6 @@ def test_images_are_counted_by_version(client: TestClient) -> None:
 @pytest.fixture(scope="module")
 def unmodified(tmp_path_factory: pytest.TempPathFactory) -> Iterator[triton.InferenceServerClient]:
     """NVIDIA's own client of Triton, and a real server."""
-    from tests.conftest import write_colour_model
-
     root = tmp_path_factory.mktemp("models")
     write_colour_model(root / "colours" / "2", scale=0.01)
     with running(root, jobs_dir=str(root / "jobs")) as convoy:
@@ -343,6 +342,32 @@ def test_tritons_client_learns_about_the_server(unmodified: triton.InferenceServ
         {"name": "colours", "version": "2", "state": "READY", "reason": ""}
     ]
     assert unmodified.get_inference_statistics("colours")["model_stats"][0]["name"] == "colours"
+
+
+def test_tritons_client_loads_and_unloads_models(tmp_path: Path) -> None:
+    for name in ("colours", "shades"):
+        write_colour_model(tmp_path / "models" / name / "1")
+    (tmp_path / "admins").write_text("a-key-of-the-operator\n")
+    headers = {"Authorization": "Bearer a-key-of-the-operator"}
+    given = {"admin_keys_file": str(tmp_path / "admins"), "jobs_dir": str(tmp_path / "jobs")}
+    with running(tmp_path / "models", **given) as convoy:
+        client = triton.InferenceServerClient(f"127.0.0.1:{convoy.port}")
+        client.unload_model("shades", headers=headers)
+        assert not client.is_model_ready("shades")
+        assert client.get_model_repository_index()[1] == {
+            "name": "shades", "version": "1", "state": "UNAVAILABLE", "reason": "unloaded",
+        }  # fmt: skip
+        client.load_model("shades", headers=headers)
+        assert client.is_model_ready("shades")
+        with pytest.raises(InferenceServerException, match="asks for a key"):
+            client.unload_model("shades")
+        with pytest.raises(InferenceServerException, match="The default model must have"):
+            client.unload_model("colours", headers=headers)
+        with pytest.raises(InferenceServerException, match="no such version"):
+            client.load_model("none", headers=headers)
+        with pytest.raises(InferenceServerException, match="parameters"):
+            client.load_model("shades", headers=headers, config="{}")
+        client.close()
 
 
 def test_tritons_client_understands_what_is_wrong(unmodified: triton.InferenceServerClient) -> None:
