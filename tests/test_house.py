@@ -33,6 +33,7 @@ TIERS = [
     {"serving"},
     {"administration", "classifier"},
     {"jobs", "explain"},
+    {"client"},
     {"api"},
     {"rpc"},
     {"app", "protocol"},
@@ -55,6 +56,7 @@ HOMES = {
     "python_multipart": {"api.multipart"},
     "orjson": {"api", "jobs"},
     "grpc": {"rpc"},
+    "httpx2": {"client"},
     "google": {"rpc"},
     "fsspec": {"jobs.sources.files"},
     "pyarrow": {"jobs"},
@@ -196,6 +198,7 @@ def test_tests_mirror_the_source() -> None:
         "service/deploy": set(),
         "service/jobs": {"__init__", "database", "inputs"},
         "service/jobs/sources": {"__init__"},
+        "service/client": {"__init__", "answers"},
         "service/cluster": {"__init__"},
         "service/rpc": {"__init__", "methods", "open_inference_pb2"},
         "service/api": {

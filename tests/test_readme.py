@@ -143,8 +143,8 @@ def test_every_path_in_a_kubectl_command_is_there() -> None:
     assert all((ROOT / path).exists() for path in paths)
 
 
-def test_the_client_of_another_server_gets_what_it_shows(monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,) = blocks("python")
+@pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.split()[1])
+def test_a_client_gets_what_it_shows(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = README.partition(code)[2].partition("```text\n")[2].partition("```")[0]
     monkeypatch.chdir(ROOT)
     with running(ROOT / "models", default_model="cifar10", precision="fp32") as convoy:
