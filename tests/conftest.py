@@ -19,7 +19,7 @@ from PIL import Image
 
 from service.metadata import Calibration, FileRecord, InputSpec, ModelMetadata, Provenance
 from service.settings import Settings
-from training import data
+from training import cifar10
 from training.architectures import ARCHITECTURES
 from training.architectures.plain_cnn import PlainCNN
 from training.stages import write_stages
@@ -128,7 +128,7 @@ def clear_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(f"CONVOY_{name.upper()}", raising=False)
 
 
-def generated_records(count: int, seed: int) -> data.Records:
+def generated_records(count: int, seed: int) -> cifar10.Records:
     """Learnable stand-ins for CIFAR-10: planar pixels (N, 3072) whose colour gradient depends on the label (N,)."""
     random = np.random.default_rng(seed)
     labels = (np.arange(count) % 10).astype(np.uint8)
@@ -141,32 +141,32 @@ def generated_records(count: int, seed: int) -> data.Records:
 
 
 @pytest.fixture(scope="session")
-def generated_version(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, data.OfficialVersion]:
+def generated_version(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, cifar10.OfficialVersion]:
     """A folder in the binary version's format with generated pictures, and the checksums to make it official."""
-    folder = tmp_path_factory.mktemp("data") / data.BINARY.folder
+    folder = tmp_path_factory.mktemp("data") / cifar10.BINARY.folder
     folder.mkdir()
     sums: dict[str, str] = {}
-    for seed, name in enumerate([*data.BINARY.train_files, *data.BINARY.test_files]):
+    for seed, name in enumerate([*cifar10.BINARY.train_files, *cifar10.BINARY.test_files]):
         pixels, labels = generated_records(400, seed)
         content = np.concatenate([labels[:, None], pixels], 1).tobytes()
         (folder / name).write_bytes(content)
         sums[name] = hashlib.md5(content, usedforsecurity=False).hexdigest()
     version = replace(
-        data.BINARY,
-        train_files={name: sums[name] for name in data.BINARY.train_files},
-        test_files={name: sums[name] for name in data.BINARY.test_files},
+        cifar10.BINARY,
+        train_files={name: sums[name] for name in cifar10.BINARY.train_files},
+        test_files={name: sums[name] for name in cifar10.BINARY.test_files},
     )
     return folder, version
 
 
 @pytest.fixture
 def generated_data(
-    generated_version: tuple[Path, data.OfficialVersion], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    generated_version: tuple[Path, cifar10.OfficialVersion], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """A copy of the generated data set, which passes for the official one as long as the test runs."""
     folder, version = generated_version
-    monkeypatch.setattr(data, "BINARY", version)
-    monkeypatch.setattr(data, "VERSIONS", (data.PYTHON, version))
+    monkeypatch.setattr(cifar10, "BINARY", version)
+    monkeypatch.setattr(cifar10, "VERSIONS", (cifar10.PYTHON, version))
     return Path(shutil.copytree(folder, tmp_path / folder.name))
 
 

@@ -24,6 +24,7 @@ from PIL import Image
 from service.metadata import ModelMetadata
 from service.settings import Settings
 from tests.conftest import REAL_DATA, encode
+from tests.training.test_pictures import fill, speckled
 from training.__main__ import main as convoy_train
 from training.data import load_test_split, load_training_data
 from training.onnx_graph import run_onnx
@@ -82,6 +83,28 @@ def test_from_data_to_a_served_prediction(data_set: Path, tmp_path: Path) -> Non
     log = [json.loads(line) for line in (tmp_path / "server.log").read_text().splitlines()]
     assert any(entry["message"] == "request" and entry["request_id"] == "from-the-test" for entry in log)
     assert not [entry for entry in log if entry["level"] in ("error", "critical")]
+
+
+@pytest.mark.parametrize("size", [16, 40])
+def test_from_a_folder_of_pictures_to_a_served_prediction(tmp_path: Path, size: int) -> None:
+    folder, run = fill(tmp_path / "colours", 60), tmp_path / "run"
+    model, data = tmp_path / "models" / "colours" / "1", ["--data", str(folder)]
+    start = ["train", "pictures", *data, "--output", str(run), "--size", str(size), "--epochs", "4"]
+    assert convoy_train(start) == 0
+    assert convoy_train(["export", str(run), str(model), *data]) == 0
+    assert convoy_train(["evaluate", str(model), *data, "--suite", "full", "--record"]) == 0
+    metadata = ModelMetadata.read(model)
+    assert (metadata.labels, metadata.input.width) == (("blue", "green", "red"), size)
+    assert metadata.provenance.dataset.startswith("colours, a folder of pictures, ")
+    assert {e.split: e.accuracy for e in metadata.evaluations if e.precision == "int8"} == {"validation": 1, "test": 1}
+
+    arguments = ["--models-dir", str(tmp_path / "models"), "--default-model", "colours", "--device", "cpu"]
+    with server(*arguments, folder=tmp_path) as (_, url), httpx2.Client(base_url=url) as client:
+        for colour in metadata.labels:
+            upload = encode(speckled(colour, 1000), "JPEG")
+            answer = client.post("/v1/explain", content=upload, headers={"content-type": "image/jpeg"}).json()
+            assert answer["prediction"]["label"] == colour
+            assert answer["stages"][0]["shape"] == [32, size - 2, size - 2]
 
 
 def check_every_body(

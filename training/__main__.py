@@ -48,6 +48,9 @@ def parser() -> argparse.ArgumentParser:
         help="finished runs, or exported models, to learn from (default: runs/RECIPE-0; -1 for a recipe's second)",
     )
     sub.add_argument("--epochs", type=_positive, help="instead of the recipe's")
+    sub.add_argument(
+        "--size", type=_positive, metavar="PIXELS", help="of the height and width, instead of the recipe's"
+    )
     sub.add_argument("--seed", type=int, help="instead of the recipe's")
     sub.add_argument("--max-steps", type=_positive, help="end after so many optimiser steps")
     sub.add_argument(
@@ -81,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--note", action="append", default=[], help="a line for the model card; may be repeated")
     sub.set_defaults(run=command.export)
 
-    sub = commands.add_parser("evaluate", help="measure an exported model on the 10,000 test images")
+    sub = commands.add_parser("evaluate", help="measure an exported model on the test images")
     sub.add_argument("model", type=Path, metavar="models/NAME/VERSION", help="the model's folder")
     _add_data(sub)
     _add_split(sub, default="test", meaning="validation, to try things out")
@@ -109,7 +112,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_data(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--data", type=Path, help="CIFAR-10 folder or tar.gz (default: CONVOY_DATA, else downloaded)")
+    command.add_argument(
+        "--data",
+        type=Path,
+        help="CIFAR-10's folder or tar.gz, or a folder of pictures with one for each class (default: CONVOY_DATA, else "
+        "CIFAR-10, downloaded)",
+    )
 
 
 def _add_split(command: argparse.ArgumentParser, *, default: str, meaning: str) -> None:

@@ -120,6 +120,6 @@ def load_teacher(run: Path) -> Teacher:
 
 def network_of(saved: Checkpoint | Teacher) -> Network:
     """The trained network, in eval mode on the CPU."""
-    network = ARCHITECTURES[saved.config.architecture](len(saved.labels))
+    network = ARCHITECTURES[saved.config.architecture](len(saved.labels), size=saved.config.image_size)
     network.load_state_dict(saved.model)
     return network.eval()

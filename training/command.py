@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # torch takes a second to import: not for --help
     from service.metadata import Robustness
     from training.checkpoint import Teacher
 
-STARTING = ("output", "teachers", "epochs", "seed", "max_steps")  # options that decide what a new run is
+STARTING = ("output", "teachers", "epochs", "size", "seed", "max_steps")  # options that decide what a new run is
 
 
 def train(options: argparse.Namespace) -> None:
@@ -33,14 +33,20 @@ def train(options: argparse.Namespace) -> None:
         recipe, config, folder, teachers = saved.recipe, saved.config, options.resume, saved.teachers
     else:
         recipe = options.recipe
-        config = with_overrides(RECIPES[recipe], epochs=options.epochs, seed=options.seed, max_steps=options.max_steps)
+        config = with_overrides(
+            RECIPES[recipe],
+            epochs=options.epochs,
+            image_size=options.size,
+            seed=options.seed,
+            max_steps=options.max_steps,
+        )
         folder = options.output or Path("runs") / f"{recipe}-{config.seed}"
         if (folder / checkpoint.FILE_NAME).exists():
             raise TrainingError(
                 f"{folder} holds a run already; go on with --resume {folder}, or choose another --output."
             )
         teachers = _load_teachers(recipe, options.teachers)
-    training_data = data.load_training_data(data.find_data(options.data))
+    training_data = data.load_training_data(data.find_data(options.data), config.image_size)
     started = run.Run(recipe, config, training_data, chosen_device, precision, teachers)
     if options.resume:
         started.restore(saved)
@@ -78,7 +84,8 @@ def trials(options: argparse.Namespace) -> None:
     from training import trials as recipes_trials
 
     chosen, found = device.choose_device(options.device), data.find_data(options.data)
-    training_data, runs = data.load_training_data(found), options.runs
+    size = RECIPES[options.recipe].image_size
+    training_data, runs = data.load_training_data(found, size), options.runs
     if options.split == "test":  # nothing more is to be chosen: learn from all there is, as published numbers do
         training_data, runs = training_data.whole(), runs / "whole"
     trainer = recipes_trials.Trainer(
@@ -89,7 +96,7 @@ def trials(options: argparse.Namespace) -> None:
         device.choose_precision(options.precision, chosen),
         _load_teachers(options.recipe, None),
     )
-    split, done = evaluate.labelled_images(found, options.split), []
+    split, done = evaluate.labelled_images(found, options.split, size), []
     for trial in recipes_trials.measured(trainer, range(options.seeds), runs, split):
         print(trial, flush=True)
         done.append(trial)
@@ -114,10 +121,11 @@ def speed(options: argparse.Namespace) -> None:
 
 def export(options: argparse.Namespace) -> None:
     """A finished run → a version in the model repository."""
-    from training import data, report
+    from training import checkpoint, data, report
     from training.export import export
 
-    training_data = data.load_training_data(data.find_data(options.data))
+    size = checkpoint.load(options.checkpoint).config.image_size
+    training_data = data.load_training_data(data.find_data(options.data), size)
     metadata = export(
         options.checkpoint,
         options.model,
@@ -168,7 +176,7 @@ def compare(options: argparse.Namespace) -> None:
     networks = plots.shipped(options.models)
     if not networks:
         raise TrainingError(
-            f"No model in {options.models} was measured on the test images; evaluate one with --record."
+            f"No model in {options.models} was measured on CIFAR-10's test images; evaluate one with --record."
         )
     target = options.models / plots.ACCURACY
     target.write_text(plots.accuracy_svg(networks), encoding="utf-8")

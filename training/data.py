@@ -1,19 +1,11 @@
-"""Official CIFAR-10 files → verified bytes → uint8 tensors → training, validation and test splits.
+"""What `--data` names → training, validation and test splits: CIFAR-10, or a folder of pictures.
 
-Both official versions are read, as a folder or as the tar.gz: the python one (pickles, opened only after their
-checksum is right) and the binary one (label byte + 3,072 pixel bytes). They hold the same images in the same order.
-Source: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
 What is missing or damaged raises `DataError`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import pickle
-import tarfile
-import zlib
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,15 +14,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from training import cifar10, pictures
 from training.download import download
 from training.errors import DataError
 
-LABELS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-VALIDATION_IMAGES = 5_000
+VALIDATION_SHARE = 0.1
 VALIDATION_SEED = 2009
 CACHE = Path("~/.cache/convoy/cifar-10").expanduser()
-
-Records = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]  # (N, 3072) planar pixels, (N,) labels
 
 
 @dataclass(frozen=True)
@@ -51,66 +41,13 @@ class TrainingData:
     train: Split
     validation: Split
     labels: tuple[str, ...]
+    name: str = cifar10.NAME
 
     def whole(self) -> TrainingData:
         """The same with nothing held back, as published numbers are trained: all to learn from, none to validate on."""
         pairs = ((self.train.images, self.validation.images), (self.train.labels, self.validation.labels))
         images, labels = (torch.cat(pair) for pair in pairs)
-        return TrainingData(Split(images, labels), Split(images[:0], labels[:0]), self.labels)
-
-
-@dataclass(frozen=True)
-class OfficialVersion:
-    """One of the two forms in which the data set is published, with its official MD5 sums."""
-
-    folder: str
-    archive: str
-    archive_md5: str
-    train_files: Mapping[str, str]
-    test_files: Mapping[str, str]
-    parse: Callable[[bytes], Records]
-
-
-def _parse_pickle(content: bytes) -> Records:
-    batch = pickle.loads(content, encoding="bytes")
-    return np.asarray(batch[b"data"], np.uint8), np.asarray(batch[b"labels"], np.uint8)
-
-
-def _parse_binary(content: bytes) -> Records:
-    records = np.frombuffer(content, np.uint8).reshape(-1, 1 + 3072)
-    return records[:, 1:], records[:, 0]
-
-
-PYTHON = OfficialVersion(
-    folder="cifar-10-batches-py",
-    archive="cifar-10-python.tar.gz",
-    archive_md5="c58f30108f718f92721af3b95e74349a",
-    train_files={
-        "data_batch_1": "c99cafc152244af753f735de768cd75f",
-        "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-        "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
-        "data_batch_4": "634d18415352ddfa80567beed471001a",
-        "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
-    },
-    test_files={"test_batch": "40351d587109b95175f43aff81a1287e"},
-    parse=_parse_pickle,
-)
-BINARY = OfficialVersion(
-    folder="cifar-10-batches-bin",
-    archive="cifar-10-binary.tar.gz",
-    archive_md5="c32a1d4ab5d03f1284b67883e8d87530",
-    train_files={
-        "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
-        "data_batch_2.bin": "5ea93a67294ea407fff1d09f752e9692",
-        "data_batch_3.bin": "942cd6a4bcdd0dd3c604fbe906cb4421",
-        "data_batch_4.bin": "ae636b3ba5c66a11e91e8cb52e771fcb",
-        "data_batch_5.bin": "53f37980c15c3d472c316c40844f3f0d",
-    },
-    test_files={"test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d"},
-    parse=_parse_binary,
-)
-VERSIONS = (PYTHON, BINARY)
-OFFICIAL_SITE = "https://www.cs.toronto.edu/~kriz/"
+        return TrainingData(Split(images, labels), Split(images[:0], labels[:0]), self.labels, self.name)
 
 
 def find_data(given: Path | None) -> Path:
@@ -119,101 +56,68 @@ def find_data(given: Path | None) -> Path:
         given = Path(variable)
     if given is not None:
         return given.expanduser()
-    target = CACHE / BINARY.archive
+    target = CACHE / cifar10.BINARY.archive
     if not target.exists():
-        download(OFFICIAL_SITE + BINARY.archive, target, md5=BINARY.archive_md5)
+        download(cifar10.OFFICIAL_SITE + cifar10.BINARY.archive, target, md5=cifar10.BINARY.archive_md5)
     return target
 
 
-def load_training_data(path: Path) -> TrainingData:
-    """The 50,000 training images, less a fixed, seeded, class-balanced tenth for validation."""
-    whole = _load(path, lambda version: version.train_files)
-    chosen = _validation_mask(whole.labels)
-    return TrainingData(
-        train=Split(whole.images[~chosen], whole.labels[~chosen]),
-        validation=Split(whole.images[chosen], whole.labels[chosen]),
-        labels=LABELS,
-    )
+def load_training_data(path: Path, size: int = cifar10.SIZE) -> TrainingData:
+    """What there is to learn from, less a tenth for validation, as images of `size` × `size` pixels.
+
+    Of CIFAR-10 it is the 50,000 training images, less a fixed, seeded, class-balanced tenth; of a folder of pictures
+    see `training.pictures`.
+    """
+    if _is_cifar10(path, cifar10.train_files, size):
+        whole = _split(*cifar10.load(path, cifar10.train_files))
+        chosen = _validation_mask(whole.labels)
+        train = Split(whole.images[~chosen], whole.labels[~chosen])
+        return TrainingData(train, Split(whole.images[chosen], whole.labels[chosen]), cifar10.LABELS)
+    read = pictures.load(path, size, {"train", "validation"})
+    train, validation = _split(*read["train"]), _split(*read["validation"])
+    return TrainingData(train, validation, pictures.labels(path), f"{path.resolve().name}, a folder of pictures")
 
 
-def load_test_split(path: Path) -> Split:
-    """The 10,000 test images. Only `training.evaluate` may call this; a test holds it to that."""
-    return _load(path, lambda version: version.test_files)
+def load_test_split(path: Path, size: int = cifar10.SIZE) -> Split:
+    """The test images. Only `training.evaluate` may call this; a test holds it to that."""
+    if _is_cifar10(path, cifar10.test_files, size):
+        return _split(*cifar10.load(path, cifar10.test_files))
+    return _split(*pictures.load(path, size, {"test"})["test"])
+
+
+def labels_of(path: Path) -> tuple[str, ...]:
+    """The classes, in the order of their numbers."""
+    return cifar10.LABELS if cifar10.locate(path, cifar10.train_files) else pictures.labels(path)
+
+
+def _is_cifar10(path: Path, choose: cifar10.Choose, size: int) -> bool:
+    """Whether that is what lies at `path`; raises `DataError` when there are no pictures either."""
+    if cifar10.locate(path, choose):
+        if size != cifar10.SIZE:
+            raise DataError(
+                f"CIFAR-10's images have {cifar10.SIZE} × {cifar10.SIZE} pixels, not {size} × {size}; choose a recipe "
+                "for them, --size 32, or give a folder of pictures with --data."
+            )
+        return True
+    if not pictures.found(path):
+        raise DataError(
+            f"There is no CIFAR-10 at {path}, and no folder of pictures with a folder for each class; point --data or "
+            f"CONVOY_DATA at one, at {cifar10.PYTHON.folder}, {cifar10.BINARY.folder} or an official tar.gz, or leave "
+            "both out to download CIFAR-10."
+        )
+    return False
+
+
+def _split(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> Split:
+    return Split(torch.from_numpy(images), torch.from_numpy(labels))
 
 
 def _validation_mask(labels: Tensor) -> Tensor:
     """True for the validation images: the same share of every class, always the same images."""
-    share = VALIDATION_IMAGES / 50_000
     generator = torch.Generator().manual_seed(VALIDATION_SEED)
     mask = torch.zeros(len(labels), dtype=torch.bool)
     for label in range(int(labels.max()) + 1):
         members = torch.nonzero(labels == label).flatten()
         order = torch.randperm(len(members), generator=generator)
-        mask[members[order[: round(len(members) * share)]]] = True
+        mask[members[order[: round(len(members) * VALIDATION_SHARE)]]] = True
     return mask
-
-
-def _load(path: Path, choose: Callable[[OfficialVersion], Mapping[str, str]]) -> Split:
-    version, location = _locate(path, choose)
-    contents = _read(location, choose(version))
-    records = [version.parse(content) for content in contents]
-    pixels = np.concatenate([pixels for pixels, _ in records])
-    labels = np.concatenate([labels for _, labels in records])
-    images = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)  # planes → (N, H, W, C)
-    return Split(torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(labels.astype(np.int64)))
-
-
-def _locate(path: Path, choose: Callable[[OfficialVersion], Mapping[str, str]]) -> tuple[OfficialVersion, Path]:
-    """Which version lies at `path`, and the folder or archive its files are in."""
-    if path.is_file():
-        for version in VERSIONS:
-            if path.name == version.archive:
-                return version, path
-        raise DataError(
-            f"{path} is not {' or '.join(version.archive for version in VERSIONS)}; point --data at one of these."
-        )
-    for version in VERSIONS:
-        for location in (path, path / version.folder):
-            if any((location / name).is_file() for name in choose(version)):
-                return version, location
-        if (path / version.archive).is_file():
-            return version, path / version.archive
-    raise DataError(
-        f"There is no CIFAR-10 at {path}; point --data or CONVOY_DATA at {PYTHON.folder}, {BINARY.folder} or an "
-        "official tar.gz, or leave both out to download it."
-    )
-
-
-def _read(location: Path, files: Mapping[str, str]) -> list[bytes]:
-    """The files' contents in the given order, each checked against its MD5 sum."""
-    contents = _read_archive(location, files) if location.is_file() else _read_folder(location, files)
-    for name, md5 in files.items():
-        if name not in contents:
-            raise DataError(f"{location} lacks {name}; copy or download the data set again.")
-        if hashlib.md5(contents[name], usedforsecurity=False).hexdigest() != md5:
-            raise DataError(
-                f"{name} in {location} is damaged (its MD5 sum is not the official one); copy or download it again."
-            )
-    return [contents[name] for name in files]
-
-
-def _read_folder(folder: Path, files: Mapping[str, str]) -> dict[str, bytes]:
-    try:
-        return {name: (folder / name).read_bytes() for name in files if (folder / name).is_file()}
-    except OSError as exc:
-        raise DataError(f"The data set in {folder} can't be read: {exc.strerror}.") from exc
-
-
-def _read_archive(archive: Path, files: Mapping[str, str]) -> dict[str, bytes]:
-    contents: dict[str, bytes] = {}
-    try:
-        with tarfile.open(archive, "r|gz") as members:  # one pass, nothing unpacked to disk
-            for member in members:
-                name = member.name.rpartition("/")[2]
-                if name in files and (stream := members.extractfile(member)) is not None:
-                    contents[name] = stream.read()
-                if len(contents) == len(files):
-                    break
-    except (OSError, EOFError, tarfile.TarError, zlib.error) as exc:
-        raise DataError(f"{archive} is damaged or incomplete; delete it and download it again.") from exc
-    return contents

@@ -9,6 +9,10 @@ class DataError(TrainingError):
     """The data set is missing, incomplete or damaged."""
 
 
+class ArchitectureError(TrainingError):
+    """The network can't be made for such images."""
+
+
 class CheckpointError(TrainingError):
     """A checkpoint can't be read, or does not belong to what was asked."""
 

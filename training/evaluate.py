@@ -25,7 +25,7 @@ from training.calibrate import (
     prediction_sets,
     reliability,
 )
-from training.data import LABELS, Split, load_test_split, load_training_data
+from training.data import Split, labels_of, load_test_split, load_training_data
 from training.errors import TrainingError
 from training.model_files import ModelFile
 from training.onnx_graph import run_onnx
@@ -95,13 +95,16 @@ def evaluate_robustness(folder: Path, data: Path, split: SplitName = "test") -> 
 def _open(folder: Path, data: Path, split: SplitName) -> tuple[ModelMetadata, dict[Precision, Path], Split]:
     """What the model in `folder` says of itself, its files, and the images; raises `TrainingError`."""
     metadata = read_model(folder)
-    if metadata.labels != LABELS:
-        raise TrainingError(f"{folder} was not trained on CIFAR-10's classes, so its images say nothing about it.")
+    if metadata.labels != (classes := labels_of(data)):
+        raise TrainingError(
+            f"{folder} knows {', '.join(metadata.labels)}, and the images in {data} are of {', '.join(classes)}; point "
+            "--data at images of its own classes."
+        )
     try:
         files = {precision: file.verify(folder) for precision, file in metadata.files.items()}
     except ValueError as exc:
         raise TrainingError(f"The model in {folder} is damaged: {exc}; restore the folder or export it again.") from exc
-    return metadata, files, labelled_images(data, split)
+    return metadata, files, labelled_images(data, split, metadata.input.height)
 
 
 def _calibrator(metadata: ModelMetadata, precision: Precision) -> Calibrator:
@@ -109,9 +112,9 @@ def _calibrator(metadata: ModelMetadata, precision: Precision) -> Calibrator:
     return Calibrator(scaling.temperature, scaling.biases, scaling.exponent)
 
 
-def labelled_images(data: Path, split: SplitName) -> Split:
-    """That split of the data set at `data`."""
-    return load_test_split(data) if split == "test" else load_training_data(data).validation
+def labelled_images(data: Path, split: SplitName, size: int) -> Split:
+    """That split of the data set at `data`, as images of `size` × `size` pixels."""
+    return load_test_split(data, size) if split == "test" else load_training_data(data, size).validation
 
 
 def _command(metadata: ModelMetadata, split: SplitName) -> str:

@@ -114,7 +114,7 @@ def _fill(
         ),
         evaluations=evaluations,
         notes=notes,
-        provenance=_provenance(saved),
+        provenance=_provenance(saved, data),
     )
     metadata.write(folder)
     report.write_card(metadata, folder)
@@ -131,9 +131,9 @@ def _write_golden(path: Path, network: Network, files: dict[Precision, ModelFile
     return path
 
 
-def _provenance(saved: Checkpoint) -> Provenance:
+def _provenance(saved: Checkpoint, data: TrainingData) -> Provenance:
     return Provenance(
-        dataset="CIFAR-10, 45,000 training images (5,000 more for validation)",
+        dataset=f"{data.name}, {len(data.train):,} training images ({len(data.validation):,} more for validation)",
         recipe=saved.recipe,
         config=_plain(saved.config),
         epochs=len(saved.history),

@@ -38,7 +38,7 @@ def load_exported(folder: Path) -> Teacher:
         file = metadata.files["fp32"].verify(folder)
         with np.load(metadata.golden.verify(folder)) as arrays:
             images = arrays["images"]
-        network = ARCHITECTURES[metadata.architecture](len(metadata.labels)).eval()
+        network = ARCHITECTURES[metadata.architecture](len(metadata.labels), size=metadata.input.height).eval()
         calibrator = _calibrator(metadata.calibration)
         network.adopt(list(_weights(onnx.load(file), network, calibrator)))
         recorded = metadata.provenance.config.items()

@@ -32,19 +32,43 @@ class TrainConfig:
     restarts: tuple[int, ...] = ()  # epochs before which the lr schedule begins anew, for `training.average`
     start_weight: int = 1  # as how many of the averaged networks the first teacher counts
     view_cycle: int | None = None  # epochs after which views repeat, and with them the teachers' remembered answers
+    image_size: int = 32  # pixels of the height and width of what the network sees
     seed: int = 0
     max_steps: int | None = None  # ends the run early; the lr schedule ends with it
 
 
-def with_overrides(config: TrainConfig, *, epochs: int | None, seed: int | None, max_steps: int | None) -> TrainConfig:
+def with_overrides(
+    config: TrainConfig,
+    *,
+    epochs: int | None = None,
+    image_size: int | None = None,
+    seed: int | None = None,
+    max_steps: int | None = None,
+) -> TrainConfig:
     """`config` with what the command line changes."""
     return replace(
         config,
         epochs=config.epochs if epochs is None else epochs,
+        image_size=config.image_size if image_size is None else image_size,
         seed=config.seed if seed is None else seed,
         max_steps=config.max_steps if max_steps is None else max_steps,
     )
 
+
+PICTURES = TrainConfig(
+    architecture="excited-cnn-small",
+    epochs=60,
+    batch_size=128,
+    optimizer="muon",
+    lr=4.0,
+    muon_lr=0.06,
+    lr_schedule="linear",
+    augmentations=("alternating-flip", "crop-4"),
+    degradations=("dark-4", "enlarged-4", "noise-4", "grey-4", "jpeg-12"),
+    label_smoothing=0.1,
+    weight_decay=0.012,
+    image_size=64,
+)
 
 RECIPES: dict[str, TrainConfig] = {
     "cifar10": TrainConfig(
@@ -120,6 +144,8 @@ RECIPES: dict[str, TrainConfig] = {
         distill_temperature=3.0,
         view_cycle=32,
     ),
+    "pictures": PICTURES,
+    "pictures-upright": replace(PICTURES, augmentations=("crop-4",)),  # for what has no mirror image, as letters
     "cifar10-plain": TrainConfig(
         architecture="plain-cnn",
         epochs=18,

@@ -164,7 +164,7 @@ class Run:
 def build_network(config: TrainConfig, data: TrainingData, device: torch.device) -> Network:
     """The recipe's network in its seeded initial state, channels last."""
     torch.manual_seed(config.seed)
-    model = ARCHITECTURES[config.architecture](len(data.labels))
+    model = ARCHITECTURES[config.architecture](len(data.labels), size=config.image_size)
     with torch.no_grad():
         model.initialise((pixels(data.train.images[:WHITENING_IMAGES]) - model.mean) / model.std)
     return _on(device, model)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.conftest import REAL_DATA, generated_records
-from training import data
+from training import cifar10, data
 from training.data import find_data, load_test_split, load_training_data
 from training.errors import DataError
 
@@ -26,7 +26,7 @@ def archive(folder: Path, target: Path) -> Path:
 
 
 def test_folder_and_parent_and_archive_hold_the_same(generated_data: Path, tmp_path: Path) -> None:
-    packed = archive(generated_data, tmp_path / data.BINARY.archive)
+    packed = archive(generated_data, tmp_path / cifar10.BINARY.archive)
     expected = load_training_data(generated_data)
     for place in (generated_data.parent, packed):
         found = load_training_data(place)
@@ -37,20 +37,20 @@ def test_folder_and_parent_and_archive_hold_the_same(generated_data: Path, tmp_p
 def test_an_archive_in_a_folder_is_found(generated_data: Path, tmp_path: Path) -> None:
     shelf = tmp_path / "shelf"
     shelf.mkdir()
-    archive(generated_data, shelf / data.BINARY.archive)
+    archive(generated_data, shelf / cifar10.BINARY.archive)
     assert torch.equal(load_test_split(shelf).labels, load_test_split(generated_data).labels)
 
 
 def test_python_and_binary_version_are_read_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels, labels = generated_records(40, seed=0)
     contents = [
-        (data.PYTHON, pickle.dumps({b"data": pixels, b"labels": labels.tolist()})),
-        (data.BINARY, np.concatenate([labels[:, None], pixels], 1).tobytes()),
+        (cifar10.PYTHON, pickle.dumps({b"data": pixels, b"labels": labels.tolist()})),
+        (cifar10.BINARY, np.concatenate([labels[:, None], pixels], 1).tobytes()),
     ]
     splits = []
     for version, content in contents:
         small = replace(version, test_files={"batch": hashlib.md5(content, usedforsecurity=False).hexdigest()})
-        monkeypatch.setattr(data, "VERSIONS", (small,))
+        monkeypatch.setattr(cifar10, "VERSIONS", (small,))
         folder = tmp_path / version.folder
         folder.mkdir()
         (folder / "batch").write_bytes(content)
@@ -95,7 +95,7 @@ def test_a_damaged_file_is_named(generated_data: Path) -> None:
 
 
 def test_a_damaged_pickle_is_not_opened(tmp_path: Path) -> None:
-    folder = tmp_path / data.PYTHON.folder
+    folder = tmp_path / cifar10.PYTHON.folder
     folder.mkdir()
     (folder / "test_batch").write_bytes(b"cposix\nsystem\n(S'false'\ntR.")
     with pytest.raises(DataError, match=r"test_batch .* is damaged"):
@@ -110,17 +110,17 @@ def test_a_missing_file_is_named(generated_data: Path) -> None:
 
 @pytest.mark.parametrize("keep", [10, 5_000])
 def test_a_cut_off_archive_is_damaged(generated_data: Path, tmp_path: Path, keep: int) -> None:
-    packed = archive(generated_data, tmp_path / data.BINARY.archive)
+    packed = archive(generated_data, tmp_path / cifar10.BINARY.archive)
     packed.write_bytes(packed.read_bytes()[:keep])
     with pytest.raises(DataError, match="damaged or incomplete"):
         load_training_data(packed)
 
 
 def test_an_archive_without_the_files_lacks_them(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / data.BINARY.archive, "w:gz") as out:
+    with tarfile.open(tmp_path / cifar10.BINARY.archive, "w:gz") as out:
         out.addfile(tarfile.TarInfo("readme.html"), io.BytesIO())
     with pytest.raises(DataError, match="lacks data_batch_1"):
-        load_training_data(tmp_path / data.BINARY.archive)
+        load_training_data(tmp_path / cifar10.BINARY.archive)
 
 
 @pytest.mark.parametrize("name", ["nowhere", "other.zip"])
@@ -138,8 +138,8 @@ def test_the_place_is_the_argument_then_the_variable_then_the_cache(
     monkeypatch.setattr(data, "download", lambda url, _target, **_: fetched.append(url))
     monkeypatch.setattr(data, "CACHE", tmp_path / "cache")
     monkeypatch.delenv("CONVOY_DATA", raising=False)
-    assert find_data(None) == tmp_path / "cache" / data.BINARY.archive
-    assert fetched == [data.OFFICIAL_SITE + data.BINARY.archive]
+    assert find_data(None) == tmp_path / "cache" / cifar10.BINARY.archive
+    assert fetched == [cifar10.OFFICIAL_SITE + cifar10.BINARY.archive]
     monkeypatch.setenv("CONVOY_DATA", "/variable")
     assert find_data(None) == Path("/variable")
     assert find_data(Path("/argument")) == Path("/argument")

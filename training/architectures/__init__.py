@@ -1,18 +1,26 @@
 """Network families, one file each; a recipe names one of `ARCHITECTURES`."""
 
-from collections.abc import Callable
+from functools import partial
+from typing import Protocol
 
 from training.architectures.network import Network
 from training.architectures.plain_cnn import PlainCNN
 from training.architectures.tutorial_cnn import TutorialCNN
 
-ARCHITECTURES: dict[str, Callable[[int], Network]] = {
-    "plain-cnn": lambda classes: PlainCNN(classes, widths=(64, 240, 256)),  # 114.6 million multiply-accumulates
-    "plain-cnn-deep": lambda classes: PlainCNN(classes, widths=(64, 160, 256), depths=(2, 3, 3)),  # 97.7 million
-    "plain-cnn-small": lambda classes: PlainCNN(classes, widths=(32, 80, 128), depths=(2, 3, 3)),  # 29.1 million
-    "excited-cnn": lambda classes: PlainCNN(classes, (64, 160, 256), (2, 3, 3), excited=True),  # 97.7 million
-    "excited-cnn-small": lambda classes: PlainCNN(classes, (32, 80, 128), (2, 3, 3), excited=True),  # 29.2 million
-    "excited-cnn-wide": lambda classes: PlainCNN(classes, (128, 384, 512), (3, 3, 3), excited=True),  # 459.2 million
+
+class Build(Protocol):
+    """Makes a network for images of `size` × `size` pixels; raises `ArchitectureError` where it can't be that size."""
+
+    def __call__(self, classes: int, *, size: int = 32) -> Network: ...
+
+
+ARCHITECTURES: dict[str, Build] = {  # with their multiply-accumulates at 32 × 32 pixels and ten classes
+    "plain-cnn": partial(PlainCNN, widths=(64, 240, 256)),  # 114.6 million
+    "plain-cnn-deep": partial(PlainCNN, widths=(64, 160, 256), depths=(2, 3, 3)),  # 97.7 million
+    "plain-cnn-small": partial(PlainCNN, widths=(32, 80, 128), depths=(2, 3, 3)),  # 29.1 million
+    "excited-cnn": partial(PlainCNN, widths=(64, 160, 256), depths=(2, 3, 3), excited=True),  # 97.7 million
+    "excited-cnn-small": partial(PlainCNN, widths=(32, 80, 128), depths=(2, 3, 3), excited=True),  # 29.2 million
+    "excited-cnn-wide": partial(PlainCNN, widths=(128, 384, 512), depths=(3, 3, 3), excited=True),  # 459.2 million
     "tutorial-cnn": TutorialCNN,
 }
 

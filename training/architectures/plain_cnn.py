@@ -20,8 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.architectures.network import CIFAR10_MEAN, CIFAR10_STD, Network, Weights
+from training.errors import ArchitectureError
 
 WHITENING_EPSILON = 5e-4
+SMALLEST = 10  # pixels of an image's side, with which there are some left for the last stage
 SQUEEZE = 8  # times fewer channels between squeeze and excitation
 WHITENED_DIRECTIONS = 16  # of the 27 of a 3×3×3 patch, by variance; each as a filter and its negative
 HEAD_SCALE = 1 / 9
@@ -30,8 +32,9 @@ HEAD_SCALE = 1 / 9
 class PlainCNN(Network):
     """3×3 whitening → per stage [conv, pool, conv and perhaps another] → pool → linear.
 
-    `widths` are the channels of the stages, `depths` their convolutions; 32 × 32 pixels become 30 → 15 → 7 → 3 → 1.
-    With `excited`, stages of three convolutions have squeeze and excitation.
+    `widths` are the channels of the stages, `depths` their convolutions; 32 × 32 pixels become 30 → 15 → 7 → 3 → 1, and
+    those of any other `size` as many times fewer. With `excited`, stages of three convolutions have squeeze and
+    excitation. Raises `ArchitectureError` for images that are gone before the last stage.
     """
 
     def __init__(
@@ -41,8 +44,12 @@ class PlainCNN(Network):
         depths: tuple[int, ...] = (2, 2, 2),
         *,
         excited: bool = False,
+        size: int = 32,
     ) -> None:
         super().__init__(CIFAR10_MEAN, CIFAR10_STD)
+        self.last_pool = (size - 2) >> len(widths)
+        if self.last_pool < 1:
+            raise ArchitectureError(f"Images of {size} × {size} pixels are too small; take {SMALLEST} or more.")
         self.whiten = nn.Conv2d(3, 2 * WHITENED_DIRECTIONS, 3)
         self.whiten.weight.requires_grad = False
         inputs = (2 * WHITENED_DIRECTIONS, *widths)
@@ -57,7 +64,7 @@ class PlainCNN(Network):
         x = F.relu(self.whiten(x))
         for stage in self.stages:
             x = stage(x)
-        x = F.max_pool2d(x, 3).flatten(1)
+        x = F.max_pool2d(x, self.last_pool).flatten(1)
         logits: Tensor = self.head(x) * HEAD_SCALE
         return logits
 
@@ -67,7 +74,7 @@ class PlainCNN(Network):
         for stage in self.stages:
             assert isinstance(stage, Stage)
             yield from stage.inference_layers()
-        yield from (nn.MaxPool2d(3), nn.Flatten())
+        yield from (nn.MaxPool2d(self.last_pool), nn.Flatten())
         head = nn.Linear(self.head.in_features, self.head.out_features)
         head.weight.data = self.head.weight.detach() * HEAD_SCALE
         head.bias.data = torch.zeros(self.head.out_features)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from training.architectures.network import Network, Weights
+from training.errors import ArchitectureError
 
 
 class TutorialCNN(Network):
@@ -17,7 +18,9 @@ class TutorialCNN(Network):
     Pixels are only scaled to 0 … 1. 122,570 parameters with ten classes and 32 × 32 pixels.
     """
 
-    def __init__(self, classes: int = 10) -> None:
+    def __init__(self, classes: int = 10, *, size: int = 32) -> None:
+        if size != 32:
+            raise ArchitectureError("The tutorials' network takes 32 × 32 pixels only; choose another recipe.")
         super().__init__(mean=(0, 0, 0), std=(1, 1, 1))
         self.layers = nn.Sequential(
             nn.Conv2d(3, 32, 3),

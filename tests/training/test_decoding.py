@@ -1,0 +1,93 @@
+"""Files → pixels: exactly those that the service makes of the same files, or none at all."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from service import decoding as service_decoding
+from service.classifier import REDUCED_TO
+from service.errors import InvalidImage
+from service.preprocessing import fit
+from training import decoding
+from training.decoding import decode
+
+SIZE = 32
+Make = Callable[[], bytes]
+
+
+def saved(image: Image.Image, fmt: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, fmt, **options)
+    return stream.getvalue()
+
+
+def photo(width: int = 300, height: int = 200, mode: str = "RGB") -> Image.Image:
+    """Smooth, with some noise, and different in every corner."""
+    y, x = np.mgrid[0:height, 0:width]
+    planes = [255 * x / width, 255 * y / height, 255 * (x + y) / (width + height)]
+    noise = np.random.default_rng(0).normal(0, 8, (height, width, 3))
+    return Image.fromarray((np.stack(planes, 2) + noise).clip(0, 255).astype(np.uint8)).convert(mode)
+
+
+def turned(orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[decoding.ORIENTATION] = orientation
+    return saved(photo(), "JPEG", exif=exif)
+
+
+def see_through() -> Image.Image:
+    image = photo().convert("RGBA")
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    return image
+
+
+FILES: dict[str, Make] = {
+    "jpeg": lambda: saved(photo(), "JPEG", quality=90),
+    "a photo": lambda: saved(photo(3000, 2000), "JPEG"),
+    "a narrow jpeg": lambda: saved(photo(1000, 40), "JPEG"),
+    "a small jpeg": lambda: saved(photo(20, 14), "JPEG"),
+    "grey jpeg": lambda: saved(photo(mode="L"), "JPEG"),
+    "cmyk jpeg": lambda: saved(photo(mode="CMYK"), "JPEG"),
+    "progressive jpeg": lambda: saved(photo(), "JPEG", progressive=True),
+    **{f"turned jpeg {each}": lambda each=each: turned(each) for each in range(1, 9)},  # type: ignore[misc]
+    "png": lambda: saved(photo(), "PNG"),
+    "png of the size": lambda: saved(photo(SIZE, SIZE), "PNG"),
+    "palette png": lambda: saved(photo(mode="P"), "PNG"),
+    "grey png": lambda: saved(photo(mode="L"), "PNG"),
+    "16 bits": lambda: saved(Image.fromarray(np.arange(0, 65536, 8).astype(np.uint16).reshape(64, 128)), "PNG"),
+    "see-through png": lambda: saved(see_through(), "PNG"),
+    "webp": lambda: saved(photo(), "WEBP", quality=80),
+    "bmp": lambda: saved(photo(), "BMP"),
+    "gif": lambda: saved(photo(), "GIF", save_all=True, append_images=[photo(mode="L")]),
+    "tiff": lambda: saved(photo(), "TIFF"),
+}
+NONE: dict[str, Make] = {
+    "nothing": lambda: b"",
+    "text": lambda: b"hello",
+    "cut off jpeg": lambda: FILES["jpeg"]()[:500],
+    "cut off png": lambda: FILES["png"]()[:500],
+    "floating point": lambda: saved(Image.fromarray(np.ones((9, 9), np.float32)), "TIFF"),
+    "another format": lambda: saved(photo(), "PPM"),
+}
+
+
+@pytest.mark.parametrize("make", FILES.values(), ids=FILES)
+def test_a_network_learns_from_the_pixels_that_it_is_asked_about(make: Make) -> None:
+    content = make()
+    served = service_decoding.decode(content, max_pixels=10**8, at_least=REDUCED_TO * SIZE)
+    expected = fit(served, height=SIZE, width=SIZE, resize_policy="shorter-side-crop")
+    assert np.array_equal(decode(content, SIZE), expected)
+
+
+@pytest.mark.parametrize("make", NONE.values(), ids=NONE)
+def test_what_the_service_refuses_is_not_learned_from(make: Make) -> None:
+    content = make()
+    with pytest.raises(InvalidImage):
+        service_decoding.decode(content, max_pixels=10**8)
+    with pytest.raises(ValueError, match="no picture in a known format"):
+        decode(content, SIZE)

@@ -1,0 +1,164 @@
+"""Folders of pictures → splits, or one clear sentence."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.conftest import encode
+from tests.training.test_decoding import photo
+from training import pictures
+from training.data import labels_of, load_test_split, load_training_data
+from training.errors import DataError
+
+COLOURS = {"blue": 2, "green": 1, "red": 0}
+SIZE = 16
+
+
+def speckled(colour: str, number: int) -> Image.Image:
+    """Mostly of that colour, and unlike that of any other number."""
+    channel = COLOURS.get(colour, 0)
+    image = np.random.default_rng([number, channel]).integers(0, 60, (20, 24, 3), np.uint8)
+    image[..., channel] += 180
+    return Image.fromarray(image)
+
+
+def fill(folder: Path, count: int, first: int = 0, names: tuple[str, ...] = tuple(COLOURS)) -> Path:
+    """`count` small pictures of each colour, no two alike, in all kinds of places."""
+    for name in names:
+        for number in range(first, first + count):
+            place = folder / name / ("more/deep" if number % 3 else "")
+            place.mkdir(parents=True, exist_ok=True)
+            (place / f"{number}.{'PNG' if number % 2 else 'png'}").write_bytes(encode(speckled(name, number)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fill(tmp_path_factory.mktemp("shelf") / "colours", 60)
+
+
+@pytest.fixture
+def folder(shelf: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(shelf, tmp_path / "colours"))
+
+
+def rows(images: torch.Tensor) -> set[bytes]:
+    return {image.numpy().tobytes() for image in images}
+
+
+def test_folders_are_classes_and_every_picture_is_in_one_part(folder: Path) -> None:
+    data, test = load_training_data(folder, SIZE), load_test_split(folder, SIZE)
+    assert data.labels == labels_of(folder) == ("blue", "green", "red")
+    assert data.name == "colours, a folder of pictures"
+    parts = [data.train, data.validation, test]
+    assert sum(map(len, parts)) == 180
+    assert len(set.union(*(rows(part.images) for part in parts))) == 180
+    assert 100 < len(data.train) < 170
+    assert len(data.validation) > 5
+    assert len(test) > 5
+    for part in parts:
+        assert part.images.shape[1:] == (SIZE, SIZE, 3)
+        strongest = part.images.float().mean((1, 2)).argmax(1)
+        assert torch.equal(2 - part.labels, strongest)  # blue is the first class and the last channel
+
+
+def test_the_order_is_as_good_as_random_and_always_the_same(folder: Path) -> None:
+    once, again = load_training_data(folder, SIZE), load_training_data(folder, SIZE)
+    assert torch.equal(once.train.images, again.train.images)
+    assert len(set(once.train.labels[:20].tolist())) == 3
+
+
+def test_a_picture_stays_where_it_is_when_others_come_or_it_moves(folder: Path) -> None:
+    before = rows(load_test_split(folder, SIZE).images)
+    fill(folder, 30, first=100)
+    (folder / "red" / "0.png").rename(folder / "red" / "renamed.png")
+    after = load_training_data(folder, SIZE)
+    assert before <= rows(load_test_split(folder, SIZE).images)
+    assert not before & (rows(after.train.images) | rows(after.validation.images))
+
+
+def test_copies_of_a_picture_are_all_in_the_same_part(folder: Path) -> None:
+    for file in list((folder / "red").glob("*.png")):
+        shutil.copy(file, file.with_name(f"copy-{file.name}"))
+    train, test = load_training_data(folder, SIZE).train, load_test_split(folder, SIZE)
+    assert not rows(train.images) & rows(test.images)
+
+
+def test_who_has_divided_the_pictures_is_followed(folder: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(folder, own / "train")
+    fill(own / "test", 5, first=200)
+    data, test = load_training_data(own, SIZE), load_test_split(own, SIZE)
+    assert (len(data.train) + len(data.validation), len(test)) == (180, 15)
+    assert 5 < len(data.validation) < 40
+    fill(own / "validation", 4, first=300)
+    data = load_training_data(own, SIZE)
+    assert (len(data.train), len(data.validation)) == (180, 12)
+
+
+def test_a_class_may_be_called_as_a_part_is(folder: Path) -> None:
+    (folder / "red").rename(folder / "train")
+    assert labels_of(folder) == ("blue", "green", "train")
+
+
+def test_what_is_no_picture_by_its_name_is_left_alone(folder: Path) -> None:
+    expected = load_training_data(folder, SIZE)
+    (folder / "notes.txt").write_text("to do")
+    (folder / "red" / "Thumbs.db").write_bytes(b"db")
+    (folder / "red" / "._1.png").write_bytes(b"of another system")
+    (folder / ".cache").mkdir()
+    (folder / "empty").mkdir()
+    found = load_training_data(folder, SIZE)
+    assert found.labels == expected.labels
+    assert torch.equal(found.train.images, expected.train.images)
+
+
+def test_bad_pictures_are_all_counted_and_some_named(folder: Path) -> None:
+    contents = (b"%d" % number for number in range(400))
+    parts: tuple[pictures.Part, ...] = ("test", "validation", "train")
+    bad = [each for each in contents if pictures._part_of(hashlib.sha256(each).digest(), parts) == "train"]
+    for content in bad[:5]:
+        (folder / "red" / f"{content.decode()}.jpg").write_bytes(content)
+    with pytest.raises(DataError, match=r"5 files in .* are no pictures, or damaged: red/\d+.jpg, .*, …; mend or"):
+        load_training_data(folder, SIZE)
+    assert len(load_test_split(folder, SIZE))  # where they are not
+
+
+def test_pictures_of_one_class_or_none_are_told(folder: Path) -> None:
+    for name in ("red", "green"):
+        shutil.rmtree(folder / name)
+    with pytest.raises(DataError, match="of one class only, blue"):
+        load_training_data(folder, SIZE)
+    shutil.rmtree(folder / "blue")
+    with pytest.raises(DataError, match=r"There is no CIFAR-10 at .* and no folder of pictures"):
+        load_training_data(folder, SIZE)
+
+
+def test_too_few_pictures_are_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="too few pictures"):
+        load_training_data(fill(tmp_path / "few", 1), SIZE)
+
+
+def test_parts_that_do_not_fit_together_are_told(folder: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(folder, own / "train")
+    with pytest.raises(DataError, match="a folder train and none for the test"):
+        load_training_data(own, SIZE)
+    fill(own / "test", 2, names=("red", "violet"))
+    with pytest.raises(DataError, match=r"test has classes that .*train has not: violet"):
+        load_training_data(own, SIZE)
+
+
+def test_pictures_of_any_size_come_out_at_the_size_asked_for(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(30):
+            (tmp_path / name / f"{number}.jpg").write_bytes(encode(photo(100 + number, 80), "JPEG"))
+    assert load_training_data(tmp_path, 48).train.images.shape[1:] == (48, 48, 3)
