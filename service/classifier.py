@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -19,12 +20,14 @@ from service.preprocessing import fit
 from service.queueing import Priority
 from service.serving import Served, ServedModels
 from service.settings import Settings
+from service.shares import Shares
 from service.types import RGBImage, Rows
 
 INLINE_BYTES = 16 << 10  # decoding less than this takes less than handing it to a thread
 REDUCED_TO = 4  # times the model's input: how far a photo may be reduced while it is decoded
 Picture = bytes | RGBImage  # encoded, or decoded by the client
 Pictures = Sequence[Picture | InvalidImage] | Rows  # each encoded, decoded, or known to be none
+UNLIMITED = nullcontext()
 NO_ROWS = np.empty((0, 0, 0, 3), np.uint8)
 
 
@@ -42,6 +45,7 @@ class Classifier:
 
     def __init__(self, models: ServedModels, settings: Settings, metrics: Metrics) -> None:
         self._models, self._max_pixels = models, settings.max_image_pixels
+        self._shares = Shares(settings.client_images) if settings.client_share < 1 else None
         self._decoded = metrics.histogram("convoy_stage_seconds", "decode")
         self._preprocessed = metrics.histogram("convoy_stage_seconds", "preprocess")
 
@@ -56,36 +60,47 @@ class Classifier:
         """One prediction, `InvalidImage` or `InferenceFailed` per picture, in order.
 
         `model` is one that `ServedModels.choose` gave, by default the default one; `deadline` is on the event loop's
-        clock. Raises `Overloaded`, `DeadlineExceeded`, `Draining` or `InferenceFailed` for the request as a whole.
+        clock. Raises `Overloaded`, `DeadlineExceeded`, `Draining`, `InferenceFailed` or `TooManyRequests` for the
+        request as a whole.
         """
         served = model or self._models.choose()
-        spec = served.loaded.metadata.input
-        batcher = served.batcher_for(priority)
         try:
-            nbytes = len(pictures) * served.row_bytes
-            if refused := batcher.refusal(len(pictures), nbytes, priority=priority, deadline=deadline):
-                raise refused
-            invalid: Mapping[int, InvalidImage] = {}
-            if isinstance(pictures, np.ndarray) and pictures.shape[1:3] == (spec.height, spec.width):
-                rows = pictures
-            else:
-                rows, invalid, decode_s, preprocess_s = await self._prepare(
-                    pictures, spec, deadline, served.loaded.engine.background if priority is Priority.BULK else None
-                )
-                self._decoded.observe(decode_s)
-                self._preprocessed.observe(preprocess_s)
-            outcomes: list[Prediction | ServiceError] = []
-            if len(rows):
-                probabilities, failures = await batcher.submit(rows, priority=priority, deadline=deadline)
-                outcomes += predictions(served.loaded.identity, probabilities)
-                for place, failure in failures.items():
-                    outcomes[place] = failure
+            with self.share(len(pictures)):
+                outcomes = await self._outcomes(pictures, served, deadline, priority)
         except ServiceError as exc:
             served.counts.failed(exc.slug, len(pictures))
             raise
+        served.counts.classified(outcomes)
+        return outcomes
+
+    def share(self, images: int) -> AbstractContextManager[None]:
+        """Holds so many for the client that asks, see `Shares.hold`; free where clients have no limit."""
+        return self._shares.hold(images) if self._shares else UNLIMITED
+
+    async def _outcomes(
+        self, pictures: Pictures, served: Served, deadline: float | None, priority: Priority
+    ) -> list[Prediction | ServiceError]:
+        spec, batcher = served.loaded.metadata.input, served.batcher_for(priority)
+        nbytes = len(pictures) * served.row_bytes
+        if refused := batcher.refusal(len(pictures), nbytes, priority=priority, deadline=deadline):
+            raise refused
+        invalid: Mapping[int, InvalidImage] = {}
+        if isinstance(pictures, np.ndarray) and pictures.shape[1:3] == (spec.height, spec.width):
+            rows = pictures
+        else:
+            rows, invalid, decode_s, preprocess_s = await self._prepare(
+                pictures, spec, deadline, served.loaded.engine.background if priority is Priority.BULK else None
+            )
+            self._decoded.observe(decode_s)
+            self._preprocessed.observe(preprocess_s)
+        outcomes: list[Prediction | ServiceError] = []
+        if len(rows):
+            probabilities, failures = await batcher.submit(rows, priority=priority, deadline=deadline)
+            outcomes += predictions(served.loaded.identity, probabilities)
+            for place, failure in failures.items():
+                outcomes[place] = failure
         for place, error in invalid.items():
             outcomes.insert(place, error)
-        served.counts.classified(outcomes)
         return outcomes
 
     async def row(self, picture: Picture | InvalidImage, model: Served, deadline: float) -> Rows:

@@ -141,6 +141,12 @@ class EmptyRequest(ServiceError):
     slug, title, status = "empty-request", "Empty request", HTTPStatus.UNPROCESSABLE_ENTITY
 
 
+class TooManyRequests(ServiceError):
+    """This client has more under way than its share."""
+
+    slug, title, status, retry_after_s = "too-many-requests", "Too many requests", HTTPStatus.TOO_MANY_REQUESTS, 1
+
+
 class Overloaded(ServiceError):
     """The queue is full."""
 

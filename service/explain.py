@@ -65,7 +65,8 @@ class Explainer:
         (prediction,) = await self._classifier.classify(row, model=model, deadline=deadline)
         if isinstance(prediction, ServiceError):
             raise prediction
-        left, failures = await model.batcher.submit(occluded(row[0]), deadline=deadline)
+        with self._classifier.share(PLACES * PLACES):
+            left, failures = await model.batcher.submit(occluded(row[0]), deadline=deadline)
         for failure in failures.values():
             raise failure
         drawing = asyncio.get_running_loop().run_in_executor(self._thread, _draw, row, prediction, left, model)

@@ -38,7 +38,7 @@ class Protocol(HttpToolsProtocol):
 
     def __init__(self, *arguments: object, closed: Callable[[], None] | None = None, **options: object) -> None:
         super().__init__(*arguments, **options)  # type: ignore[arg-type]
-        self._connection, self._closed = Connection(), closed
+        self._connection, self._closed = Connection(), closed  # whose client is known once it is made
         self._routes: DirectRoutes = self.app.direct
         self._hottest = self._routes.hottest
         self._path = self._hottest.path.encode()
@@ -49,6 +49,11 @@ class Protocol(HttpToolsProtocol):
         )
         self._arriving = False  # between the beginning of a request and its end
         self._quiet_since = 0.0  # when the last reply was done, on the event loop's clock
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        """A client has connected."""
+        super().connection_made(transport)
+        self._connection.address = self.client[0] if self.client else ""
 
     def data_received(self, data: bytes) -> None:
         """Bytes are there."""

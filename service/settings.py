@@ -61,6 +61,13 @@ class Settings(BaseSettings):
     max_queue_delay_ms: float = Field(0, ge=0, description="how long a batch may wait to fill while the engine is free")
     queue_capacity: int = Field(4096, gt=0, description="images that may wait; beyond that requests get 503")
     queue_bytes: int = Field(256 * MIB, gt=0, description="and how many bytes of pixels they may have together")
+    client_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="part of the queue's images that one client may have under way in each worker: whoever sends the "
+        "same key or, without keys, comes from the same address; 1 leaves it all to whoever comes first",
+    )
     request_timeout_ms: int = Field(
         30_000, gt=0, description="deadline of requests that set none, and the longest they may set"
     )
@@ -79,9 +86,17 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _a_full_request_fits_the_queue(self) -> Self:
-        if self.max_images_per_request > self.queue_capacity:
-            raise ValueError("max_images_per_request must not exceed queue_capacity, or such requests could never run")
+        if self.max_images_per_request > self.client_images:
+            raise ValueError(
+                "max_images_per_request must not exceed queue_capacity, or client_share of it, or such requests could "
+                "never run"
+            )
         return self
+
+    @property
+    def client_images(self) -> int:
+        """The most images that one client may have under way."""
+        return int(self.queue_capacity * self.client_share)
 
 
 def load(given: dict[str, str], file: Path | None = None) -> Settings:

@@ -24,16 +24,17 @@ class Keys:
     def __init__(self, keys: Iterable[str]) -> None:
         self._digests = {_digest(key.encode()) for key in keys}
 
-    def check(self, headers: Mapping[bytes, bytes]) -> None:
-        """Raise `Unauthorized` unless there is a key in `headers`, whose names are in lower case."""
+    def check(self, headers: Mapping[bytes, bytes]) -> bytes:
+        """The digest of the key in `headers`, whose names are in lower case; raises `Unauthorized` if none is known."""
         key = headers.get(b"x-api-key")
         scheme, _, credentials = headers.get(b"authorization", b"").partition(b" ")
         if key is None and scheme.lower() == b"bearer":
             key = credentials.strip()
         if key is None:
             raise Unauthorized("This service asks for a key; send it as Authorization: Bearer <key>.")
-        if _digest(key) not in self._digests:
+        if (digest := _digest(key)) not in self._digests:
             raise Unauthorized("This key is not known here; ask the operator of the service for one.")
+        return digest
 
 
 class AdminRight:

@@ -16,7 +16,7 @@ from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from service import telemetry
+from service import shares, telemetry
 from service.api import problems
 from service.api.authentication import Keys
 from service.api.incoming import Incoming, Reply
@@ -70,8 +70,7 @@ class DirectRoute:
         current, error = identify(request.headers.get(HEADER))
         telemetry.request_id.set(current.decode())  # of this task alone
         try:
-            if self._keys:
-                self._keys.check(request.headers)
+            shares.client.set(self._keys.check(request.headers) if self._keys else request.connection.address.encode())
             reply = problems.reply(error, request.path) if error else await self._endpoint(request)
         except ServiceError as exc:
             reply = problems.reply(exc, request.path)

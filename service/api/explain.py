@@ -25,7 +25,7 @@ METHOD, PATH = "POST", "/v1/explain"
 RESPONSES = problems.documented(
     errors.MalformedRequest, errors.ModelNotFound, errors.NotAcceptable, errors.BodyTooLarge, errors.TooManyImages,
     errors.UnsupportedMediaType, errors.InvalidImage, errors.ImageTooLarge, errors.WrongShape, errors.EmptyRequest,
-    errors.Overloaded, errors.Draining, errors.DeadlineExceeded, errors.InferenceFailed,
+    errors.TooManyRequests, errors.Overloaded, errors.Draining, errors.DeadlineExceeded, errors.InferenceFailed,
 )  # fmt: skip
 
 

@@ -22,7 +22,8 @@ CONNECTION_EXTENSION = "convoy.connection"  # the ASGI extension that our own se
 class Connection:
     """A client's connection and the tasks that work for it: they are cancelled when it ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "") -> None:
+        self.address = address  # of the client, without its port
         self.ended = False
         self.tasks: set[asyncio.Task[None]] = set()
 
@@ -64,7 +65,8 @@ class Incoming:
     @classmethod
     def of(cls, scope: Scope, receive: Receive) -> Self:
         """A request of the ASGI server's."""
-        connection = scope.get("extensions", {}).get(CONNECTION_EXTENSION) or Connection()
+        address, _ = scope.get("client") or ("", 0)
+        connection = scope.get("extensions", {}).get(CONNECTION_EXTENSION) or Connection(address)
         return cls(scope["path"], dict(scope["headers"]), scope["query_string"], receive, connection)
 
     @property

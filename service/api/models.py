@@ -85,7 +85,7 @@ def _summary(repository: ModelRepository, name: str, settings: Settings) -> Mode
         name=name,
         default=name == settings.default_model,
         active_version=repository.active_version(name) if ready else None,
-        versions=sorted([*ready, *resting], key=lambda summary: summary.version),
+        versions=sorted([*ready, *resting], key=lambda summary: (len(summary.version), summary.version)),
     )
 
 

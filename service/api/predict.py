@@ -40,7 +40,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     **problems.documented(
         errors.MalformedRequest, errors.ModelNotFound, errors.NotAcceptable, errors.BodyTooLarge, errors.TooManyImages,
         errors.UnsupportedMediaType, errors.InvalidImage, errors.ImageTooLarge, errors.WrongShape, errors.EmptyRequest,
-        errors.Overloaded, errors.Draining, errors.DeadlineExceeded, errors.InferenceFailed,
+        errors.TooManyRequests, errors.Overloaded, errors.Draining, errors.DeadlineExceeded, errors.InferenceFailed,
     ),
 }  # fmt: skip
 

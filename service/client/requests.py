@@ -20,6 +20,7 @@ Image: TypeAlias = str | Path | bytes | RGBImage  # a file's path, a file's cont
 PATH, NPY = "/v1/predict", "application/x-npy"
 FIRST_PAUSE_S = 0.05  # before the second try, where the service does not say how long; doubled from then on
 BREAKS = 6  # of a connection in one call: about two seconds, in which a server that restarts may be back
+BUSY = {httpx2.codes.TOO_MANY_REQUESTS, httpx2.codes.SERVICE_UNAVAILABLE}
 APART = (0.75, 1.25)  # times the pause: those who were refused together don't come back together
 Outcome = httpx2.Response | httpx2.TransportError
 
@@ -108,7 +109,7 @@ class Patience:
             self._breaks -= 1
             if not self._breaks or not isinstance(outcome, httpx2.NetworkError | httpx2.RemoteProtocolError):
                 return None
-        elif outcome.status_code == httpx2.codes.SERVICE_UNAVAILABLE:
+        elif outcome.status_code in BUSY:
             told = outcome.headers.get("retry-after", "")
         else:
             return None

@@ -15,7 +15,7 @@ from operator import methodcaller
 import grpc
 from google.protobuf.message import Message
 
-from service import telemetry
+from service import shares, telemetry
 from service.api import problems
 from service.api.authentication import Keys
 from service.api.request_log import HEADER, UNEXPECTED, RequestLog, identify
@@ -26,6 +26,8 @@ from service.settings import Settings
 CODES = {
     HTTPStatus.UNAUTHORIZED: grpc.StatusCode.UNAUTHENTICATED,
     HTTPStatus.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    HTTPStatus.FORBIDDEN: grpc.StatusCode.PERMISSION_DENIED,
+    HTTPStatus.TOO_MANY_REQUESTS: grpc.StatusCode.RESOURCE_EXHAUSTED,
     HTTPStatus.SERVICE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     HTTPStatus.GATEWAY_TIMEOUT: grpc.StatusCode.DEADLINE_EXCEEDED,
     HTTPStatus.INTERNAL_SERVER_ERROR: grpc.StatusCode.INTERNAL,
@@ -81,8 +83,7 @@ class RpcServer:
             try:
                 if malformed:
                     raise malformed
-                if keys:
-                    keys.check(headers)
+                shares.client.set(keys.check(headers) if keys else context.peer().rpartition(":")[0].encode())
                 reply: Message | ServiceError = await answer(message, context.time_remaining())
                 status = int(HTTPStatus.OK)
             except ServiceError as exc:

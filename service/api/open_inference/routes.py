@@ -55,7 +55,8 @@ INFER: dict[str, Any] = {
         error.status.value: FAILURE
         for error in (
             errors.MalformedRequest, errors.ModelNotFound, errors.BodyTooLarge, errors.UnsupportedMediaType,
-            errors.InvalidImage, errors.Overloaded, errors.DeadlineExceeded, errors.InferenceFailed,
+            errors.InvalidImage, errors.TooManyRequests, errors.Overloaded, errors.DeadlineExceeded,
+            errors.InferenceFailed,
         )
     },
     "openapi_extra": {"requestBody": REQUEST_BODY},

@@ -7,6 +7,8 @@ import base64
 import io
 import threading
 from collections.abc import Coroutine, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Literal
 
 import httpx2
@@ -307,6 +309,39 @@ def test_a_full_queue_is_503_with_retry_after(settings: Settings) -> None:
         response = post(client, npy(np.zeros((2, SIZE, SIZE, 3), np.uint8)), NPY)
         problem(response, 503, "overloaded")
         assert response.headers["retry-after"] == "1"
+
+
+@pytest.mark.parametrize("keyed", [True, False])
+def test_who_has_his_share_under_way_gets_429_and_the_others_are_answered(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, keyed: bool
+) -> None:
+    (tmp_path / "keys").write_text("a-key-of-the-shop\na-key-of-the-office\n")
+    shared = {"queue_capacity": 8, "client_share": 0.5, "max_images_per_request": 4}
+    with TestClient(
+        create_app(settings.model_copy(update=shared | ({"api_keys_file": tmp_path / "keys"} if keyed else {})))
+    ) as client:
+        batcher = client.app.state.served.choose().batcher  # type: ignore[attr-defined]
+        run, held, release = batcher._run, threading.Event(), threading.Event()
+
+        async def hold(rows: Rows) -> Probabilities:
+            held.set()
+            await asyncio.to_thread(release.wait, 30)
+            return await run(rows)  # type: ignore[no-any-return]
+
+        def ask(images: int, key: str = "a-key-of-the-shop") -> httpx2.Response:
+            return post(client, npy(np.zeros((images, SIZE, SIZE, 3), np.uint8)), NPY, headers={"x-api-key": key})
+
+        monkeypatch.setattr(batcher, "_run", hold)
+        with ThreadPoolExecutor() as threads:
+            first = threads.submit(ask, 3)
+            assert held.wait(30)
+            refused = ask(2)
+            problem(refused, 429, "too-many-requests")
+            assert refused.headers["retry-after"] == "1"
+            other = threads.submit(ask, 1 if not keyed else 4, "a-key-of-the-office")  # by address they are the same
+            release.set()
+            assert (first.result().status_code, other.result().status_code) == (200, 200)
+        assert ask(4).status_code == 200
 
 
 def test_a_deadline_that_passes_is_504(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
