@@ -208,6 +208,7 @@ def test_tests_mirror_the_source() -> None:
             "bodies",
             "npy",
             "problems",
+            "request_bodies",
             "request_log",
             "uploads",
         },

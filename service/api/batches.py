@@ -17,8 +17,9 @@ from service import errors
 from service.api import batch_results, batch_uploads, problems
 from service.api.accept import negotiate
 from service.api.batch_results import POLL_S
-from service.api.bodies import BATCH_BODIES, BatchList, BatchStatus
+from service.api.bodies import BatchList, BatchStatus
 from service.api.incoming import Incoming, text
+from service.api.request_bodies import BATCH_BODIES
 from service.errors import BatchNotFound, MalformedRequest, StorageFailed
 from service.jobs.database import Batch
 from service.jobs.results import RESULTS

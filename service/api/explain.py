@@ -10,10 +10,11 @@ from fastapi import APIRouter, Header, Query
 from service import errors
 from service.api import problems
 from service.api.accept import negotiate
-from service.api.bodies import PREDICT_BODIES, ExplainResponse
+from service.api.bodies import ExplainResponse
 from service.api.direct import DirectRoutes
 from service.api.incoming import Incoming, Reply, text
 from service.api.predict import JSON
+from service.api.request_bodies import PREDICT_BODIES
 from service.api.uploads import read_uploads
 from service.drawing import data_url
 from service.errors import TooManyImages

@@ -17,10 +17,11 @@ from fastapi import APIRouter, Header, Query
 from service import errors
 from service.api import npy, problems
 from service.api.accept import negotiate
-from service.api.bodies import PREDICT_BODIES, PredictResponse
+from service.api.bodies import PredictResponse
 from service.api.coverage import Coverage, coverage_of
 from service.api.direct import DirectRoutes
 from service.api.incoming import Incoming, Reply, positive, text
+from service.api.request_bodies import PREDICT_BODIES
 from service.api.uploads import RAW_IMAGE, read_uploads
 from service.classifier import Classifier
 from service.errors import MalformedRequest, ServiceError
