@@ -24,7 +24,7 @@ from training.__main__ import main
             ["train", "cifar10", "--teachers", "/nowhere", "--output", "/nowhere/run"],
             "There is no checkpoint in /nowhere",
         ),
-        (["export", "/nowhere", "models/x/1", "--data", "/nowhere"], "There is no CIFAR-10 at /nowhere"),
+        (["export", "/nowhere", "models/x/1", "--data", "/nowhere"], "There is no checkpoint in /nowhere"),
         (["evaluate", "/nowhere"], "/nowhere is not an exported model"),
         (["compare", "/nowhere"], "No model in /nowhere was measured"),
         (["speed", "cifar10", "--data", "/nowhere"], "Recipe cifar10 has teachers"),
