@@ -90,7 +90,7 @@ class Administration:
 
     def _check(self, inventory: Inventory, name: str, must_serve: Set[str]) -> None:
         if broken := sorted(must_serve - inventory.loaded.get(name, {}).keys()):
-            reasons = (f"version {v} can't serve: {inventory.failed[name, v]}" for v in broken)
+            reasons = (f"version {v} can't serve: {inventory.failed.get((name, v), 'it is gone')}" for v in broken)
             raise Conflict("Everything stays as it was: " + "; ".join(reasons) + ".")
         if self._repository.default not in inventory.loaded:
             raise Conflict("The default model must have a version that serves; leave it one.")

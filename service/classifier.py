@@ -88,11 +88,8 @@ class Classifier:
         if isinstance(pictures, np.ndarray) and pictures.shape[1:3] == (spec.height, spec.width):
             rows = pictures
         else:
-            rows, invalid, decode_s, preprocess_s = await self._prepare(
-                pictures, spec, deadline, served.loaded.engine.background if priority is Priority.BULK else None
-            )
-            self._decoded.observe(decode_s)
-            self._preprocessed.observe(preprocess_s)
+            background = served.loaded.engine.background if priority is Priority.BULK else None
+            rows, invalid = await self._prepare(pictures, spec, deadline, background)
         outcomes: list[Prediction | ServiceError] = []
         if len(rows):
             probabilities, failures = await batcher.submit(rows, priority=priority, deadline=deadline)
@@ -105,26 +102,31 @@ class Classifier:
 
     async def row(self, picture: Picture | InvalidImage, model: Served, deadline: float) -> Rows:
         """What the model is shown of one picture, uint8 (1, H, W, 3); raises `InvalidImage` or `DeadlineExceeded`."""
-        rows, invalid, *_ = await self._prepare([picture], model.loaded.metadata.input, deadline, None)
-        for error in invalid.values():
-            raise error
+        rows, invalid = await self._prepare([picture], model.loaded.metadata.input, deadline, None)
+        if invalid:
+            model.counts.classified(list(invalid.values()))
+            raise invalid[0]
         return rows
 
     async def _prepare(
         self, pictures: Pictures, spec: InputSpec, deadline: float | None, background: Executor | None
-    ) -> Prepared:
+    ) -> tuple[Rows, Mapping[int, InvalidImage]]:
         """Everything that can fail for one picture happens here, before the queue; `background` for what can wait."""
         if background:
-            return await asyncio.get_running_loop().run_in_executor(background, self._rows, pictures, spec)
-        if sum(_work(picture, spec) for picture in pictures) <= INLINE_BYTES:
-            return self._rows(pictures, spec)
-        try:
-            async with asyncio.timeout_at(deadline):
-                return await asyncio.to_thread(self._rows, pictures, spec)
-        except TimeoutError as exc:
-            raise DeadlineExceeded(
-                "The request's time was up before its images were decoded; allow more time or send fewer images."
-            ) from exc
+            prepared = await asyncio.get_running_loop().run_in_executor(background, self._rows, pictures, spec)
+        elif sum(_work(picture, spec) for picture in pictures) <= INLINE_BYTES:
+            prepared = self._rows(pictures, spec)
+        else:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    prepared = await asyncio.to_thread(self._rows, pictures, spec)
+            except TimeoutError as exc:
+                raise DeadlineExceeded(
+                    "The request's time was up before its images were decoded; allow more time or send fewer images."
+                ) from exc
+        self._decoded.observe(prepared.decode_s)
+        self._preprocessed.observe(prepared.preprocess_s)
+        return prepared.rows, prepared.invalid
 
     def _rows(self, pictures: Pictures, spec: InputSpec) -> Prepared:
         """Counts nothing: it may run in a thread, and counts belong to the event loop's."""

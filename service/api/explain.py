@@ -13,7 +13,7 @@ from service.api.accept import negotiate
 from service.api.bodies import ExplainResponse
 from service.api.direct import DirectRoutes
 from service.api.incoming import Incoming, Reply, text
-from service.api.predict import JSON
+from service.api.predict import JSON, reference_to, shown
 from service.api.request_bodies import PREDICT_BODIES
 from service.api.uploads import read_uploads
 from service.drawing import data_url
@@ -51,14 +51,8 @@ class Explain:
 def _json(explanation: Explanation, filename: str | None) -> bytes:
     prediction, occlusion, stages = explanation
     answer: dict[str, Any] = {
-        "model": {key: getattr(prediction.model, key) for key in ("name", "version", "digest")},
-        "prediction": {
-            "index": 0,
-            "filename": filename,
-            "label": prediction.label,
-            "probability": prediction.probabilities[prediction.index],
-            "probabilities": prediction.top(),
-        },
+        "model": reference_to(prediction.model),
+        "prediction": shown(prediction, 0, filename),
         "occlusion": occlusion._asdict() | {"image": data_url(occlusion.image)},
         "stages": [stage._asdict() | {"image": data_url(stage.image)} for stage in stages],
     }

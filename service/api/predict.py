@@ -104,16 +104,10 @@ def _json(
     predictions: list[dict[str, Any]] = [
         {"index": index, "filename": filename, "error": _error(outcome)}
         if isinstance(outcome, ServiceError)
-        else {
-            "index": index,
-            "filename": filename,
-            "label": outcome.label,
-            "probability": outcome.probabilities[outcome.index],
-            "probabilities": outcome.top(top_k),
-        }
+        else shown(outcome, index, filename, top_k)
         for index, filename, outcome in zip(count(), filenames, outcomes, strict=False)
     ]
-    reference = {"name": model.name, "version": model.version, "digest": model.digest}
+    reference = reference_to(model)
     answer: dict[str, Any] = {"model": reference, "predictions": predictions}
     if sets:
         answer = {"model": reference, "coverage": sets.shown, "predictions": predictions}
@@ -121,6 +115,22 @@ def _json(
             if isinstance(outcome, Prediction):
                 prediction["prediction_set"] = outcome.set_from(sets.threshold)
     return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def shown(prediction: Prediction, index: int, filename: str | None, top_k: int | None = None) -> dict[str, Any]:
+    """One image's prediction, as `ImagePrediction` documents it."""
+    return {
+        "index": index,
+        "filename": filename,
+        "label": prediction.label,
+        "probability": prediction.probabilities[prediction.index],
+        "probabilities": prediction.top(top_k),
+    }
+
+
+def reference_to(model: ModelIdentity) -> dict[str, str]:
+    """Which weights answered, as `ModelReference` documents it."""
+    return {"name": model.name, "version": model.version, "digest": model.digest}
 
 
 def _error(error: ServiceError) -> dict[str, str]:

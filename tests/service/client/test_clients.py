@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Self
@@ -122,6 +123,12 @@ def test_what_the_service_refuses_is_raised_with_what_to_do(
     assert (refused.value.status, refused.value.slug) == (status, slug)
     assert refused.value.request_id
     assert str(refused.value).endswith(".")
+
+
+def test_several_threads_may_use_one_client(convoy: Convoy) -> None:
+    with Client(f"http://127.0.0.1:{convoy.port}", api_key=KEY) as client, ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(client.predict, [PIXELS[colour] for colour in COLOURS * 10]))
+    assert [answer.label for answer in answers] == list(COLOURS * 10)
 
 
 def test_one_bad_image_alone_is_raised(client: Client | InLoop) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -196,6 +197,18 @@ def test_a_request_keeps_its_id(stub: Stub) -> None:
 def test_a_method_that_is_not_there_is_said_to_be_none(client: triton.InferenceServerClient) -> None:
     with pytest.raises(InferenceServerException, match="UNIMPLEMENTED"):
         client.unload_model("colours")
+
+
+def test_who_has_his_share_under_way_is_told_to_wait(models_dir: Path, tmp_path: Path) -> None:
+    limits = {"queue_capacity": "4", "client_share": "0.25", "max_images_per_request": "1"}
+    held = {"max_queue_delay_ms": "3000", "workers": "1", "grpc_port": "0", "jobs_dir": str(tmp_path / "jobs")}
+    with running(models_dir, **limits, **held) as convoy, triton.InferenceServerClient(convoy.grpc) as client:
+        outcomes = queue.SimpleQueue[object]()
+        for _ in range(2):  # the first of them waits for others to make a batch with
+            client.async_infer("colours", [tensor(PIXELS[:1], "UINT8")], lambda **told: outcomes.put(told["error"]))
+        refused, answered = outcomes.get(timeout=30), outcomes.get(timeout=30)
+    assert "RESOURCE_EXHAUSTED" in str(refused)
+    assert answered is None
 
 
 def test_where_keys_were_given_out_one_is_needed_but_for_probes(tmp_path_factory: pytest.TempPathFactory) -> None:
