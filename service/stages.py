@@ -7,7 +7,6 @@ is not what was verified at the start any more, or can't be run, raises `Inferen
 from __future__ import annotations
 
 import logging
-import threading
 from pathlib import Path
 from typing import TypeAlias
 
@@ -25,13 +24,12 @@ logger = logging.getLogger(__name__)
 
 
 class StageViewer:
-    """The stages of one version of a model."""
+    """The stages of one version of a model; for one thread at a time."""
 
     def __init__(self, folder: Path, model: FileRecord, stages: Stages | None) -> None:
         """`model` is the record of the fp32 file in `folder`; raises `ValueError` when the stages' is not whole."""
         self._folder, self._model, self._stages = folder, model, stages
         self._session: onnxruntime.InferenceSession | None = None
-        self._opening = threading.Lock()
         if stages:
             stages.file.verify(folder)
 
@@ -49,12 +47,11 @@ class StageViewer:
         return [(stage, output[0]) for stage, output in zip(self._stages.shown, outputs, strict=True)]
 
     def _opened(self, stages: Stages) -> onnxruntime.InferenceSession:
-        with self._opening:
-            if self._session is None:
-                files = (self._model, stages.file)
-                model = b"".join(file.verify(self._folder).read_bytes() for file in files)  # one after the other is one
-                options = onnxruntime.SessionOptions()
-                options.log_severity_level = 3  # errors only
-                options.intra_op_num_threads = options.inter_op_num_threads = 1
-                self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-            return self._session
+        if self._session is None:
+            files = (self._model, stages.file)
+            model = b"".join(file.verify(self._folder).read_bytes() for file in files)  # one after the other is one
+            options = onnxruntime.SessionOptions()
+            options.log_severity_level = 3  # errors only
+            options.intra_op_num_threads = options.inter_op_num_threads = 1
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return self._session

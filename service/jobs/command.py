@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from service.choices import Choice
 from service.errors import ServiceError, StartupError
 from service.jobs.inputs import Input, Limits
 from service.jobs.ledger import Ledger
@@ -49,7 +50,7 @@ def add_options(parser: argparse.ArgumentParser, engines: Mapping[str, OpenEngin
     suffixes = ", ".join(suffix for each in RESULTS.values() for suffix in each.suffixes)
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help=f"ends in {suffixes}")
     parser.add_argument("--model", metavar="NAME", help="default: the configured one")
-    parser.add_argument("--version", metavar="N", help="default: the highest")
+    parser.add_argument("--version", metavar="N", help="default: the active one, as on a server")
     parser.add_argument("--top-k", type=int, metavar="K", help="only the K most probable classes")
     parser.add_argument("--summary", action="store_true", help="print images per label, and accuracy where it is known")
     parser.add_argument("--server", metavar="URL", help="have a running server do the work")
@@ -131,15 +132,17 @@ def _there(options: argparse.Namespace) -> int:
 
 
 def _folder(settings: Settings, name: str | None, version: str | None) -> Path:
-    """The chosen version's folder; raises `ValueError`."""
+    """The chosen version's folder, by default that of the one that a server would answer by; raises `ValueError`."""
     root = settings.models_dir / (name or settings.default_model)
-    versions = sorted((path.parent.name for path in root.glob("*/metadata.json")), key=lambda text: (len(text), text))
-    if not versions or (version or versions[-1]) not in versions:
+    versions, choice = {path.parent.name for path in root.glob("*/metadata.json")}, Choice.read(root)
+    highest = max(versions - choice.unloaded, key=lambda text: (len(text), text), default="")
+    chosen = version or choice.active or highest
+    if chosen not in versions:
         raise ValueError(
             f"There is no model {root.name}{f' {version}' if version else ''} in {settings.models_dir}; "
             "choose another with --model, --version or --models-dir."
         )
-    return root / (version or versions[-1])
+    return root / chosen
 
 
 def _format(output: Path) -> ResultFormat:

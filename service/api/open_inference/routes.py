@@ -65,10 +65,12 @@ INFER: dict[str, Any] = {
 ADMIN: dict[str, Any] = {
     "responses": {
         error.status.value: FAILURE
-        for error in (errors.Unauthorized, errors.Forbidden, errors.ModelNotFound, errors.Conflict)
+        for error in (
+            errors.Unauthorized, errors.Forbidden, errors.ModelNotFound, errors.Conflict, errors.StorageFailed,
+        )
     },
     "openapi_extra": {"security": [{"key": []}]},
-}
+}  # fmt: skip
 
 
 class OpenInference:

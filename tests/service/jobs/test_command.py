@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 from pyarrow import parquet
 
 from service.__main__ import main
+from service.choices import Choice
 from tests.conftest import COLOURS, clear_environment, encode, picture
 from tests.service.jobs.packing import PACKERS, write_folder
 
@@ -122,6 +124,25 @@ def test_folders_are_scored_and_summed_up(models_dir: Path, tmp_path: Path, caps
 
 
 @pytest.mark.usefixtures("in_this_process")
+def test_the_version_is_the_one_that_a_server_would_answer_by(models_dir: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(models_dir, tmp_path / "models"))
+    pictures = write_folder(tmp_path / "pictures", PICTURES[:1])
+
+    def sure(name: str, *more: str) -> float:
+        output = tmp_path / name
+        assert main([*arguments(pictures, output=output, models_dir=root), *more]) == 0
+        return float(json.loads(output.read_text())["probability"])
+
+    first, second = sure("1.ndjson", "--version", "1"), sure("2.ndjson", "--version", "2")
+    assert first > second
+    assert sure("highest.ndjson") == second
+    Choice("1").write(root / "colours")
+    assert sure("active.ndjson") == first
+    Choice(None, frozenset({"2"})).write(root / "colours")
+    assert sure("wanted.ndjson") == first
+    assert sure("named.ndjson", "--version", "2") == second
+
+
 def test_ids_of_several_paths_begin_with_them(models_dir: Path, tmp_path: Path) -> None:
     one, two = (write_folder(tmp_path / name, PICTURES[:2]) for name in ("one", "two"))
     assert main(arguments(one, two, output=tmp_path / "out.csv", models_dir=models_dir)) == 0
