@@ -27,6 +27,7 @@ from training.architectures import ARCHITECTURES
 from training.architectures.network import CIFAR10_MEAN, CIFAR10_STD
 from training.data import Split, load_training_data
 from training.device import choose_device, choose_precision
+from training.errors import TrainingError
 from training.loop import train_one_step
 from training.process import keep_freed_memory
 from training.recipes import TrainConfig
@@ -62,7 +63,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         picture = ImageOps.expand(Image.fromarray(self._images[index]), 4)
         left, top = random.randrange(9), random.randrange(9)
-        picture = picture.crop((left, top, left + 32, top + 32))
+        picture = picture.crop((left, top, left + picture.width - 8, top + picture.height - 8))
         if random.random() < 0.5:
             picture = ImageOps.mirror(picture)
         pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous().float().div(255)
@@ -71,12 +72,12 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 
 def ordinary_steps(config: TrainConfig, data: Path, device: str, _precision: str) -> Steps:
     """Endless steps of the ordinary loop on the architecture of `config`."""
-    chosen, split = choose_device(device), load_training_data(data).train
-    model = ARCHITECTURES[config.architecture](10).to(chosen).train()
+    chosen, there = choose_device(device), load_training_data(data, config.image_size)
+    model = ARCHITECTURES[config.architecture](len(there.labels), size=config.image_size).to(chosen).train()
     optimizer = torch.optim.SGD(
         [p for p in model.parameters() if p.requires_grad], lr=0.01, momentum=0.9, weight_decay=5e-4
     )
-    loader = DataLoader(Pictures(split), ORDINARY_BATCH, shuffle=True, num_workers=WORKERS, drop_last=True)
+    loader = DataLoader(Pictures(there.train), ORDINARY_BATCH, shuffle=True, num_workers=WORKERS, drop_last=True)
     while True:
         for pixels, labels in loader:
             loss = nn.functional.cross_entropy(model.classify(pixels.to(chosen)), labels.to(chosen))
@@ -91,7 +92,8 @@ def recipe_steps(config: TrainConfig, data: Path, device: str, precision: str) -
     """Endless steps of the recipe, as `convoy-train train` takes them."""
     keep_freed_memory()
     chosen = choose_device(device)
-    run = Run("speed", config, load_training_data(data), chosen, choose_precision(precision, chosen))
+    there = load_training_data(data, config.image_size)
+    run = Run("speed", config, there, chosen, choose_precision(precision, chosen))
     run.model.train()
     while True:
         for indices in torch.split(torch.randperm(len(run.data.train)), config.batch_size):
@@ -118,6 +120,8 @@ def table(measured: list[tuple[float, float]]) -> str:
 def _ask(side: Connection, images: int) -> float:
     side.send(images)
     answer = side.recv()
+    if isinstance(answer, TrainingError):
+        raise answer
     assert isinstance(answer, float)
     return answer
 
@@ -138,6 +142,13 @@ def _process(side: Side) -> Iterator[Connection]:
 
 
 def _serve(side: Side, connection: Connection) -> None:
+    try:
+        _measure(side, connection)
+    except TrainingError as exc:
+        connection.send(exc)
+
+
+def _measure(side: Side, connection: Connection) -> None:
     steps = side.steps(side.config, side.data, side.device, side.precision)
     while True:
         try:

@@ -28,6 +28,7 @@ from training.__main__ import main
         (["evaluate", "/nowhere"], "/nowhere is not an exported model"),
         (["compare", "/nowhere"], "No model in /nowhere was measured"),
         (["speed", "cifar10", "--data", "/nowhere"], "Recipe cifar10 has teachers"),
+        (["speed", "fast", "--data", "/nowhere"], "There is no CIFAR-10 at /nowhere"),
         (["trials", "fast", "--data", "/nowhere"], "There is no CIFAR-10 at /nowhere"),
     ],
 )
