@@ -92,6 +92,11 @@ def test_files(version: OfficialVersion) -> Mapping[str, str]:
     return version.test_files
 
 
+def all_files(version: OfficialVersion) -> Mapping[str, str]:
+    """Those of both."""
+    return {**version.train_files, **version.test_files}
+
+
 def load(path: Path, choose: Choose) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     """Images uint8 (N, 32, 32, 3) and labels int64 (N,) of a split at `path`; raises `DataError`."""
     found = locate(path, choose)

@@ -68,8 +68,8 @@ def load_training_data(path: Path, size: int = cifar10.SIZE) -> TrainingData:
     Of CIFAR-10 it is the 50,000 training images, less a fixed, seeded, class-balanced tenth; of a folder of pictures
     see `training.pictures`.
     """
-    if _is_cifar10(path, cifar10.train_files, size):
-        whole = _split(*cifar10.load(path, cifar10.train_files))
+    if _is_cifar10(path, cifar10.train_files):
+        whole = _cifar10(path, cifar10.train_files, size)
         chosen = _validation_mask(whole.labels)
         train = Split(whole.images[~chosen], whole.labels[~chosen])
         return TrainingData(train, Split(whole.images[chosen], whole.labels[chosen]), cifar10.LABELS)
@@ -80,24 +80,19 @@ def load_training_data(path: Path, size: int = cifar10.SIZE) -> TrainingData:
 
 def load_test_split(path: Path, size: int = cifar10.SIZE) -> Split:
     """The test images. Only `training.evaluate` may call this; a test holds it to that."""
-    if _is_cifar10(path, cifar10.test_files, size):
-        return _split(*cifar10.load(path, cifar10.test_files))
+    if _is_cifar10(path, cifar10.test_files):
+        return _cifar10(path, cifar10.test_files, size)
     return _split(*pictures.load(path, size, {"test"})["test"])
 
 
 def labels_of(path: Path) -> tuple[str, ...]:
     """The classes, in the order of their numbers."""
-    return cifar10.LABELS if cifar10.locate(path, cifar10.train_files) else pictures.labels(path)
+    return cifar10.LABELS if _is_cifar10(path, cifar10.all_files) else pictures.labels(path)
 
 
-def _is_cifar10(path: Path, choose: cifar10.Choose, size: int) -> bool:
-    """Whether that is what lies at `path`; raises `DataError` when there are no pictures either."""
+def _is_cifar10(path: Path, choose: cifar10.Choose) -> bool:
+    """Whether that is what lies at `path`, and not pictures in folders; raises `DataError` for anything else."""
     if cifar10.locate(path, choose):
-        if size != cifar10.SIZE:
-            raise DataError(
-                f"CIFAR-10's images have {cifar10.SIZE} × {cifar10.SIZE} pixels, not {size} × {size}; choose a recipe "
-                "for them, --size 32, or give a folder of pictures with --data."
-            )
         return True
     if not pictures.found(path):
         raise DataError(
@@ -106,6 +101,15 @@ def _is_cifar10(path: Path, choose: cifar10.Choose, size: int) -> bool:
             "both out to download CIFAR-10."
         )
     return False
+
+
+def _cifar10(path: Path, choose: cifar10.Choose, size: int) -> Split:
+    if size != cifar10.SIZE:
+        raise DataError(
+            f"CIFAR-10's images have {cifar10.SIZE} × {cifar10.SIZE} pixels, not {size} × {size}; choose a recipe for "
+            "them, --size 32, or give a folder of pictures with --data."
+        )
+    return _split(*cifar10.load(path, choose))
 
 
 def _split(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> Split:

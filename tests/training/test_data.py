@@ -56,5 +56,10 @@ def test_only_evaluate_opens_the_test_split() -> None:
 
 def test_the_classes_are_those_of_the_data(generated_data: Path, tmp_path: Path) -> None:
     assert labels_of(generated_data) == cifar10.LABELS
+    for file in generated_data.glob("data_batch_*"):
+        file.unlink()
+    assert labels_of(generated_data) == cifar10.LABELS  # the test images alone say as much
+    with pytest.raises(DataError, match=r"There is no CIFAR-10 at .*nowhere, and no folder of pictures"):
+        labels_of(tmp_path / "nowhere")
     with pytest.raises(DataError, match="of one class only"):
         labels_of(fill(tmp_path / "one", 2, names=("red",)))
