@@ -38,6 +38,7 @@ class Teacher:
     labels: tuple[str, ...]
     model: dict[str, Tensor]
     provenance: dict[str, str]
+    answers: Tensor | None = None  # what its own teachers said to it, where its student is to learn that
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,8 @@ def load_finished(run: Path) -> Checkpoint:
 def load_teacher(run: Path) -> Teacher:
     """The finished run in the folder `run` as a teacher; raises `CheckpointError` when it is none."""
     saved = load_finished(run)
-    return Teacher(saved.recipe, saved.config, saved.labels, saved.model, saved.provenance)
+    answers = saved.teachers[-1].answers if saved.config.inherit_answers else saved.answers
+    return Teacher(saved.recipe, saved.config, saved.labels, saved.model, saved.provenance, answers)
 
 
 def network_of(saved: Checkpoint | Teacher) -> Network:

@@ -7,7 +7,7 @@ by heart (L. Beyer et al., "Knowledge distillation: A good teacher is patient an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -44,7 +44,8 @@ class Teachers:
 class Memory:
     """What the teachers said of each batch of a view cycle, so that they need to be asked only once.
 
-    A teacher's forward pass may cost more than a small student's whole step.
+    A teacher's forward pass may cost more than a small student's whole step. A run with the same views can learn what
+    another remembers, and asks nobody.
     """
 
     def __init__(self, batches: int, batch_size: int, classes: int, device: torch.device) -> None:
@@ -57,12 +58,21 @@ class Memory:
         self.answers.copy_(answers)
         self._known = (~self.answers.isnan().flatten(1).any(1)).tolist()
 
-    def recall(self, place: int, ask: Callable[[], Tensor]) -> Tensor:
-        """Probabilities float32 (N, classes) for the batch at `place` of the cycle, by `ask` if they are not known."""
-        if not self._known[place]:
-            self.answers[place] = ask()
-            self._known[place] = True
+    def knows(self, place: int) -> bool:
+        """Whether the teachers have been asked about the batch at `place` of the cycle."""
+        return self._known[place]
+
+    def keep(self, place: int, answers: Tensor) -> None:
+        """Remember `answers`, probabilities (N, classes), of the batch at `place` of the cycle."""
+        self.answers[place] = answers
+        self._known[place] = True
+
+    def recall(self, place: int) -> Tensor:
+        """Probabilities float32 (N, classes) for the batch at `place` of the cycle, which must be known."""
         return self.answers[place].float()
+
+
+VIEWS = ("seed", "batch_size", "image_size", "augmentations", "view_cycle", "distill_temperature")  # what they rest on
 
 
 def check_teachers(recipe: str, config: TrainConfig, data: TrainingData, teachers: tuple[Teacher, ...]) -> None:
@@ -75,6 +85,8 @@ def check_teachers(recipe: str, config: TrainConfig, data: TrainingData, teacher
         )
     if any(teacher.labels != data.labels for teacher in teachers):
         raise CheckpointError("The teachers were trained on other classes; train them on this data first.")
+    if config.inherit_answers:
+        _check_answers(recipe, config, data, teachers[-1])
     suited = (config.architecture, EXTENDS.get(config.architecture, config.architecture))
     if config.start_from_teacher and teachers[0].config.architecture not in suited:
         raise CheckpointError(
@@ -88,3 +100,19 @@ def check_teachers(recipe: str, config: TrainConfig, data: TrainingData, teacher
                 f"The first teacher was trained with {', '.join(unknown)}, which this version does not know; "
                 "name another one first."
             )
+
+
+def _check_answers(recipe: str, config: TrainConfig, data: TrainingData, teacher: Teacher) -> None:
+    """Raise `CheckpointError` unless `teacher` remembers an answer for every view that a run of `config` will see."""
+    if teacher.answers is None or bool(teacher.answers.isnan().any()):
+        raise CheckpointError(
+            f"Recipe {recipe} learns what the teachers of its last one said to it, and that one remembers no answers, "
+            f"or not all; name the folder of a whole run of {config.teachers[-1]}."
+        )
+    differing = [name for name in VIEWS if getattr(teacher.config, name) != getattr(config, name)]
+    steps = (config.view_cycle or 0) * (len(data.train) // config.batch_size)
+    if differing or teacher.answers.shape != (steps, config.batch_size, len(data.labels)):
+        raise CheckpointError(
+            f"The answers that {teacher.recipe} remembers are about other views than those of this run: "
+            f"{', '.join(differing) or 'the number of training images'} must be the same."
+        )

@@ -113,13 +113,13 @@ def next_batch(run: Run, indices: Tensor) -> tuple[Tensor, Tensor]:
     images, targets = run.images[there], run.labels[there]
     for name in run.config.augmentations:
         images = AUGMENTATIONS[name](images, view)
-    if run.ensemble:
-        ensemble, clean = run.ensemble, pixels(images)
+    if run.ensemble and not (run.memory and run.memory.knows(run.view)):
         with run.precision.autocast(run.device):
-            if run.memory:
-                targets = run.memory.recall(run.view, lambda: ensemble.targets(clean, generator))
-            else:
-                targets = ensemble.targets(clean, generator)
+            targets = run.ensemble.targets(pixels(images), generator)
+        if run.memory:
+            run.memory.keep(run.view, targets)
+    if run.memory:
+        targets = run.memory.recall(run.view)
     anew = _generator(seed, run.step, DEGRADATION)  # whether or not the view has been seen before
     return degrade(images, run.config.degradations, anew), targets
 

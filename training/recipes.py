@@ -29,6 +29,7 @@ class TrainConfig:
     distill_temperature: float = 1.0  # above one, targets tell more of the classes that the teachers think unlikely
     start_from_teacher: bool = False  # with the first teacher's weights, not with fresh ones
     start_teaches: bool = True  # or its weights are all that is wanted of it
+    inherit_answers: bool = False  # learn what the last teacher's run remembers of its own teachers; ask none
     restarts: tuple[int, ...] = ()  # epochs before which the lr schedule begins anew, for `training.average`
     start_weight: int = 1  # as how many of the averaged networks the first teacher counts
     view_cycle: int | None = None  # epochs after which views repeat, and with them the teachers' remembered answers
@@ -196,6 +197,26 @@ RECIPES: dict[str, TrainConfig] = {
         start_teaches=False,
         restarts=(24, 32, 40),
         distill_temperature=3.0,
+    ),
+    "cifar10-small-further": TrainConfig(
+        architecture="excited-cnn-small",
+        epochs=160,
+        batch_size=512,
+        optimizer="muon",
+        lr=3.0,
+        muon_lr=0.06,
+        lr_schedule="linear",
+        augmentations=("alternating-flip", "crop-4", "mixup"),
+        degradations=("dark-4", "enlarged-4", "noise-4", "grey-10", "jpeg-25"),
+        weight_decay=0.012,
+        whiten_bias_epochs=0,
+        teachers=("cifar10-small", "cifar10-further"),
+        start_from_teacher=True,
+        start_teaches=False,
+        inherit_answers=True,
+        restarts=(96, 112, 128, 144),
+        distill_temperature=3.0,
+        view_cycle=24,
     ),
     "cifar10-small-robust": TrainConfig(
         architecture="excited-cnn-small",

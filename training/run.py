@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -53,14 +54,18 @@ class Run:
         self.epoch_loss = torch.zeros((), dtype=torch.float64, device=device)  # summed; to read it is to wait for it
         self.history: list[EpochRecord] = []
         self.provenance = provenance(device, precision)  # of the start: the source may change while this runs
-        self.teachers = teachers
+        inherited = teachers[-1].answers if config.inherit_answers else None
+        forgetting = (replace(teacher, answers=None) for teacher in teachers)  # or each student would carry them on
+        self.teachers = teachers if config.inherit_answers else tuple(forgetting)
         self.model = self._start()
-        asked = teachers if config.start_teaches else teachers[1:]
+        asked = () if config.inherit_answers else teachers[0 if config.start_teaches else 1 :]
         networks = [_on(device, network_of(teacher)) for teacher in asked]
         self.ensemble = Teachers(networks, config.distill_temperature) if networks else None
         self.memory = None
-        if networks and config.view_cycle:
+        if config.view_cycle and (networks or inherited is not None):
             self.memory = Memory(config.view_cycle * self.steps_per_epoch, config.batch_size, len(data.labels), device)
+            if inherited is not None:
+                self.memory.restore(inherited)
         self.optimizer = OPTIMIZERS[config.optimizer](self.model, config)
         self.full_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.lookahead = Lookahead(self.model) if config.lookahead else None
@@ -140,7 +145,7 @@ class Run:
             history=tuple(self.history),
             provenance=self.provenance,
             teachers=self.teachers,
-            answers=self.memory.answers if self.memory else None,
+            answers=self.memory.answers if self.memory and not self.config.inherit_answers else None,
             kept=tuple(self.kept) if self.step < self.total_steps else (),
         )
 

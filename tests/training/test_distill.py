@@ -55,21 +55,14 @@ def test_teachers_no_longer_learn() -> None:
     assert not target.requires_grad
 
 
-def test_an_answer_is_asked_for_once_and_the_same_from_the_first_time_on() -> None:
-    memory, calls = Memory(batches=2, batch_size=3, classes=4, device=torch.device("cpu")), 0
-
-    def ask() -> Tensor:
-        nonlocal calls
-        calls += 1
-        return torch.rand((3, 4), generator=torch.Generator().manual_seed(calls)).softmax(1)
-
-    first, again, other = memory.recall(1, ask), memory.recall(1, ask), memory.recall(0, ask)
-    assert calls == 2
-    assert (first.dtype, first.shape) == (torch.float32, (3, 4))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-    assert torch.allclose(first.sum(1), torch.ones(3), atol=2e-3)
-    later = Memory(batches=2, batch_size=3, classes=4, device=torch.device("cpu"))
+def test_answers_are_kept_and_known_from_then_on() -> None:
+    memory, later = (Memory(batches=2, batch_size=3, classes=4, device=torch.device("cpu")) for _ in range(2))
+    said = torch.rand((3, 4)).softmax(1)
+    assert not memory.knows(1)
+    memory.keep(1, said)
     later.restore(memory.answers)
-    assert torch.equal(later.recall(1, ask), first)
-    assert calls == 2
+    for each in (memory, later):
+        assert (each.knows(0), each.knows(1)) == (False, True)
+        assert each.recall(1).dtype == torch.float32
+        assert torch.allclose(each.recall(1), said, atol=1e-3)
+    assert torch.equal(later.recall(1), memory.recall(1))

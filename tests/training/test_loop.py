@@ -11,13 +11,13 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from tests.runs import CPU, SMALL, run, same_weights
+from tests.runs import CPU, SMALL, run, same_weights, untrained_teacher
 from training import checkpoint as checkpoints
 from training import loop
-from training.checkpoint import load_teacher
+from training.checkpoint import Teacher, load_teacher
 from training.data import TrainingData, load_training_data
 from training.device import Precision
-from training.errors import Interrupted
+from training.errors import CheckpointError, Interrupted
 from training.loop import train
 from training.run import Run
 
@@ -159,6 +159,53 @@ def test_views_repeat_with_the_cycle_and_their_answers_are_remembered(data: Trai
         assert torch.equal(first[1], second[1])
     assert not torch.equal(seen[0][0], seen[9][0])
     assert not torch.equal(seen[0][1], seen[9][1])
+
+
+def test_a_student_inherits_what_the_last_teacher_was_told_and_asks_nobody(data: TrainingData, tmp_path: Path) -> None:
+    config = replace(SMALL["cifar10-small-robust"], max_steps=None, degradations=())
+    told = run("cifar10-small-robust", data, config)
+    train(told, tmp_path / "told")
+    heir = replace(config, teachers=("untrained", "told"), inherit_answers=True, degradations=("grey-4",))
+    teachers = (untrained_teacher(0, data), load_teacher(tmp_path / "told"))
+    student = Run("heir", heir, data, CPU, Precision.FP32, teachers)
+    assert student.ensemble is None
+    with pytest.raises(Interrupted):
+        train(student, tmp_path / "heir", time_budget_s=0.001)
+    saved = checkpoints.load(tmp_path / "heir")
+    resumed = Run("heir", heir, data, CPU, Precision.FP32, saved.teachers)
+    resumed.restore(saved)
+    for told.step in range(36):
+        student.step = resumed.step = told.step
+        expected, got, later = (loop.next_batch(each, torch.arange(200)) for each in (told, student, resumed))
+        assert torch.equal(expected[1], got[1])
+        assert torch.equal(expected[1], later[1])
+    train(resumed, tmp_path / "heir")
+    heirs_heir = Run("heir", heir, data, CPU, Precision.FP32, (teachers[0], load_teacher(tmp_path / "heir")))
+    heirs_heir.step = told.step
+    assert torch.equal(loop.next_batch(heirs_heir, torch.arange(200))[1], expected[1])
+
+
+def test_answers_that_are_missing_or_about_other_views_are_refused(data: TrainingData, tmp_path: Path) -> None:
+    config = replace(SMALL["cifar10-small-robust"], max_steps=20, degradations=())
+    told = run("cifar10-small-robust", data, config)
+    train(told, tmp_path)
+    whole = load_teacher(tmp_path)
+    heir = replace(config, teachers=("told",), inherit_answers=True, architecture="plain-cnn")
+
+    def start(teacher: Teacher, **changes: int | tuple[str, ...]) -> Run:
+        return Run("heir", replace(heir, **changes), data, CPU, Precision.FP32, (teacher,))  # type: ignore[arg-type]
+
+    assert start(whole, epochs=7).memory
+    assert whole.answers is not None
+    partly = whole.answers.clone()
+    partly[-1] = torch.nan
+    for answers in (None, partly):
+        with pytest.raises(CheckpointError, match="no answers, or not all; name the folder of a whole run"):
+            start(replace(whole, answers=answers))
+    with pytest.raises(CheckpointError, match=r"other views .*: seed, augmentations must be the same"):
+        start(whole, seed=1, augmentations=("crop-4",))
+    with pytest.raises(CheckpointError, match="the number of training images must be the same"):
+        start(replace(whole, answers=whole.answers[1:]))
 
 
 def test_degradations_are_drawn_anew_in_every_cycle_and_the_teachers_do_not_see_them(data: TrainingData) -> None:
