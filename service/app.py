@@ -81,7 +81,9 @@ def create_app(settings: Settings, counters: Counters | None = None) -> Applicat
     app.state.store, app.state.runner, app.state.administration = store, runner, administration
     keys, right = _keys(settings)
     log = RequestLog(metrics, settings.log_requests)
-    app.rpc = _rpc(served, classifier, settings, metrics, log, keys) if settings.grpc_port is not None else None
+    app.rpc = None
+    if settings.grpc_port is not None:
+        app.rpc = _rpc(served, administration, classifier, settings, metrics, log, keys, right)
     app.direct = _direct(served, classifier, explainer, settings, metrics, log, keys)
     app.include_router(predict.router(app.direct))
     app.include_router(explain.router(app.direct))
@@ -129,11 +131,13 @@ def _direct(
 
 def _rpc(
     served: ServedModels,
+    administration: Administration,
     classifier: Classifier,
     settings: Settings,
     metrics: Metrics,
     log: RequestLog,
     keys: Keys | None,
+    right: AdminRight,
 ) -> RpcServer:
     """The same core over gRPC."""
     try:
@@ -141,7 +145,8 @@ def _rpc(
         from service.rpc.server import RpcServer
     except ModuleNotFoundError as exc:
         raise StartupError("gRPC is not installed here; install it with: pip install 'convoy[cpu,grpc]'") from exc
-    return RpcServer(Methods(served, classifier, settings, metrics), settings, log, keys)
+    methods = Methods(served, administration, classifier, settings, metrics)
+    return RpcServer(methods, settings, log, keys, right)
 
 
 def _openapi(app: FastAPI, *, keyed: bool) -> dict[str, Any]:

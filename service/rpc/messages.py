@@ -12,7 +12,13 @@ from service.api.open_inference.bodies import PROBABILITIES, InferRequest
 from service.api.open_inference.tensors import Inference
 from service.errors import MalformedRequest
 from service.prediction import ModelIdentity, Prediction
-from service.rpc.open_inference_pb2 import InferParameter, InferTensorContents, ModelInferRequest, ModelInferResponse
+from service.rpc.open_inference_pb2 import (
+    InferParameter,
+    InferTensorContents,
+    ModelInferRequest,
+    ModelInferResponse,
+    ModelRepositoryParameter,
+)
 from service.settings import Settings
 
 
@@ -23,17 +29,17 @@ def read(message: ModelInferRequest, settings: Settings) -> Inference:
             "name": tensor.name,
             "shape": list(tensor.shape),
             "datatype": tensor.datatype,
-            "parameters": _parameters(tensor.parameters),
+            "parameters": parameters(tensor.parameters),
         }
         for tensor in message.inputs
     ]
     asked = InferRequest.of(
         {
             "id": message.id or None,
-            "parameters": _parameters(message.parameters),
+            "parameters": parameters(message.parameters),
             "inputs": inputs,
             "outputs": [
-                {"name": wanted.name, "parameters": _parameters(wanted.parameters)} for wanted in message.outputs
+                {"name": wanted.name, "parameters": parameters(wanted.parameters)} for wanted in message.outputs
             ],
         }
     )
@@ -58,6 +64,12 @@ def write(model: ModelIdentity, asked: Inference, outcomes: list[Prediction]) ->
     )
 
 
+def parameters(given: Mapping[str, InferParameter] | Mapping[str, ModelRepositoryParameter]) -> dict[str, Any]:
+    """The parameters' values; one that is empty is none."""
+    chosen = {name: (value, value.WhichOneof("parameter_choice")) for name, value in given.items()}
+    return {name: getattr(value, choice) for name, (value, choice) in chosen.items() if choice}
+
+
 def _packed(datatype: str, contents: InferTensorContents) -> bytes:
     """The same tensor raw; what is in none of the fields of its datatype is no data."""
     if datatype == "BYTES":
@@ -66,9 +78,3 @@ def _packed(datatype: str, contents: InferTensorContents) -> bytes:
     if numbers.size and numbers.max() > 255:
         raise MalformedRequest("uint_contents of a UINT8 tensor must be whole numbers from 0 to 255.")
     return numbers.astype(np.uint8).tobytes()
-
-
-def _parameters(given: Mapping[str, InferParameter]) -> dict[str, Any]:
-    """The parameters' values; one that is empty is none."""
-    chosen = {name: (value, value.WhichOneof("parameter_choice")) for name, value in given.items()}
-    return {name: getattr(value, choice) for name, (value, choice) in chosen.items() if choice}

@@ -10,7 +10,8 @@ from typing import Any
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 
-from service.api.open_inference import descriptions, inference
+from service.administration import Administration
+from service.api.open_inference import bodies, descriptions, inference
 from service.classifier import Classifier
 from service.errors import Draining, NotReady
 from service.metrics import Metrics
@@ -21,14 +22,23 @@ from service.settings import Settings
 
 SERVICE = "inference.GRPCInferenceService"
 PROBES = {"ServerLive", "ServerReady"}  # they need no key
+FOR_ADMINS = {"RepositoryModelLoad", "RepositoryModelUnload"}  # they need one with the admin right
 Answer = Callable[[Any, float | None], Awaitable[Message]]  # of a request and the seconds that its client waits
 
 
 class Methods:
     """What answers requests, bound to the core."""
 
-    def __init__(self, models: ServedModels, classifier: Classifier, settings: Settings, metrics: Metrics) -> None:
-        self._models, self._classifier, self._settings, self._metrics = models, classifier, settings, metrics
+    def __init__(
+        self,
+        models: ServedModels,
+        administration: Administration,
+        classifier: Classifier,
+        settings: Settings,
+        metrics: Metrics,
+    ) -> None:
+        self._models, self._administration, self._classifier = models, administration, classifier
+        self._settings, self._metrics = settings, metrics
         self._repository = models.repository
         self._received = metrics.histogram("convoy_stage_seconds", "receive")
 
@@ -44,6 +54,8 @@ class Methods:
             "ModelConfig": (pb.ModelConfigRequest, self._config),
             "ModelStatistics": (pb.ModelStatisticsRequest, self._statistics),
             "RepositoryIndex": (pb.RepositoryIndexRequest, self._index),
+            "RepositoryModelLoad": (pb.RepositoryModelLoadRequest, self._load),
+            "RepositoryModelUnload": (pb.RepositoryModelUnloadRequest, self._unload),
         }
 
     async def _infer(self, request: pb.ModelInferRequest, left_s: float | None) -> Message:
@@ -86,6 +98,16 @@ class Methods:
     async def _index(self, request: pb.RepositoryIndexRequest, _left_s: float | None) -> Message:
         said = descriptions.index(self._repository, ready=request.ready)
         return ParseDict({"models": [entry.model_dump() for entry in said]}, pb.RepositoryIndexResponse())
+
+    async def _load(self, request: pb.RepositoryModelLoadRequest, _left_s: float | None) -> Message:
+        bodies.LoadRequest.of({"parameters": messages.parameters(request.parameters)})
+        await self._administration.load_all(request.model_name)
+        return pb.RepositoryModelLoadResponse()
+
+    async def _unload(self, request: pb.RepositoryModelUnloadRequest, _left_s: float | None) -> Message:
+        bodies.UnloadRequest.of({"parameters": messages.parameters(request.parameters)})
+        await self._administration.unload_all(request.model_name)
+        return pb.RepositoryModelUnloadResponse()
 
     def _is_ready(self, name: str | None) -> bool:
         try:

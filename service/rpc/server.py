@@ -17,20 +17,22 @@ from google.protobuf.message import Message
 
 from service import shares, telemetry
 from service.api import problems
-from service.api.authentication import Keys
+from service.api.authentication import AdminRight, Keys
 from service.api.request_log import HEADER, UNEXPECTED, RequestLog, identify
 from service.errors import ServiceError
-from service.rpc.methods import PROBES, SERVICE, Answer, Methods
+from service.rpc.methods import FOR_ADMINS, PROBES, SERVICE, Answer, Methods
 from service.settings import Settings
 
 CODES = {
     HTTPStatus.UNAUTHORIZED: grpc.StatusCode.UNAUTHENTICATED,
     HTTPStatus.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     HTTPStatus.FORBIDDEN: grpc.StatusCode.PERMISSION_DENIED,
+    HTTPStatus.CONFLICT: grpc.StatusCode.FAILED_PRECONDITION,
     HTTPStatus.TOO_MANY_REQUESTS: grpc.StatusCode.RESOURCE_EXHAUSTED,
     HTTPStatus.SERVICE_UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     HTTPStatus.GATEWAY_TIMEOUT: grpc.StatusCode.DEADLINE_EXCEEDED,
     HTTPStatus.INTERNAL_SERVER_ERROR: grpc.StatusCode.INTERNAL,
+    HTTPStatus.INSUFFICIENT_STORAGE: grpc.StatusCode.INTERNAL,
 }  # all others: INVALID_ARGUMENT
 RETRY = "grpc-retry-pushback-ms"  # when a client may try again: gRPC's proposal A6
 Method = Callable[[Message, grpc.aio.ServicerContext], Awaitable[Message]]
@@ -40,8 +42,10 @@ logger = logging.getLogger(__name__)
 class RpcServer:
     """Serves `methods` on `settings.grpc_port` from `start` to `stop`."""
 
-    def __init__(self, methods: Methods, settings: Settings, log: RequestLog, keys: Keys | None) -> None:
-        self._methods, self._settings, self._log, self._keys = methods, settings, log, keys
+    def __init__(
+        self, methods: Methods, settings: Settings, log: RequestLog, keys: Keys | None, right: AdminRight
+    ) -> None:
+        self._methods, self._settings, self._log, self._keys, self._right = methods, settings, log, keys, right
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> None:
@@ -73,6 +77,7 @@ class RpcServer:
     def _method(self, name: str, answer: Answer) -> Method:
         """`answer`, with what every request has: an id, perhaps a key, a count, a log line, an error's code."""
         path, keys = f"/{SERVICE}/{name}", None if name in PROBES else self._keys
+        right = self._right if name in FOR_ADMINS else None
 
         async def method(message: Message, context: grpc.aio.ServicerContext) -> Message:
             began = time.perf_counter()
@@ -84,6 +89,8 @@ class RpcServer:
                 if malformed:
                     raise malformed
                 shares.client.set(keys.check(headers) if keys else context.peer().rpartition(":")[0].encode())
+                if right:
+                    right.check(headers)
                 reply: Message | ServiceError = await answer(message, context.time_remaining())
                 status = int(HTTPStatus.OK)
             except ServiceError as exc:

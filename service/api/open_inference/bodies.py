@@ -13,6 +13,19 @@ Parameters = dict[str, Any]
 Size = Annotated[int, Field(ge=0, strict=True)]
 
 
+class Request(BaseModel):
+    """What a client sends, whichever way."""
+
+    @classmethod
+    def of(cls, document: object) -> Self:
+        """What parsed JSON says; raises `MalformedRequest`."""
+        try:
+            return cls.model_validate(document)
+        except ValidationError as exc:
+            first = exc.errors()[0]
+            raise MalformedRequest(f"{'.'.join(map(str, first['loc'])) or 'The request'}: {first['msg']}.") from exc
+
+
 class Failure(BaseModel):
     """Any error."""
 
@@ -43,7 +56,7 @@ class RequestedOutput(BaseModel):
     )
 
 
-class InferRequest(BaseModel):
+class InferRequest(Request):
     """A request, without the bytes that may follow it."""
 
     id: str | None = Field(None, description="Comes back with the answer.")
@@ -53,15 +66,6 @@ class InferRequest(BaseModel):
     )
     inputs: list[InputTensor] = Field(min_length=1, max_length=1)
     outputs: list[RequestedOutput] = Field([], max_length=1)
-
-    @classmethod
-    def of(cls, document: object) -> Self:
-        """What parsed JSON says; raises `MalformedRequest`."""
-        try:
-            return cls.model_validate(document)
-        except ValidationError as exc:
-            first = exc.errors()[0]
-            raise MalformedRequest(f"{'.'.join(map(str, first['loc'])) or 'The request'}: {first['msg']}.") from exc
 
 
 class OutputTensor(Tensor):
@@ -146,7 +150,7 @@ class IndexRequest(BaseModel):
     ready: StrictBool = Field(False, description="Only those that answer.")
 
 
-class LoadRequest(BaseModel):
+class LoadRequest(Request):
     """Nothing can be said of how: what a model is, its files say."""
 
     model_config = ConfigDict(extra="forbid")
@@ -162,7 +166,7 @@ class UnloadParameters(BaseModel):
     unload_dependents: StrictBool = Field(False, description="No model depends on another; it changes nothing.")
 
 
-class UnloadRequest(BaseModel):
+class UnloadRequest(Request):
     """What to unload besides."""
 
     model_config = ConfigDict(extra="forbid")

@@ -196,7 +196,44 @@ def test_a_request_keeps_its_id(stub: Stub) -> None:
 
 def test_a_method_that_is_not_there_is_said_to_be_none(client: triton.InferenceServerClient) -> None:
     with pytest.raises(InferenceServerException, match="UNIMPLEMENTED"):
+        client.get_trace_settings("colours")
+
+
+def test_models_are_loaded_and_unloaded_by_who_may(tmp_path: Path) -> None:
+    for name in ("colours", "shades"):
+        write_colour_model(tmp_path / "models" / name / "1")
+    (tmp_path / "admins").write_text("a-key-of-the-operator\n")
+    headers = {"authorization": "Bearer a-key-of-the-operator"}
+    given = {"admin_keys_file": str(tmp_path / "admins"), "jobs_dir": str(tmp_path / "jobs"), "grpc_port": "0"}
+    with (
+        running(tmp_path / "models", **given) as convoy,
+        triton.InferenceServerClient(convoy.grpc) as client,
+        grpc.insecure_channel(convoy.grpc) as channel,
+    ):
+        client.unload_model("shades", headers=headers)
+        shades = client.get_model_repository_index().models[1]
+        assert (shades.name, shades.state, shades.reason) == ("shades", "UNAVAILABLE", "unloaded")
+        client.load_model("shades", headers=headers)
+        assert client.is_model_ready("shades")
+        with pytest.raises(InferenceServerException, match=r"UNAUTHENTICATED.*asks for a key"):
+            client.unload_model("shades")
+        with pytest.raises(InferenceServerException, match=r"FAILED_PRECONDITION.*The default model must have"):
+            client.unload_model("colours", headers=headers)
+        with pytest.raises(InferenceServerException, match=r"NOT_FOUND.*no such version"):
+            client.load_model("none", headers=headers)
+        with pytest.raises(InferenceServerException, match=r"INVALID_ARGUMENT.*parameters: "):
+            client.load_model("shades", headers=headers, config="{}")
+        parameters = {"force": service_pb2.ModelRepositoryParameter(bool_param=True)}
+        strange = service_pb2.RepositoryModelUnloadRequest(model_name="shades", parameters=parameters)
+        with pytest.raises(grpc.RpcError, match=r"parameters.force: "):
+            Stub(channel).RepositoryModelUnload(strange, metadata=list(headers.items()))
+        assert client.is_model_ready("shades")
+
+
+def test_nobody_changes_models_where_no_admin_keys_were_given_out(client: triton.InferenceServerClient) -> None:
+    with pytest.raises(InferenceServerException, match=r"PERMISSION_DENIED.*Nobody may change"):
         client.unload_model("colours")
+    assert client.is_model_ready("colours")
 
 
 def test_who_has_his_share_under_way_is_told_to_wait(models_dir: Path, tmp_path: Path) -> None:
