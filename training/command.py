@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.errors import TrainingError
+from training.errors import Interrupted, TrainingError
 from training.recipes import RECIPES, with_overrides
 
 if TYPE_CHECKING:  # torch takes a second to import: not for --help
@@ -54,8 +55,17 @@ def train(options: argparse.Namespace) -> None:
         f"{recipe}: {started.total_steps:,} steps on {chosen_device.type} in {precision.value}, into {folder}",
         flush=True,
     )
-    loop.train(started, folder, math.inf if options.time_budget is None else 60 * options.time_budget)
-    print(f"Trained: {folder}. Next: convoy-train export {folder} models/NAME/VERSION")
+    try:
+        loop.train(started, folder, math.inf if options.time_budget is None else 60 * options.time_budget)
+    except Interrupted as exc:
+        raise Interrupted(f"{exc}; go on with: {_command(options, 'train', '--resume', folder)}") from exc
+    print(f"Trained: {folder}. Next: {_command(options, 'export', folder, 'models/NAME/VERSION')}")
+
+
+def _command(options: argparse.Namespace, *words: str | Path) -> str:
+    """What to type next, for the same data."""
+    data = ["--data", options.data] if options.data else []
+    return shlex.join(["convoy-train", *map(str, [*words, *data])])
 
 
 def _load_teachers(recipe: str, folders: list[Path] | None) -> tuple[Teacher, ...]:
@@ -97,9 +107,12 @@ def trials(options: argparse.Namespace) -> None:
         _load_teachers(options.recipe, None),
     )
     split, done = evaluate.labelled_images(found, options.split, size), []
-    for trial in recipes_trials.measured(trainer, range(options.seeds), runs, split):
-        print(trial, flush=True)
-        done.append(trial)
+    try:
+        for trial in recipes_trials.measured(trainer, range(options.seeds), runs, split):
+            print(trial, flush=True)
+            done.append(trial)
+    except Interrupted as exc:
+        raise Interrupted(f"{exc}; the same command goes on.") from exc
     print(f"{options.recipe} on {len(split):,} images of the {options.split} split, last step, the network in torch:")
     print(recipes_trials.summary(done))
 
@@ -138,7 +151,7 @@ def export(options: argparse.Namespace) -> None:
     print(
         f"Exported {options.model}: {metadata.macs / 1e6:.1f} million multiply-accumulates, temperature "
         f"{metadata.calibration.temperature:.3f}, exponent {metadata.calibration.exponent:.3f}. "
-        f"Next: convoy-train evaluate {options.model} --record"
+        f"Next: {_command(options, 'evaluate', options.model, '--record')}"
     )
 
 

@@ -42,9 +42,7 @@ def train(run: Run, folder: Path, time_budget_s: float = math.inf) -> Network:
     finally:
         progress.close()
     if run.step < run.total_steps:
-        raise Interrupted(
-            f"Stopped after {run.step:,} of {run.total_steps:,} steps; go on with: convoy-train train --resume {folder}"
-        )
+        raise Interrupted(f"Stopped after {run.step:,} of {run.total_steps:,} steps")
     return run.model
 
 

@@ -42,11 +42,24 @@ def test_a_time_budget_stops_a_run_with_a_checkpoint(
         return train(run, folder, time_budget_s / 1e6)
 
     monkeypatch.setattr(loop, "train", shorter)
-    data, run = ["--data", str(generated_data)], str(tmp_path / "run")
+    data, run = ["--data", str(generated_data)], str(tmp_path / "my run")
     assert main(["train", "tutorial", *data, "--output", run, "--time-budget", "3"]) == 130
     assert main(["train", *data, "--resume", run, "--time-budget", "4"]) == 130
     assert budgets == [180, 240]
-    assert capsys.readouterr().err.count("go on with: convoy-train train --resume") == 2
+    told = f"steps; go on with: convoy-train train --resume '{run}' --data {generated_data}\n"
+    assert capsys.readouterr().err.count(told) == 2
+
+
+def test_trials_that_were_stopped_go_on_by_the_same_command(
+    generated_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["trials", "tutorial", "--data", str(generated_data), "--seeds", "1", "--runs", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr("training.trials.train", lambda run, folder: loop.train(run, folder, time_budget_s=0.001))
+        assert main(command) == 130
+    assert "steps; the same command goes on.\n" in capsys.readouterr().err
+    assert main(command) == 0
+    assert "over 1 seeds" in capsys.readouterr().out
 
 
 def test_a_run_is_not_overwritten(generated_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

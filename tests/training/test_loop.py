@@ -241,7 +241,7 @@ def test_the_order_repeats_with_the_cycle(data: TrainingData, tmp_path: Path, mo
 def test_a_run_stops_when_its_time_is_up_and_goes_on_later(data: TrainingData, tmp_path: Path) -> None:
     whole, stopped = run("tutorial", data), run("tutorial", data)
     train(whole, tmp_path / "whole")
-    with pytest.raises(Interrupted, match="after 1 of 18 steps; go on with: convoy-train train --resume"):
+    with pytest.raises(Interrupted, match="Stopped after 1 of 18 steps"):
         train(stopped, tmp_path / "stopped", time_budget_s=0.001)
     resumed = run("tutorial", data)
     resumed.restore(checkpoints.load(tmp_path / "stopped"))
