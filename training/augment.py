@@ -7,10 +7,10 @@ a resumed run sees exactly the images that an uninterrupted one sees.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.device import moved
 
@@ -23,6 +23,14 @@ class View:
     epoch: int
     seed: int
     generator: torch.Generator
+    mixed: list[Tensor] = field(default_factory=list)  # float (N,): shares of each image's neighbour, in the order made
+
+    def targets(self, labels: Tensor, classes: int) -> Tensor:
+        """int64 labels (N,) → float probabilities (N, classes): of each class so much as is to be seen of it."""
+        targets = nn.functional.one_hot(labels, classes).float()
+        for share in self.mixed:
+            targets = torch.lerp(targets, targets.roll(1, 0), share.unsqueeze(1))
+        return targets
 
 
 Augmentation = Callable[[Tensor, View], Tensor]  # uint8 (N, H, W, 3) → uint8 (N, H, W, 3)
@@ -64,30 +72,50 @@ class Cutout:
     def __call__(self, images: Tensor, view: View) -> Tensor:
         n, height, width, _ = images.shape
         centre = moved(torch.rand((2, n, 1), generator=view.generator), images.device)
-        inside_rows = self._inside(centre[0], height)
-        inside_columns = self._inside(centre[1], width)
-        inside = inside_rows.unsqueeze(2) & inside_columns.unsqueeze(1)  # (N, H, W)
+        rows, columns = _inside(centre[0], self.size, height), _inside(centre[1], self.size, width)
+        inside = rows.unsqueeze(2) & columns.unsqueeze(1)  # (N, H, W)
         grey = moved(torch.tensor([125, 123, 114], dtype=torch.uint8), images.device)  # CIFAR-10's mean pixel
         return torch.where(inside.unsqueeze(3), grey, images)
-
-    def _inside(self, centre: Tensor, length: int) -> Tensor:
-        start = (centre * length).floor() - self.size // 2
-        position = torch.arange(length, device=centre.device)
-        return (position >= start) & (position < start + self.size)
 
 
 @dataclass(frozen=True)
 class Mixup:
-    """Blend each image with its neighbour in the batch, whose part is uniform up to `share` (H. Zhang et al., 2017).
-
-    The label no longer tells what is to be seen: for recipes with teachers, which do.
-    """
+    """Blend each image with its neighbour in the batch, whose part is uniform up to `share` (H. Zhang et al., 2017)."""
 
     share: float
 
     def __call__(self, images: Tensor, view: View) -> Tensor:
         shares = moved(self.share * torch.rand((len(images), 1, 1, 1), generator=view.generator), images.device)
+        view.mixed.append(shares.flatten())
         return torch.lerp(images.float(), images.roll(1, 0).float(), shares).round().byte()
+
+
+@dataclass(frozen=True)
+class CutMix:
+    """Cover a part of so many of the images with that of their neighbours in the batch (S. Yun et al., 2019).
+
+    The part is a rectangle of the image's proportions; its area is uniform up to the whole, its centre anywhere, and
+    what is over the border is cut off.
+    """
+
+    probability: float
+
+    def __call__(self, images: Tensor, view: View) -> Tensor:
+        n, height, width, _ = images.shape
+        draws = moved(torch.rand((4, n, 1), generator=view.generator), images.device)
+        side = draws[0].sqrt() * (draws[1] < self.probability)
+        rows = _inside(draws[2], (side * height).round(), height)
+        columns = _inside(draws[3], (side * width).round(), width)
+        covered = rows.unsqueeze(2) & columns.unsqueeze(1)  # (N, H, W)
+        view.mixed.append(covered.flatten(1).float().mean(1))
+        return torch.where(covered.unsqueeze(3), images.roll(1, 0), images)
+
+
+def _inside(centre: Tensor, size: Tensor | int, length: int) -> Tensor:
+    """Which of `length` places (N, length) are among the `size` ones around `centre`, 0 … 1 (N, 1)."""
+    start = (centre * length).floor() - size // 2
+    position = torch.arange(length, device=centre.device)
+    return (position >= start) & (position < start + size)
 
 
 def _reflect(index: Tensor, length: int) -> Tensor:
@@ -103,4 +131,5 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "cutout-8": Cutout(8),
     "cutout-12": Cutout(12),
     "mixup": Mixup(0.5),
+    "cutmix-50": CutMix(0.5),
 }

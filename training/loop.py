@@ -111,6 +111,8 @@ def next_batch(run: Run, indices: Tensor) -> tuple[Tensor, Tensor]:
     images, targets = run.images[there], run.labels[there]
     for name in run.config.augmentations:
         images = AUGMENTATIONS[name](images, view)
+    if view.mixed:
+        targets = view.targets(targets, len(run.data.labels))
     if run.ensemble and not (run.memory and run.memory.knows(run.view)):
         with run.precision.autocast(run.device):
             targets = run.ensemble.targets(pixels(images), generator)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.augment import AUGMENTATIONS, Cutout, Mixup, RandomCrop, View, alternating_flip
+from training.augment import AUGMENTATIONS, CutMix, Cutout, Mixup, RandomCrop, View, alternating_flip
 from training.recipes import RECIPES
 
 
@@ -88,3 +88,32 @@ def test_mixup_keeps_the_larger_part_of_each_image_and_adds_its_neighbour() -> N
     assert bool((shares > 0).all())
     assert bool((shares <= 0.51).all())
     assert len(set(shares.tolist())) == 4
+
+
+def test_cutmix_covers_a_rectangle_of_some_images_with_their_neighbours() -> None:
+    levels = torch.arange(250, dtype=torch.uint8)
+    images, seen = levels.view(250, 1, 1, 1).expand(250, 32, 32, 3), view(250)
+    mixed = CutMix(0.5)(images, seen)
+    areas = []
+    for level, neighbour, image, share in zip(levels, levels.roll(1), mixed, seen.mixed[0], strict=True):
+        covered = (image == neighbour).all(2)
+        assert torch.equal(covered, (image != level).any(2))
+        assert covered.sum() == covered.any(1).sum() * covered.any(0).sum()
+        assert float(share) == pytest.approx(float(covered.float().mean()))
+        areas.append(float(share))
+    assert 75 < sum(area > 0 for area in areas) < 150  # a few of the rectangles are too small for a pixel
+    assert max(areas) > 0.7
+
+
+def test_targets_are_what_is_to_be_seen_of_each_class(images: Tensor) -> None:
+    seen, labels = view(4), torch.tensor([0, 1, 1, 2])
+    assert torch.equal(seen.targets(labels, 3), torch.eye(3)[labels])
+    seen.mixed.append(torch.tensor([0.25, 0.5, 0.5, 0.0]))
+    once = torch.tensor([[0.75, 0, 0.25], [0.5, 0.5, 0], [0, 1, 0], [0, 0, 1]])
+    assert torch.allclose(seen.targets(labels, 3), once)
+    seen.mixed.append(torch.tensor([0.0, 1.0, 0.0, 0.5]))
+    assert torch.allclose(seen.targets(labels, 3)[[1, 3]], torch.stack([once[0], (once[2] + once[3]) / 2]))
+    both = view(64)
+    for name in ("mixup", "cutmix-50"):
+        AUGMENTATIONS[name](images, both)
+    assert torch.allclose(both.targets(torch.arange(64) % 10, 10).sum(1), torch.ones(64))

@@ -139,6 +139,17 @@ def test_a_student_is_held_to_its_teachers_at_the_temperature_they_answer_at(dat
     assert torch.allclose(loop.train_one_step(each, torch.arange(200), 0), 9 * (softened + entropy), rtol=1e-5)
 
 
+def test_the_labels_of_mixed_images_are_mixed_where_no_teacher_says_what_they_are(data: TrainingData) -> None:
+    config = replace(SMALL["cifar10-teacher-44"], augmentations=("cutmix-50",))
+    images, targets = loop.next_batch(run("cifar10-teacher-44", data, config), torch.arange(100))
+    before, labels = data.train.images[:100], torch.nn.functional.one_hot(data.train.labels[:100], 10)
+    untouched = (images == before).flatten(1).all(1)
+    assert torch.equal(targets[untouched].long(), labels[untouched])
+    assert torch.allclose(targets.sum(1), torch.ones(100))
+    covered = (images != before).any(3).float().mean((1, 2))
+    assert torch.allclose(1 - (targets * labels).sum(1), covered * (labels != labels.roll(1, 0)).any(1), atol=0.1)
+
+
 def test_views_repeat_with_the_cycle_and_their_answers_are_remembered(data: TrainingData) -> None:
     each = run("cifar10-small-robust", data, replace(SMALL["cifar10-small-robust"], degradations=()))
     ensemble, asked = each.ensemble, 0
