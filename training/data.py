@@ -33,6 +33,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def mirrored_too(self) -> Split:
+        """These images, and then their mirror images."""
+        return Split(torch.cat([self.images, self.images.flip(2)]), self.labels.repeat(2))
+
 
 @dataclass(frozen=True)
 class TrainingData:

@@ -18,9 +18,9 @@ from training import report
 from training.calibrate import (
     Calibrator,
     brier_score,
-    conformal_thresholds,
     cross_fitted_sets,
     expected_calibration_error,
+    held_out,
     negative_log_likelihood,
     prediction_sets,
     reliability,
@@ -69,8 +69,10 @@ def fit_thresholds(folder: Path, data: Path) -> tuple[Evaluation, ...]:
     For models that were exported without; its files stay what they are.
     """
     metadata, files, images = _open(folder, data, "validation")
+    augmentations = metadata.provenance.config.get("augmentations")
+    fitting = held_out(images, augmentations if isinstance(augmentations, tuple | list) else ())
     thresholds = {
-        precision: conformal_thresholds(torch.from_numpy(run_onnx(file, images.images.numpy())), images.labels)
+        precision: ModelFile(file, _calibrator(metadata, precision)).thresholds(fitting)
         for precision, file in files.items()
     }
     calibration = metadata.calibration.model_copy(update={"thresholds": thresholds})

@@ -31,7 +31,7 @@ from service.metadata import (
 from training import checkpoint as checkpoints
 from training import golden, report
 from training.architectures import Network
-from training.calibrate import Calibrator, conformal_thresholds
+from training.calibrate import Calibrator, held_out
 from training.checkpoint import Checkpoint
 from training.data import TrainingData
 from training.errors import ExportError
@@ -75,11 +75,13 @@ def _fill(
 ) -> ModelMetadata:
     name, number = target.parent.name, target.name
     network, (_, height, width, _) = checkpoints.network_of(saved), data.validation.images.shape
-    files = write_files(folder, network, data, {"name": name, "version": number, "labels": ",".join(saved.labels)})
+    properties = {"name": name, "version": number, "labels": ",".join(saved.labels)}
+    fitting = held_out(data.validation, saved.config.augmentations)
+    files = write_files(folder, network, data, fitting, properties)
     command = f"convoy-train export runs/{saved.recipe}-{saved.config.seed} models/{name}/{number}"
     answers = {precision: file.answers(data.validation.images.numpy()) for precision, file in files.items()}
     truth = data.validation.labels
-    thresholds = {precision: conformal_thresholds(p, truth) for precision, (p, _) in answers.items()}
+    thresholds = {precision: file.thresholds(fitting) for precision, file in files.items()}
     evaluations = tuple(
         evaluate_probabilities(
             *answers[precision],
@@ -108,7 +110,8 @@ def _fill(
         stages=write_stages(files["fp32"].path),
         calibration=Calibration(
             **dataclasses.asdict(files["fp32"].calibrator),
-            fitted_on=f"{len(data.validation):,} training images kept for validation",
+            fitted_on=f"{len(truth):,} training images kept for validation"
+            + (" and their mirror images" if len(fitting) > len(truth) else ""),
             others={"int8": Scaling(**dataclasses.asdict(files["int8"].calibrator))},
             thresholds=thresholds,
         ),

@@ -17,8 +17,8 @@ from torch import Tensor
 from service.metadata import Evaluation, Precision
 from training import device
 from training.architectures import Network
-from training.calibrate import Calibrator, fit
-from training.data import TrainingData
+from training.calibrate import Calibrator, conformal_thresholds, fit
+from training.data import Split, TrainingData
 from training.errors import ExportError
 from training.loop import logits_of
 from training.onnx_graph import InferenceGraph, run_onnx, run_onnx_with_logits, write_onnx
@@ -44,6 +44,10 @@ class ModelFile:
         """What the file says of uint8 images (N, H, W, 3): (N, classes)."""
         return run_onnx(self.path, images)
 
+    def thresholds(self, fitting: Split) -> dict[str, float]:
+        """Those of its prediction sets, by images that were held out."""
+        return conformal_thresholds(torch.from_numpy(self.probabilities(fitting.images.numpy())), fitting.labels)
+
     def answers(self, images: npt.NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
         """Probabilities as the file gives them, and without its calibrator: (N, classes), (N, classes)."""
         probabilities, logits = run_onnx_with_logits(self.path, images)
@@ -52,23 +56,23 @@ class ModelFile:
 
 
 def write_files(
-    folder: Path, network: Network, data: TrainingData, properties: dict[str, str]
+    folder: Path, network: Network, data: TrainingData, fitting: Split, properties: dict[str, str]
 ) -> dict[Precision, ModelFile]:
-    """Write every precision's file into `folder`, its calibrator fitted on the validation images."""
-    validation, (_, height, width, _) = data.validation, data.validation.images.shape
-    logits = torch_logits(network, validation.images)
+    """Write every precision's file into `folder`, its calibrator fitted on `fitting`, which was held out."""
+    _, height, width, _ = fitting.images.shape
+    logits = torch_logits(network, fitting.images)
     if bool((logits == logits[0]).all()):
         raise ExportError("The network gives every image the same answer; train it, or train it longer.")
-    calibrator = fit(logits, validation.labels)
+    calibrator = fit(logits, fitting.labels)
     fp32, fp16, int8 = (folder / NAMES[precision] for precision in ("fp32", "fp16", "int8"))
     described = properties | _described(calibrator)
     for file, dtype in ((fp32, torch.float32), (fp16, torch.float16)):
         write_onnx(InferenceGraph(network, calibrator, dtype), file, height=height, width=width, properties=described)
-    check_against_torch(fp32, network, calibrator, torch.cat([validation.images, data.train.images[:GATE_IMAGES]]))
+    check_against_torch(fp32, network, calibrator, torch.cat([data.validation.images, data.train.images[:GATE_IMAGES]]))
 
     quantize(fp32, int8, data.train.images[:CALIBRATION_IMAGES].numpy())
-    _, integer_logits = run_onnx_with_logits(int8, validation.images.numpy())
-    further = fit(torch.from_numpy(integer_logits), validation.labels)
+    _, integer_logits = run_onnx_with_logits(int8, fitting.images.numpy())
+    further = fit(torch.from_numpy(integer_logits), fitting.labels)
     recalibrate(int8, further, properties | _described(calibrator.then(further)))
     return {
         "fp32": ModelFile(fp32, calibrator),

@@ -14,10 +14,12 @@ from training.calibrate import (
     cross_fitted_sets,
     expected_calibration_error,
     fit,
+    held_out,
     negative_log_likelihood,
     prediction_sets,
     reliability,
 )
+from training.data import Split
 
 BIASES = (0.3, -0.4, 0.0, 0.6, -0.5)
 
@@ -27,6 +29,15 @@ def drawn(images: int, calibrator: Calibrator) -> tuple[torch.Tensor, torch.Tens
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn((images, 5), generator=generator, dtype=torch.double) * 3
     return logits, torch.multinomial(calibrator(logits), 1, generator=generator).flatten()
+
+
+def test_mirror_images_are_held_out_too_where_they_are_the_same_to_the_network() -> None:
+    split = Split(torch.arange(2 * 4 * 3 * 3, dtype=torch.uint8).reshape(2, 4, 3, 3), torch.tensor([1, 0]))
+    assert held_out(split, ("crop-4",)) is split
+    both = held_out(split, ("crop-4", "alternating-flip"))
+    assert both.labels.tolist() == [1, 0, 1, 0]
+    assert torch.equal(both.images[:2], split.images)
+    assert torch.equal(both.images[2:, :, 0], split.images[:, :, 2])
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,7 @@ def test_a_model_is_complete_and_says_what_it_is(model: Path) -> None:
     assert (metadata.name, metadata.version, metadata.input.height) == ("tiny", "1", 32)
     assert {file.verify(model).name for file in metadata.files.values()} == onnx_files
     assert metadata.golden.verify(model)
+    assert metadata.calibration.fitted_on == "200 training images kept for validation and their mirror images"
     assert metadata.provenance.config["lr"] == RECIPES["cifar10-teacher-44"].lr
     assert set(metadata.provenance.export) >= {"git_revision", "torch", "onnx", "opset"}
     assert [(e.split, e.precision) for e in metadata.evaluations] == [

@@ -54,6 +54,7 @@ def test_a_network_that_answers_every_image_alike_is_refused(generated_data: Pat
     network = TutorialCNN()
     for parameter in network.parameters():
         parameter.data.zero_()
+    data = load_training_data(generated_data)
     with pytest.raises(ExportError, match="the same answer"):
-        write_files(tmp_path, network, load_training_data(generated_data), {})
+        write_files(tmp_path, network, data, data.validation, {})
     assert not list(tmp_path.glob("*.onnx"))
