@@ -29,6 +29,8 @@ from training.__main__ import main as convoy_train
 from training.data import load_test_split, load_training_data
 from training.onnx_graph import run_onnx
 
+(SMALL_MODEL,) = (Path(__file__).parents[1] / "models" / "cifar10-small").glob("[0-9]*")
+
 
 @contextmanager
 def server(*arguments: str, folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
@@ -85,16 +87,18 @@ def test_from_data_to_a_served_prediction(data_set: Path, tmp_path: Path) -> Non
     assert not [entry for entry in log if entry["level"] in ("error", "critical")]
 
 
-@pytest.mark.parametrize("size", [16, 40])
-def test_from_a_folder_of_pictures_to_a_served_prediction(tmp_path: Path, size: int) -> None:
+@pytest.mark.parametrize(("size", "begin"), [(16, []), (40, ["--start", str(SMALL_MODEL)])])
+def test_from_a_folder_of_pictures_to_a_served_prediction(tmp_path: Path, size: int, begin: list[str]) -> None:
     folder, run = fill(tmp_path / "colours", 60), tmp_path / "run"
     model, data = tmp_path / "models" / "colours" / "1", ["--data", str(folder)]
     start = ["train", "pictures", *data, "--output", str(run), "--size", str(size), "--epochs", "4"]
-    assert convoy_train(start) == 0
+    assert convoy_train(start + begin) == 0
     assert convoy_train(["export", str(run), str(model), *data]) == 0
     assert convoy_train(["evaluate", str(model), *data, "--suite", "full", "--record"]) == 0
     metadata = ModelMetadata.read(model)
     assert (metadata.labels, metadata.input.width) == (("blue", "green", "red"), size)
+    assert [start.recipe for start in metadata.provenance.teachers] == (["cifar10-small"] if begin else [])
+    assert ("went on from the weights of the first" in (model / "MODEL_CARD.md").read_text()) == bool(begin)
     assert metadata.provenance.dataset.startswith("colours, a folder of pictures, ")
     assert {e.split: e.accuracy for e in metadata.evaluations if e.precision == "int8"} == {"validation": 1, "test": 1}
 

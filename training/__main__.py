@@ -47,6 +47,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="RUN",
         help="finished runs, or exported models, to learn from (default: runs/RECIPE-0; -1 for a recipe's second)",
     )
+    sub.add_argument(
+        "--start",
+        type=Path,
+        metavar="RUN",
+        help="a finished run, or an exported model, whose weights to begin with; where its classes are others, all but "
+        "the last layer's",
+    )
     sub.add_argument("--epochs", type=_positive, help="instead of the recipe's")
     sub.add_argument(
         "--size", type=_positive, metavar="PIXELS", help="of the height and width, instead of the recipe's"

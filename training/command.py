@@ -15,7 +15,15 @@ if TYPE_CHECKING:  # torch takes a second to import: not for --help
     from service.metadata import Robustness
     from training.checkpoint import Teacher
 
-STARTING = ("output", "teachers", "epochs", "size", "seed", "max_steps")  # options that decide what a new run is
+STARTING = (
+    "output",
+    "teachers",
+    "start",
+    "epochs",
+    "size",
+    "seed",
+    "max_steps",
+)  # they decide what a run is
 
 
 def train(options: argparse.Namespace) -> None:
@@ -34,19 +42,25 @@ def train(options: argparse.Namespace) -> None:
         recipe, config, folder, teachers = saved.recipe, saved.config, options.resume, saved.teachers
     else:
         recipe = options.recipe
+        start: tuple[Teacher, ...] = ()
+        if options.start:
+            if RECIPES[recipe].start_from_teacher:
+                raise TrainingError(f"Recipe {recipe} has a start of its own, its first teacher; leave out --start.")
+            start = (_load_teacher(options.start),)
         config = with_overrides(
             RECIPES[recipe],
             epochs=options.epochs,
             image_size=options.size,
             seed=options.seed,
             max_steps=options.max_steps,
+            start=start[0].recipe if start else None,
         )
         folder = options.output or Path("runs") / f"{recipe}-{config.seed}"
         if (folder / checkpoint.FILE_NAME).exists():
             raise TrainingError(
                 f"{folder} holds a run already; go on with --resume {folder}, or choose another --output."
             )
-        teachers = _load_teachers(recipe, options.teachers)
+        teachers = start + _load_teachers(recipe, options.teachers)
     training_data = data.load_training_data(data.find_data(options.data), config.image_size)
     started = run.Run(recipe, config, training_data, chosen_device, precision, teachers)
     if options.resume:
@@ -69,7 +83,7 @@ def _command(options: argparse.Namespace, *words: str | Path) -> str:
 
 
 def _load_teachers(recipe: str, folders: list[Path] | None) -> tuple[Teacher, ...]:
-    from training import checkpoint, exported
+    from training import checkpoint
 
     if folders is None:
         wanted = RECIPES[recipe].teachers
@@ -82,10 +96,13 @@ def _load_teachers(recipe: str, folders: list[Path] | None) -> tuple[Teacher, ..
                     f"with: convoy-train train {teacher}{f' --seed {seed}' if seed else ''}, or name others with "
                     "--teachers."
                 )
-    return tuple(
-        exported.load_exported(folder) if exported.is_exported(folder) else checkpoint.load_teacher(folder)
-        for folder in folders
-    )
+    return tuple(map(_load_teacher, folders))
+
+
+def _load_teacher(folder: Path) -> Teacher:
+    from training import checkpoint, exported
+
+    return exported.load_exported(folder) if exported.is_exported(folder) else checkpoint.load_teacher(folder)
 
 
 def trials(options: argparse.Namespace) -> None:

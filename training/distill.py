@@ -83,15 +83,16 @@ def check_teachers(recipe: str, config: TrainConfig, data: TrainingData, teacher
             f"Recipe {recipe} learns from {len(config.teachers)} finished runs ({expected}); "
             f"--teachers names {len(teachers)}."
         )
-    if any(teacher.labels != data.labels for teacher in teachers):
+    asked = teachers if config.start_teaches else teachers[1:]
+    if any(teacher.labels != data.labels for teacher in asked):
         raise CheckpointError("The teachers were trained on other classes; train them on this data first.")
     if config.inherit_answers:
         _check_answers(recipe, config, data, teachers[-1])
     suited = (config.architecture, EXTENDS.get(config.architecture, config.architecture))
     if config.start_from_teacher and teachers[0].config.architecture not in suited:
         raise CheckpointError(
-            f"Recipe {recipe} starts from its first teacher's weights, and that is a network of kind "
-            f"{teachers[0].config.architecture}, not {config.architecture}."
+            f"The weights to begin with are those of a network of kind {teachers[0].config.architecture}, and recipe "
+            f"{recipe} trains one of kind {config.architecture}; choose another start, or another recipe."
         )
     if config.start_from_teacher:  # norms are measured on pictures degraded as for it; some only hours from now
         unknown = [name for name in teachers[0].config.degradations if name not in DEGRADATIONS]

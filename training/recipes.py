@@ -45,8 +45,11 @@ def with_overrides(
     image_size: int | None = None,
     seed: int | None = None,
     max_steps: int | None = None,
+    start: str | None = None,
 ) -> TrainConfig:
-    """`config` with what the command line changes."""
+    """`config` with what the command line changes; with `start` it begins with the weights of a run of that recipe."""
+    if start is not None:
+        config = replace(config, teachers=(start, *config.teachers), start_from_teacher=True, start_teaches=False)
     return replace(
         config,
         epochs=config.epochs if epochs is None else epochs,

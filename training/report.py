@@ -135,6 +135,11 @@ def _teachers(teachers: tuple[TeacherRecord, ...], config: TrainingConfig) -> li
         return []
     asked = teachers if config.get("start_teaches", True) else teachers[1:]
     told = "what these networks say" if asked == teachers else f"what the last {len(asked)} of these networks say"
+    if config.get("inherit_answers"):
+        told = "what the teachers of the last of these networks said"
+    learned = f"The student learned from {told} of the same pixels, seen both ways round, not from labels."
+    if not asked:
+        learned = "The network learned from labels."
     start = " It went on from the weights of the first." if config.get("start_from_teacher") else ""
     if start and isinstance(restarts := config.get("restarts"), list) and restarts:
         counted = f", counted {weight} times," if (weight := config.get("start_weight", 1)) != 1 else ""
@@ -144,9 +149,9 @@ def _teachers(teachers: tuple[TeacherRecord, ...], config: TrainingConfig) -> li
     fields = [(f"`{t.recipe}`", t.config | {f"trained with: {k}": v for k, v in t.training.items()}) for t in teachers]
     names = list(dict.fromkeys(name for _, values in fields for name in values))
     return [
-        "## Teachers",
+        "## Teachers" if asked else "## Start",
         "",
-        f"The student learned from {told} of the same pixels, seen both ways round, not from labels.{start}",
+        learned + start,
         "",
         "| | " + " | ".join(recipe for recipe, _ in fields) + " |",
         "|---" * (len(fields) + 1) + "|",

@@ -97,7 +97,12 @@ class Run:
         """The network before the first step."""
         network = build_network(self.config, self.data, self.device)
         if self.config.start_from_teacher:  # strictly, but for what it has that its teacher does not: see `EXTENDS`
-            network.load_state_dict({**network.state_dict(), **self.teachers[0].model})
+            weights = self.teachers[0].model
+            if self.teachers[0].labels != self.data.labels:  # what it knows of pictures serves for other classes, too
+                own = set(map(id, network.last_layer.parameters()))
+                fresh = {name for name, parameter in network.named_parameters() if id(parameter) in own}
+                weights = {name: weight for name, weight in weights.items() if name not in fresh}
+            network.load_state_dict({**network.state_dict(), **weights})
             if folded(network):
                 with self.precision.autocast(self.device):
                     unfold(network, map(pixels, torch.split(self._typical_images(), STATISTICS_BATCH)))

@@ -23,6 +23,10 @@ class Says(Network):
         left = x[:, :, :, : x.shape[3] // 2].mean((2, 3))
         return 2 * left + self.offset * torch.arange(3)
 
+    @property
+    def last_layer(self) -> nn.Linear:
+        return nn.Linear(1, 3)
+
     def inference_layers(self) -> Iterator[nn.Module]:
         return iter(())
 

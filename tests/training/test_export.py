@@ -259,6 +259,7 @@ def test_the_card_tells_what_the_network_went_on_from(model: Path) -> None:
 
     assert "what these networks say of the same pixels, seen both ways round, not from labels.\n" in card()
     assert "not from labels. It went on from the weights of the first.\n" in card(start_from_teacher=True)
+    assert "what the teachers of the last of these networks said" in card(inherit_answers=True)
     averaged = card(start_from_teacher=True, start_teaches=False, restarts=[40, 48], start_weight=3)
     assert "what the last 2 of these networks say" in averaged
     assert " The last weights are the mean of those, counted 3 times, and of the ends of 3 lr schedules.\n" in averaged

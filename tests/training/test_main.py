@@ -19,6 +19,9 @@ from training.__main__ import main
         (["train", "--resume", "/nowhere"], "There is no checkpoint in /nowhere"),
         (["train", "--resume", "/nowhere", "--max-steps", "9"], "as it was started; leave out --max-steps"),
         (["train", "--resume", "/nowhere", "--teachers", "/x"], "as it was started; leave out --teachers"),
+        (["train", "--resume", "/nowhere", "--start", "/x"], "as it was started; leave out --start"),
+        (["train", "cifar10", "--start", "/x", "--output", "/nowhere/run"], "a start of its own, its first teacher"),
+        (["train", "tutorial", "--start", "/x", "--output", "/nowhere/run"], "There is no checkpoint in /x"),
         (["train", "--precision", "fp16", "--device", "cpu"], "fp16 training needs CUDA"),
         (
             ["train", "cifar10", "--teachers", "/nowhere", "--output", "/nowhere/run"],

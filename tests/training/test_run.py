@@ -17,6 +17,7 @@ from training.device import Precision
 from training.errors import CheckpointError
 from training.loop import next_batch, train
 from training.norms import measure_statistics
+from training.recipes import with_overrides
 from training.run import Run, pixels
 
 pytestmark = pytest.mark.usefixtures("narrow_networks")
@@ -45,7 +46,7 @@ def test_teachers_must_be_those_of_the_recipe(data: TrainingData) -> None:
     with pytest.raises(CheckpointError, match="other classes"):
         Run("cifar10-plain", SMALL["cifar10-plain"], data, CPU, Precision.FP32, (teacher, stranger))
     small = replace(teacher, config=replace(teacher.config, architecture="tutorial-cnn"))
-    with pytest.raises(CheckpointError, match="kind tutorial-cnn, not plain-cnn"):
+    with pytest.raises(CheckpointError, match=r"kind tutorial-cnn, and .* trains one of kind plain-cnn;"):
         Run("cifar10-plain", SMALL["cifar10-plain"], data, CPU, Precision.FP32, (small, teacher))
 
 
@@ -84,8 +85,27 @@ def test_a_network_may_start_as_the_one_that_it_extends(data: TrainingData, tmp_
     assert all(weight.any() for weight in excitations)
 
     grown = replace(plain, config=replace(plain.config, architecture="excited-cnn-small"))
-    with pytest.raises(CheckpointError, match="kind excited-cnn-small, not plain-cnn-small"):
+    with pytest.raises(CheckpointError, match=r"kind excited-cnn-small, and .* trains one of kind plain-cnn-small;"):
         Run("cifar10", config, data, CPU, Precision.FP32, (grown, *teachers))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "own"),
+    [("plain-cnn", {"head.weight"}), ("tutorial-cnn", {"layers.11.weight", "layers.11.bias"})],
+)
+def test_a_start_that_knows_other_classes_gives_all_but_its_last_layer(
+    data: TrainingData, architecture: str, own: set[str]
+) -> None:
+    pets = replace(data, labels=("cat", "dog"))
+    config = with_overrides(replace(SMALL["tutorial"], architecture=architecture), start="untrained")
+    for known, fresh in ((pets, own), (data, set())):
+        start = untrained_teacher(1, known, architecture)
+        for mean in (weight for name, weight in start.model.items() if name.endswith("running_mean")):
+            mean.fill_(0.1)  # as of one that has seen something
+        each = Run("tutorial", config, data, CPU, Precision.FP32, (start,))
+        assert each.ensemble is None
+        weights = each.model.state_dict()
+        assert {name for name in weights if not torch.equal(weights[name], start.model[name])} == fresh
 
 
 def test_a_network_from_an_exported_file_starts_as_what_it_was(data: TrainingData) -> None:

@@ -33,6 +33,11 @@ class Network(nn.Module):
     def classify(self, x: Tensor) -> Tensor:
         """Normalised images (N, 3, H, W) → logits (N, classes)."""
 
+    @property
+    @abstractmethod
+    def last_layer(self) -> nn.Linear:
+        """The one that knows the classes; the others only know what pictures consist of."""
+
     @abstractmethod
     def inference_layers(self) -> Iterator[nn.Module]:
         """The layers of `classify` in eval mode, batch normalisation folded, as new modules.

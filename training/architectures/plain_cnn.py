@@ -68,6 +68,11 @@ class PlainCNN(Network):
         logits: Tensor = self.head(x) * HEAD_SCALE
         return logits
 
+    @property
+    def last_layer(self) -> nn.Linear:
+        """See `Network.last_layer`."""
+        return self.head
+
     def inference_layers(self) -> Iterator[nn.Module]:
         """See `Network.inference_layers`."""
         yield from (_conv(self.whiten.weight, self.whiten.bias), nn.ReLU())

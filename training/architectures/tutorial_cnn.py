@@ -42,6 +42,13 @@ class TutorialCNN(Network):
         logits: Tensor = self.layers(x)
         return logits
 
+    @property
+    def last_layer(self) -> nn.Linear:
+        """See `Network.last_layer`."""
+        last = self.layers[-1]
+        assert isinstance(last, nn.Linear)
+        return last
+
     def inference_layers(self) -> Iterator[nn.Module]:
         """See `Network.inference_layers`: there is nothing to fold."""
         yield from copy.deepcopy(self.layers)
