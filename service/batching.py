@@ -12,33 +12,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-import numpy as np
-
-from service.errors import DeadlineExceeded, DeviceLost, Draining, InferenceFailed, Overloaded, ServiceError
+from service.bisection import Batch, answer
+from service.deadlines import Deadlines
+from service.errors import DeadlineExceeded, Draining, InferenceFailed, Overloaded, ServiceError
 from service.observer import BatchReport, Observer, Unobserved
 from service.pace import Pace
-from service.queueing import Answer, Priority, Queue, Request, Slice, halves
-from service.types import Probabilities, Rows
+from service.queueing import Answer, Priority, Queue, Request, Slice
+from service.types import Rows, Run
 
 AHEAD = 2  # batches with the engine: one runs, and one that is full may wait for it
 SURE = 0.75  # of the time that is left: what a request's wait may be foreseen to be, since some wait longer
-BLAMELESS = (Overloaded, DeviceLost)  # failures of a batch that no row of it is guilty of
-Run = Callable[[Rows], Awaitable[Probabilities]]
 logger = logging.getLogger(__name__)
-
-
-@dataclass(eq=False, slots=True)
-class Batch:
-    """Rows that run together."""
-
-    reason: str  # why it closed
-    slices: list[Slice]
-    rows: int
-    closed: float  # when, on the event loop's clock
-    failed: bool = False
 
 
 class DynamicBatcher:
@@ -65,9 +51,7 @@ class DynamicBatcher:
         self.succeeded = -math.inf  # when the last batch without a failure ended, on the event loop's clock
         self._woken = False
         self._delay_timer: asyncio.TimerHandle | None = None
-        self._timed: set[Request] = set()  # those with a deadline, until they have their answer
-        self._alarm: asyncio.TimerHandle | None = None  # one for all of them, since nearly all are answered before
-        self._alarm_at = math.inf
+        self._deadlines = Deadlines(self._loop, self._too_late)
         self._stopping: asyncio.Event | None = None  # set once nothing waits
         self._broken = False
         self._observer = observer or Unobserved()
@@ -107,10 +91,7 @@ class DynamicBatcher:
             raise refused
         foreseen = self.seconds_until(len(rows), priority)
         request = Request(rows, priority, self._loop.time(), deadline, foreseen, self._loop.create_future())
-        if deadline is not None:
-            self._timed.add(request)
-            if deadline < self._alarm_at:
-                self._set_alarm(deadline)
+        self._deadlines.watch(request)
         self._queue.add(request)
         self._observer.queued(self._queue.rows)
         self._wake()
@@ -145,26 +126,14 @@ class DynamicBatcher:
             retry_after_s=math.ceil(wait),
         )
 
-    def _set_alarm(self, when: float) -> None:
-        if self._alarm:
-            self._alarm.cancel()
-        self._alarm, self._alarm_at = self._loop.call_at(when, self._expire), when
-
-    def _expire(self) -> None:
-        """Refuse whose time is up, and look again when the next one's is."""
-        now, self._alarm, self._alarm_at = self._loop.time(), None, math.inf
-        for request in [request for request in self._timed if request.deadline is not None and request.deadline <= now]:
-            self._leave(request)
-            request.fail(
-                DeadlineExceeded(
-                    "The request's time was up before its prediction; allow more time or send fewer images."
-                )
-            )
-        if self._timed:
-            self._set_alarm(min(request.deadline for request in self._timed if request.deadline is not None))
+    def _too_late(self, request: Request) -> None:
+        self._leave(request)
+        request.fail(
+            DeadlineExceeded("The request's time was up before its prediction; allow more time or send fewer images.")
+        )
 
     def _leave(self, request: Request) -> None:
-        self._timed.discard(request)
+        self._deadlines.forget(request)
         if self._queue.remove(request):
             self._observer.queued(self._queue.rows)
 
@@ -194,7 +163,7 @@ class DynamicBatcher:
             slices = self._queue.take(self._size_for(self.queued_rows))
             batch = Batch(reason, slices, sum(map(len, slices)), self._loop.time())
             self._observer.queued(self._queue.rows)
-            task = self._loop.create_task(self._answer(batch, batch.slices))
+            task = self._loop.create_task(answer(self._run, batch, batch.slices))
             self._running[task] = batch
             task.add_done_callback(self._finished)
         if self._stopping and not self._running and not self.queued_rows:
@@ -227,33 +196,6 @@ class DynamicBatcher:
         above = next((allowed for allowed in self._batch_sizes if allowed >= size), size)
         below = max((allowed for allowed in self._batch_sizes if allowed <= size), default=size)
         return below if size * 2 < above else size
-
-    async def _answer(self, batch: Batch, slices: list[Slice]) -> None:
-        """Run these slices of the batch and settle each; a failing run is halved."""
-        rows = slices[0].rows if len(slices) == 1 else np.concatenate([piece.rows for piece in slices])
-        outcome: Probabilities | ServiceError
-        try:
-            outcome = await self._run(rows)
-            if len(outcome) != len(rows):
-                raise InferenceFailed("The model did not give one answer per image.")
-        except Exception as exc:
-            batch.failed = True
-            if len(rows) > 1 and not isinstance(exc, BLAMELESS):
-                for half in halves(slices, len(rows) // 2):
-                    if half := [piece for piece in half if not piece.request.answer.done()]:
-                        await self._answer(batch, half)
-                return
-            if not isinstance(exc, ServiceError):
-                logger.exception("the engine failed on a row")
-                exc = InferenceFailed("The model failed on this image; tell the operator the request id if it repeats.")
-            outcome = exc
-        start = 0
-        for piece in slices:
-            count = len(piece)
-            piece.request.settle(
-                piece.start, outcome if isinstance(outcome, ServiceError) else outcome[start : start + count], count
-            )
-            start += count
 
     def _engine_began(self, batch: Batch) -> float:
         return max(batch.closed, self._engine_free_since)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from service.batching import BATCHERS, DynamicBatcher, Run
+from service.batching import BATCHERS, DynamicBatcher
 from service.counters import Cell
 from service.engine import Engine
 from service.errors import DeviceLost, Draining, NotReady, OutOfMemory, Overloaded, ServiceError, StartupError
@@ -16,7 +16,7 @@ from service.metrics import Metrics, ModelMetrics
 from service.queueing import Priority
 from service.repository import Inventory, LoadedModel, ModelRepository
 from service.settings import Settings
-from service.types import Probabilities, Rows
+from service.types import Probabilities, Rows, Run
 
 HEARTBEAT_S = 5.0
 HUNG = 6  # heartbeats in a row without any answer, a minute: the device never gives the call back

@@ -28,7 +28,7 @@ TIERS = [
         "drawing",
         "choices",
     },
-    {"listening", "pace", "queueing", "metrics", "supervisor"},
+    {"bisection", "deadlines", "listening", "pace", "queueing", "metrics", "supervisor"},
     {"batching"},
     {"serving"},
     {"administration", "classifier"},
@@ -133,7 +133,9 @@ def test_leaves_import_nothing_of_the_package(leaf: str) -> None:
 
 
 def test_batching_does_not_know_onnx() -> None:
-    assert inner(SERVICE, "service")["batching"] <= {"errors", "observer", "pace", "queueing", "types"}
+    rooms = {"batching", "bisection", "deadlines", "queueing"}
+    for room in rooms:
+        assert inner(SERVICE, "service")[room] <= rooms | {"errors", "observer", "pace", "types"}
 
 
 @pytest.mark.parametrize("package", ["service", "training"])

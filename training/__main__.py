@@ -34,8 +34,12 @@ def parser() -> argparse.ArgumentParser:
     """The command line's grammar."""
     top = argparse.ArgumentParser(prog="convoy-train", description="Train, export and evaluate image classifiers.")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
+    for name, (purpose, add_arguments) in COMMANDS.items():
+        add_arguments(commands.add_parser(name, help=purpose))
+    return top
 
-    sub = commands.add_parser("train", help="train a network by a named recipe")
+
+def _train(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("recipe", nargs="?", choices=sorted(RECIPES), default="cifar10")
     _add_data(sub)
     sub.add_argument("--output", type=Path, help="the run's folder (default: runs/RECIPE-SEED)")
@@ -66,7 +70,8 @@ def parser() -> argparse.ArgumentParser:
     _add_device(sub)
     sub.set_defaults(run=command.train)
 
-    sub = commands.add_parser("trials", help="train a recipe with several seeds: its accuracy by one view and by six")
+
+def _trials(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("recipe", nargs="?", choices=sorted(RECIPES), default="fast")
     _add_data(sub)
     sub.add_argument("--seeds", type=_positive, default=5, help="how many, from 0 on (default: 5)")
@@ -75,7 +80,8 @@ def parser() -> argparse.ArgumentParser:
     _add_device(sub)
     sub.set_defaults(run=command.trials)
 
-    sub = commands.add_parser("speed", help="measure a recipe's images/s beside an ordinary PyTorch loop, in turn")
+
+def _speed(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("recipe", nargs="?", choices=sorted(RECIPES), default="fast")
     _add_data(sub)
     sub.add_argument("--rounds", type=_positive, default=3)
@@ -83,7 +89,8 @@ def parser() -> argparse.ArgumentParser:
     _add_device(sub)
     sub.set_defaults(run=command.speed)
 
-    sub = commands.add_parser("export", help="export a finished run to the model repository")
+
+def _export(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("checkpoint", type=Path, metavar="RUN", help="the run's folder")
     sub.add_argument("model", type=Path, metavar="models/NAME/VERSION", help="the folder to make")
     _add_data(sub)
@@ -91,7 +98,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--note", action="append", default=[], help="a line for the model card; may be repeated")
     sub.set_defaults(run=command.export)
 
-    sub = commands.add_parser("evaluate", help="measure an exported model on the test images")
+
+def _evaluate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("model", type=Path, metavar="models/NAME/VERSION", help="the model's folder")
     _add_data(sub)
     _add_split(sub, default="test", meaning="validation, to try things out")
@@ -107,15 +115,16 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--record", action="store_true", help="write the result into the model's metadata and card")
     sub.set_defaults(run=command.evaluate)
 
-    sub = commands.add_parser("calibrate", help="give an exported model the thresholds of prediction sets")
+
+def _calibrate(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("model", type=Path, metavar="models/NAME/VERSION", help="the model's folder")
     _add_data(sub)
     sub.set_defaults(run=command.calibrate)
 
-    sub = commands.add_parser("compare", help="plot the models' accuracy and arithmetic beside published networks")
+
+def _compare(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("models", type=Path, nargs="?", default=Path("models"), help="the model repository")
     sub.set_defaults(run=command.compare)
-    return top
 
 
 def _add_data(command: argparse.ArgumentParser) -> None:
@@ -144,6 +153,16 @@ def _positive(text: str) -> int:
         raise argparse.ArgumentTypeError("must be at least 1")
     return value
 
+
+COMMANDS = {
+    "train": ("train a network by a named recipe", _train),
+    "trials": ("train a recipe with several seeds: its accuracy by one view and by six", _trials),
+    "speed": ("measure a recipe's images/s beside an ordinary PyTorch loop, in turn", _speed),
+    "export": ("export a finished run to the model repository", _export),
+    "evaluate": ("measure an exported model on the test images", _evaluate),
+    "calibrate": ("give an exported model the thresholds of prediction sets", _calibrate),
+    "compare": ("plot the models' accuracy and arithmetic beside published networks", _compare),
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -5,75 +5,81 @@ from __future__ import annotations
 import argparse
 import math
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.errors import Interrupted, TrainingError
-from training.recipes import RECIPES, with_overrides
+from training.recipes import RECIPES, TrainConfig, with_overrides
 
 if TYPE_CHECKING:  # torch takes a second to import: not for --help
     from service.metadata import Robustness
-    from training.checkpoint import Teacher
+    from training.checkpoint import Checkpoint, Teacher
 
-STARTING = (
-    "output",
-    "teachers",
-    "start",
-    "epochs",
-    "size",
-    "seed",
-    "max_steps",
-)  # they decide what a run is
+# options that decide what a new run is
+STARTING = ("output", "teachers", "start", "epochs", "size", "seed", "max_steps")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is to be."""
+
+    recipe: str
+    config: TrainConfig
+    teachers: tuple[Teacher, ...]
+    folder: Path
+    saved: Checkpoint | None = None  # what it goes on from
 
 
 def train(options: argparse.Namespace) -> None:
     """Start a run, or go on with one."""
-    from training import checkpoint, data, device, loop, run  # torch takes a second to import: not for --help
+    from training import data, device, loop  # torch takes a second to import: not for --help
+    from training.run import Run
 
-    chosen_device = device.choose_device(options.device)
-    precision = device.choose_precision(options.precision, chosen_device)
-    if options.resume:
-        given = [name for name in STARTING if getattr(options, name) is not None]
-        if given:
-            raise TrainingError(
-                f"--resume goes on with a run as it was started; leave out --{given[0].replace('_', '-')}."
-            )
-        saved = checkpoint.load(options.resume)
-        recipe, config, folder, teachers = saved.recipe, saved.config, options.resume, saved.teachers
-    else:
-        recipe = options.recipe
-        start: tuple[Teacher, ...] = ()
-        if options.start:
-            if RECIPES[recipe].start_from_teacher:
-                raise TrainingError(f"Recipe {recipe} has a start of its own, its first teacher; leave out --start.")
-            start = (_load_teacher(options.start),)
-        config = with_overrides(
-            RECIPES[recipe],
-            epochs=options.epochs,
-            image_size=options.size,
-            seed=options.seed,
-            max_steps=options.max_steps,
-            start=start[0].recipe if start else None,
-        )
-        folder = options.output or Path("runs") / f"{recipe}-{config.seed}"
-        if (folder / checkpoint.FILE_NAME).exists():
-            raise TrainingError(
-                f"{folder} holds a run already; go on with --resume {folder}, or choose another --output."
-            )
-        teachers = start + _load_teachers(recipe, options.teachers)
-    training_data = data.load_training_data(data.find_data(options.data), config.image_size)
-    started = run.Run(recipe, config, training_data, chosen_device, precision, teachers)
-    if options.resume:
-        started.restore(saved)
-    print(
-        f"{recipe}: {started.total_steps:,} steps on {chosen_device.type} in {precision.value}, into {folder}",
-        flush=True,
-    )
+    chosen = device.choose_device(options.device)
+    precision = device.choose_precision(options.precision, chosen)
+    plan = _to_resume(options) if options.resume else _to_begin(options)
+    training_data = data.load_training_data(data.find_data(options.data), plan.config.image_size)
+    run = Run(plan.recipe, plan.config, training_data, chosen, precision, plan.teachers)
+    if plan.saved:
+        run.restore(plan.saved)
+    on = f"on {chosen.type} in {precision.value}"
+    print(f"{run.recipe}: {run.total_steps:,} steps {on}, into {plan.folder}", flush=True)
     try:
-        loop.train(started, folder, math.inf if options.time_budget is None else 60 * options.time_budget)
+        loop.train(run, plan.folder, math.inf if options.time_budget is None else 60 * options.time_budget)
     except Interrupted as exc:
-        raise Interrupted(f"{exc}; go on with: {_command(options, 'train', '--resume', folder)}") from exc
-    print(f"Trained: {folder}. Next: {_command(options, 'export', folder, 'models/NAME/VERSION')}")
+        raise Interrupted(f"{exc}; go on with: {_command(options, 'train', '--resume', plan.folder)}") from exc
+    print(f"Trained: {plan.folder}. Next: {_command(options, 'export', plan.folder, 'models/NAME/VERSION')}")
+
+
+def _to_resume(options: argparse.Namespace) -> Plan:
+    from training import checkpoint
+
+    if given := [name for name in STARTING if getattr(options, name) is not None]:
+        raise TrainingError(f"--resume goes on with a run as it was started; leave out --{given[0].replace('_', '-')}.")
+    saved = checkpoint.load(options.resume)
+    return Plan(saved.recipe, saved.config, saved.teachers, options.resume, saved)
+
+
+def _to_begin(options: argparse.Namespace) -> Plan:
+    from training import checkpoint
+
+    recipe = options.recipe
+    if options.start and RECIPES[recipe].start_from_teacher:
+        raise TrainingError(f"Recipe {recipe} has a start of its own, its first teacher; leave out --start.")
+    start = (_load_teacher(options.start),) if options.start else ()
+    config = with_overrides(
+        RECIPES[recipe],
+        epochs=options.epochs,
+        image_size=options.size,
+        seed=options.seed,
+        max_steps=options.max_steps,
+        start=start[0].recipe if start else None,
+    )
+    folder = options.output or Path("runs") / f"{recipe}-{config.seed}"
+    if (folder / checkpoint.FILE_NAME).exists():
+        raise TrainingError(f"{folder} holds a run already; go on with --resume {folder}, or choose another --output.")
+    return Plan(recipe, config, start + _load_teachers(recipe, options.teachers), folder)
 
 
 def _command(options: argparse.Namespace, *words: str | Path) -> str:

@@ -54,18 +54,13 @@ class Run:
         self.epoch_loss = torch.zeros((), dtype=torch.float64, device=device)  # summed; to read it is to wait for it
         self.history: list[EpochRecord] = []
         self.provenance = provenance(device, precision)  # of the start: the source may change while this runs
-        inherited = teachers[-1].answers if config.inherit_answers else None
         forgetting = (replace(teacher, answers=None) for teacher in teachers)  # or each student would carry them on
         self.teachers = teachers if config.inherit_answers else tuple(forgetting)
         self.model = self._start()
         asked = () if config.inherit_answers else teachers[0 if config.start_teaches else 1 :]
         networks = [_on(device, network_of(teacher)) for teacher in asked]
         self.ensemble = Teachers(networks, config.distill_temperature) if networks else None
-        self.memory = None
-        if config.view_cycle and (networks or inherited is not None):
-            self.memory = Memory(config.view_cycle * self.steps_per_epoch, config.batch_size, len(data.labels), device)
-            if inherited is not None:
-                self.memory.restore(inherited)
+        self.memory = self._memory()
         self.optimizer = OPTIMIZERS[config.optimizer](self.model, config)
         self.full_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.lookahead = Lookahead(self.model) if config.lookahead else None
@@ -92,6 +87,17 @@ class Run:
             batches = map(pixels, torch.split(self._typical_images(), STATISTICS_BATCH))
             with self.precision.autocast(self.device):
                 average(self.model, [*start, *self.kept], batches)
+
+    def _memory(self) -> Memory | None:
+        """What there is to be remembered, or is already, of what teachers say."""
+        config = self.config
+        if not config.view_cycle or not (self.ensemble or config.inherit_answers):
+            return None
+        batches = config.view_cycle * self.steps_per_epoch
+        memory = Memory(batches, config.batch_size, len(self.data.labels), self.device)
+        if config.inherit_answers and (inherited := self.teachers[-1].answers) is not None:
+            memory.restore(inherited)
+        return memory
 
     def _start(self) -> Network:
         """The network before the first step."""

@@ -7,10 +7,10 @@ from collections.abc import Coroutine
 
 import numpy as np
 import pytest
-import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from service import batching
 from service.batching import BATCHERS, DynamicBatcher
 from service.errors import (
     DeadlineExceeded,
@@ -315,7 +315,7 @@ def test_a_batcher_that_breaks_refuses_instead_of_hanging(
         async def broken(*_: object) -> None:
             raise RuntimeError("a bug in the batcher itself")
 
-        monkeypatch.setattr(batcher, "_answer", broken)
+        monkeypatch.setattr(batching, "answer", broken)
         tasks = [start(batcher.submit(rows(i))) for i in range(5)]
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         assert all(isinstance(outcome, InferenceFailed) for outcome in outcomes)
@@ -557,15 +557,3 @@ def test_a_request_behind_others_is_taken_only_with_time_to_spare(batcher_cls: t
         await asyncio.gather(*waiting)
 
     run(scenario())
-
-
-def test_a_deadline_that_is_due_disturbs_none_that_is_not() -> None:
-    """On uvloop, whose handle for what is due already does not say when."""
-
-    async def scenario() -> None:
-        batcher, moment = DynamicBatcher(Engine(), max_batch_size=4), asyncio.get_running_loop().time()
-        batcher._set_alarm(moment - 1)
-        assert values(await batcher.submit(rows(7), deadline=moment + 60)) == [7]
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(scenario())

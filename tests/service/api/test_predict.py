@@ -20,10 +20,9 @@ from starlette.types import Message
 from service.api.incoming import CONNECTION_EXTENSION, Connection
 from service.api.uploads import RAW_IMAGE
 from service.app import create_app
-from service.batching import Run
 from service.serving import ServedModels
 from service.settings import Settings
-from service.types import Probabilities, Rows
+from service.types import Probabilities, Rows, Run
 from tests.conftest import COLOURS, SIZE, colour_probabilities, encode, picture
 
 PNG = {colour: encode(picture(colour)) for colour in COLOURS}
