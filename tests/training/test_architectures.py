@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from training.architectures import ARCHITECTURES, Network
-from training.architectures.plain_cnn import Excitation, PlainCNN, ResidualStage
+from training.architectures.blocks import Excitation, ResidualStage
+from training.architectures.plain_cnn import PlainCNN
 from training.architectures.tutorial_cnn import TutorialCNN
 from training.calibrate import Calibrator
 from training.onnx_graph import InferenceGraph, count_macs

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from training.architectures.plain_cnn import PlainCNN, Stage
+from training.architectures.blocks import Stage
+from training.architectures.plain_cnn import PlainCNN
 from training.optim import LR_SCHEDULES, OPTIMIZERS, Lookahead, Muon, orthogonal
 from training.recipes import RECIPES
 
