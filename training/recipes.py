@@ -89,9 +89,7 @@ MOSTLY_CLEAN = replace(  # at the end, on pictures as they come, and averaged
     degradations=("dark-4", "enlarged-4", "noise-4", "grey-4", "jpeg-12"),
     start_teaches=False,
 )
-FURTHER = replace(MOSTLY_CLEAN, lr=3.0, augmentations=FROM_TEACHERS.augmentations, view_cycle=24)
 DAMAGED = ("augmix-40", "dark-10", "enlarged-10", "noise-20", "grey-10", "jpeg-33")
-UPLOADED = ("dark-4", "enlarged-4", "noise-4", "grey-10", "jpeg-25")
 PICTURES = replace(
     FROM_LABELS,
     architecture="excited-cnn-small",
@@ -114,13 +112,12 @@ RECIPES: dict[str, TrainConfig] = {
         restarts=(40, 48, 56, 64, 72),
     ),
     "cifar10-further": replace(
-        FURTHER,
+        MOSTLY_CLEAN,
         architecture="excited-cnn",
         epochs=80,
-        muon_lr=0.045,
-        degradations=UPLOADED,
-        teachers=("cifar10", "cifar10-teacher-wide", "cifar10-averaged"),
+        teachers=("cifar10", "cifar10-teacher-mixed", "cifar10-teacher-wide", "cifar10-averaged"),
         restarts=(48, 56, 64, 72),
+        view_cycle=24,
     ),
     "cifar10-excited": replace(
         FROM_TEACHERS,
@@ -174,14 +171,13 @@ RECIPES: dict[str, TrainConfig] = {
         view_cycle=None,
     ),
     "cifar10-small-further": replace(
-        FURTHER,
+        MOSTLY_CLEAN,
         architecture="excited-cnn-small",
-        epochs=160,
-        muon_lr=0.06,
-        degradations=UPLOADED,
+        epochs=120,
         teachers=("cifar10-small", "cifar10-further"),
         inherit_answers=True,
-        restarts=(96, 112, 128, 144),
+        restarts=(72, 84, 96, 108),
+        view_cycle=24,
     ),
     "cifar10-small-robust": replace(
         FROM_TEACHERS,
