@@ -19,12 +19,12 @@ from torch.nn import functional as F
 from training.data import Split
 
 BINS = 15
-MIRRORING = "alternating-flip"
+MIRRORING, MIRRORED = "alternating-flip", " and their mirror images"  # in a recipe, and in what was fitted on
 COVERAGES = (0.9, 0.95, 0.99)
 PRIOR = 0.5  # standard deviation of biases and log exponents before any image is seen: a few images move them little
 
 
-def held_out(validation: Split, augmentations: Sequence[object]) -> Split:
+def held_out(validation: Split, augmentations: Sequence[str]) -> Split:
     """What calibrators and thresholds of a network that was trained with `augmentations` are fitted on."""
     return validation.mirrored_too() if MIRRORING in augmentations else validation
 

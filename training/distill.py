@@ -72,7 +72,8 @@ class Memory:
         return self.answers[place].float()
 
 
-VIEWS = ("seed", "batch_size", "image_size", "augmentations", "view_cycle", "distill_temperature")  # what they rest on
+# settings that decide what a batch of a view cycle shows, and how soft the answers about it are
+DECIDE_ANSWERS = ("seed", "batch_size", "image_size", "augmentations", "view_cycle", "distill_temperature")
 
 
 def check_teachers(recipe: str, config: TrainConfig, data: TrainingData, teachers: tuple[Teacher, ...]) -> None:
@@ -110,7 +111,7 @@ def _check_answers(recipe: str, config: TrainConfig, data: TrainingData, teacher
             f"Recipe {recipe} learns what the teachers of its last one said to it, and that one remembers no answers, "
             f"or not all; name the folder of a whole run of {config.teachers[-1]}."
         )
-    differing = [name for name in VIEWS if getattr(teacher.config, name) != getattr(config, name)]
+    differing = [name for name in DECIDE_ANSWERS if getattr(teacher.config, name) != getattr(config, name)]
     steps = (config.view_cycle or 0) * (len(data.train) // config.batch_size)
     if differing or teacher.answers.shape != (steps, config.batch_size, len(data.labels)):
         raise CheckpointError(

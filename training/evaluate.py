@@ -16,11 +16,12 @@ from torch import Tensor
 from service.metadata import Evaluation, ModelMetadata, Precision, ReliabilityBin, Robustness, SetRecord, SplitName
 from training import report
 from training.calibrate import (
+    MIRRORED,
     Calibrator,
     brier_score,
+    conformal_thresholds,
     cross_fitted_sets,
     expected_calibration_error,
-    held_out,
     negative_log_likelihood,
     prediction_sets,
     reliability,
@@ -66,13 +67,13 @@ def six_view_accuracy(folder: Path, data: Path, split: SplitName = "test") -> di
 def fit_thresholds(folder: Path, data: Path) -> tuple[Evaluation, ...]:
     """Give the model in `folder` the thresholds of prediction sets, and record what they measure on validation.
 
-    For models that were exported without; its files stay what they are.
+    For models that were exported without; its files stay what they are. The thresholds come from the images that the
+    calibration was fitted on.
     """
     metadata, files, images = _open(folder, data, "validation")
-    augmentations = metadata.provenance.config.get("augmentations")
-    fitting = held_out(images, augmentations if isinstance(augmentations, tuple | list) else ())
+    fitting = images.mirrored_too() if metadata.calibration.fitted_on.endswith(MIRRORED) else images
     thresholds = {
-        precision: ModelFile(file, _calibrator(metadata, precision)).thresholds(fitting)
+        precision: conformal_thresholds(torch.from_numpy(run_onnx(file, fitting.images.numpy())), fitting.labels)
         for precision, file in files.items()
     }
     calibration = metadata.calibration.model_copy(update={"thresholds": thresholds})

@@ -31,7 +31,7 @@ from service.metadata import (
 from training import checkpoint as checkpoints
 from training import golden, report
 from training.architectures import Network
-from training.calibrate import Calibrator, held_out
+from training.calibrate import MIRRORED, Calibrator, conformal_thresholds, held_out
 from training.checkpoint import Checkpoint
 from training.data import TrainingData
 from training.errors import ExportError
@@ -79,12 +79,13 @@ def _fill(
     fitting = held_out(data.validation, saved.config.augmentations)
     files = write_files(folder, network, data, fitting, properties)
     command = f"convoy-train export runs/{saved.recipe}-{saved.config.seed} models/{name}/{number}"
-    answers = {precision: file.answers(data.validation.images.numpy()) for precision, file in files.items()}
+    answers = {precision: file.answers(fitting.images.numpy()) for precision, file in files.items()}
     truth = data.validation.labels
-    thresholds = {precision: file.thresholds(fitting) for precision, file in files.items()}
+    thresholds = {precision: conformal_thresholds(p, fitting.labels) for precision, (p, _) in answers.items()}
     evaluations = tuple(
         evaluate_probabilities(
-            *answers[precision],
+            p[: len(truth)],  # mirror images come behind
+            uncalibrated[: len(truth)],
             truth,
             labels=saved.labels,
             thresholds=thresholds[precision],
@@ -92,7 +93,7 @@ def _fill(
             precision=precision,
             command=command,
         )
-        for precision in files
+        for precision, (p, uncalibrated) in answers.items()
     )
     check_accuracy(evaluations)
     golden_file = _write_golden(folder / "golden.npz", network, files, height, width)
@@ -111,7 +112,7 @@ def _fill(
         calibration=Calibration(
             **dataclasses.asdict(files["fp32"].calibrator),
             fitted_on=f"{len(truth):,} training images kept for validation"
-            + (" and their mirror images" if len(fitting) > len(truth) else ""),
+            + (MIRRORED if len(fitting) > len(truth) else ""),
             others={"int8": Scaling(**dataclasses.asdict(files["int8"].calibrator))},
             thresholds=thresholds,
         ),

@@ -108,20 +108,26 @@ def next_batch(run: Run, indices: Tensor) -> tuple[Tensor, Tensor]:
     seed, there = run.config.seed, moved(indices, run.device)
     generator = _generator(seed, run.view, VIEW)
     view = View(indices, run.view // run.steps_per_epoch, seed, generator)
-    images, targets = run.images[there], run.labels[there]
+    images, labels = run.images[there], run.labels[there]
     for name in run.config.augmentations:
         images = AUGMENTATIONS[name](images, view)
-    if view.mixed:
-        targets = view.targets(targets, len(run.data.labels))
-    if run.ensemble and not (run.memory and run.memory.knows(run.view)):
-        with run.precision.autocast(run.device):
-            targets = run.ensemble.targets(pixels(images), generator)
-        if run.memory:
-            run.memory.keep(run.view, targets)
-    if run.memory:
-        targets = run.memory.recall(run.view)
+    targets = _targets(run, images, labels, view)
     anew = _generator(seed, run.step, DEGRADATION)  # whether or not the view has been seen before
     return degrade(images, run.config.degradations, anew), targets
+
+
+def _targets(run: Run, images: Tensor, labels: Tensor, view: View) -> Tensor:
+    """What is to be learned of `images`: what teachers say of them, or else what is to be seen of their labels."""
+    if run.memory and run.memory.knows(run.view):
+        return run.memory.recall(run.view)
+    if not run.ensemble:
+        return view.targets(labels, len(run.data.labels)) if view.mixed else labels
+    with run.precision.autocast(run.device):
+        said = run.ensemble.targets(pixels(images), view.generator)
+    if not run.memory:
+        return said
+    run.memory.keep(run.view, said)
+    return run.memory.recall(run.view)  # rounded, as from now on
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from torch import Tensor
 from service.metadata import Evaluation, Precision
 from training import device
 from training.architectures import Network
-from training.calibrate import Calibrator, conformal_thresholds, fit
+from training.calibrate import Calibrator, fit
 from training.data import Split, TrainingData
 from training.errors import ExportError
 from training.loop import logits_of
@@ -43,10 +43,6 @@ class ModelFile:
     def probabilities(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """What the file says of uint8 images (N, H, W, 3): (N, classes)."""
         return run_onnx(self.path, images)
-
-    def thresholds(self, fitting: Split) -> dict[str, float]:
-        """Those of its prediction sets, by images that were held out."""
-        return conformal_thresholds(torch.from_numpy(self.probabilities(fitting.images.numpy())), fitting.labels)
 
     def answers(self, images: npt.NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
         """Probabilities as the file gives them, and without its calibrator: (N, classes), (N, classes)."""
