@@ -22,6 +22,7 @@ BINS = 15
 MIRRORING, MIRRORED = "alternating-flip", " and their mirror images"  # in a recipe, and in what was fitted on
 COVERAGES = (0.9, 0.95, 0.99)
 PRIOR = 0.5  # standard deviation of biases and log exponents before any image is seen: a few images move them little
+PRIOR_TEMPERATURE = 1.0  # that of log T; without it, images that are all answered rightly would make it 0
 
 
 def held_out(validation: Split, augmentations: Sequence[str]) -> Split:
@@ -73,11 +74,12 @@ def bent_softmax(logits: Tensor, exponent: float) -> Tensor:
 def fit(logits: Tensor, labels: Tensor) -> Calibrator:
     """The calibrator with the smallest negative log-likelihood on held-out images: (N, classes), (N,).
 
-    A Gaussian prior (`PRIOR`) keeps what a small number of images can't tell near its neutral value.
+    Gaussian priors keep what a small number of images can't tell near its neutral value.
     """
     logits = logits.double()
     images, classes = logits.shape
     parameters = torch.zeros(2 + classes, dtype=torch.double, requires_grad=True)  # log T, log exponent, biases
+    deviations = parameters.new_tensor([PRIOR_TEMPERATURE] + [PRIOR] * (1 + classes))
     optimizer = torch.optim.LBFGS([parameters], max_iter=300, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
@@ -85,7 +87,7 @@ def fit(logits: Tensor, labels: Tensor) -> Calibrator:
         log_t, log_exponent, biases = parameters[0], parameters[1], parameters[2:]
         surprisal = -F.log_softmax(logits / log_t.exp() + biases, 1)
         bent = surprisal.clamp_min(1e-12) ** log_exponent.exp()  # at 0 the power has no derivative
-        value = F.cross_entropy(-bent, labels) + (parameters[1:] / PRIOR).square().sum() / (2 * images)
+        value = F.cross_entropy(-bent, labels) + (parameters / deviations).square().sum() / (2 * images)
         value.backward()  # type: ignore[no-untyped-call]
         return value
 

@@ -65,6 +65,16 @@ def test_few_images_move_biases_and_exponent_little() -> None:
     assert 0.5 < found.exponent < 2
 
 
+def test_right_answers_alone_make_no_certainty() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(40) % 3
+    logits = torch.nn.functional.one_hot(labels, 3).double() + torch.randn((40, 3), generator=generator) / 8
+    assert torch.equal(logits.argmax(1), labels)
+    found = fit(logits, labels)
+    unsure = found(torch.tensor([[1.0, 0.8, 0.7]], dtype=torch.double))
+    assert 0.4 < float(unsure.max()) < 0.9  # by likelihood alone it would be 0.99
+
+
 def test_a_neutral_calibrator_is_the_softmax() -> None:
     logits = torch.randn((50, 5), generator=torch.Generator().manual_seed(0))
     assert torch.equal(Calibrator()(logits), logits.softmax(1))
