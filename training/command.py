@@ -40,6 +40,7 @@ def train(options: argparse.Namespace) -> None:
     precision = device.choose_precision(options.precision, chosen)
     plan = _to_resume(options) if options.resume else _to_begin(options)
     training_data = data.load_training_data(data.find_data(options.data), plan.config.image_size)
+    print(training_data, flush=True)
     run = Run(plan.recipe, plan.config, training_data, chosen, precision, plan.teachers)
     if plan.saved:
         run.restore(plan.saved)

@@ -6,7 +6,8 @@ What is missing or damaged raises `DataError`.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from training.errors import DataError
 
 VALIDATION_SHARE = 0.1
 VALIDATION_SEED = 2009
+SHOWN = 12  # classes whose images are counted one by one
 CACHE = Path("~/.cache/convoy/cifar-10").expanduser()
 
 
@@ -46,12 +48,25 @@ class TrainingData:
     validation: Split
     labels: tuple[str, ...]
     name: str = cifar10.NAME
+    left_out: Mapping[str, int] = field(default_factory=dict)  # files not looked at, by the ends of their names
+
+    def __str__(self) -> str:
+        counts = torch.bincount(self.train.labels, minlength=len(self.labels)).tolist()
+        if len(counts) <= SHOWN:
+            each = ", ".join(f"{label} {count:,}" for label, count in zip(self.labels, counts, strict=True))
+        else:
+            each = f"{len(counts)} classes of {min(counts):,} to {max(counts):,}"
+        others = ", ".join(f"{count:,} *{suffix}" for suffix, count in self.left_out.items())
+        return (
+            f"{self.name}: {len(self.train):,} images to learn from ({each}), {len(self.validation):,} to validate on"
+            + (f"; files not looked at: {others}" if others else "")
+        )
 
     def whole(self) -> TrainingData:
         """The same with nothing held back, as published numbers are trained: all to learn from, none to validate on."""
         pairs = ((self.train.images, self.validation.images), (self.train.labels, self.validation.labels))
         images, labels = (torch.cat(pair) for pair in pairs)
-        return TrainingData(Split(images, labels), Split(images[:0], labels[:0]), self.labels, self.name)
+        return replace(self, train=Split(images, labels), validation=Split(images[:0], labels[:0]))
 
 
 def find_data(given: Path | None) -> Path:
@@ -79,7 +94,8 @@ def load_training_data(path: Path, size: int = cifar10.SIZE) -> TrainingData:
         return TrainingData(train, Split(whole.images[chosen], whole.labels[chosen]), cifar10.LABELS)
     read = pictures.load(path, size, {"train", "validation"})
     train, validation = _split(*read["train"]), _split(*read["validation"])
-    return TrainingData(train, validation, pictures.labels(path), f"{path.resolve().name}, a folder of pictures")
+    name = f"{path.resolve().name}, a folder of pictures"
+    return TrainingData(train, validation, pictures.labels(path), name, pictures.left_out(path))
 
 
 def load_test_split(path: Path, size: int = cifar10.SIZE) -> Split:

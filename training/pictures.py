@@ -9,7 +9,8 @@ copies of it are all on the same. Who has made that choice already has the same 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from training.decoding import SUFFIXES, Pixels, decode
+from training.decoding import FORMATS, SUFFIXES, Pixels, decode
 from training.errors import DataError
 
 Part = Literal["train", "validation", "test"]
@@ -54,8 +55,10 @@ def found(path: Path) -> bool:
 
 
 def labels(path: Path) -> tuple[str, ...]:
-    """The classes, sorted by name; raises `DataError` when there are fewer than two, or a part has others."""
+    """The classes, sorted by name; raises `DataError` for fewer than two, one without pictures, or others in a part."""
     folders = _parts(path)
+    for folder in folders.values() or [path]:
+        _refuse_unreadable_classes(folder)
     names = _classes(folders.get("train", path))
     if len(names) < 2:
         raise DataError(f"{path} has pictures of one class only, {', '.join(names)}; make a folder for each of two.")
@@ -83,16 +86,44 @@ def load(path: Path, size: int, wanted: Collection[Part]) -> dict[Part, Arrays]:
     return {part: _arrays(path, part, [each for each in read if each.part == part]) for part in wanted}
 
 
+def left_out(path: Path) -> dict[str, int]:
+    """How many files of the classes are not looked at, by the ends of their names, the most frequent first."""
+    folders = list(_parts(path).values()) or [path]
+    return _others(folder / name for folder in folders for name in _classes(folder))
+
+
 def _classes(folder: Path) -> list[str]:
     """The folders in it that hold pictures, at any depth."""
-    if not folder.is_dir():
-        return []
-    inner = (each for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
-    return sorted(each.name for each in inner if next(_files(each), None) is not None)
+    return sorted(each.name for each in _inner(folder) if next(_files(each), None) is not None)
+
+
+def _refuse_unreadable_classes(folder: Path) -> None:
+    """A folder of files none of which is a picture by its name is a class whose pictures can't be read."""
+    for each in _inner(folder):
+        if next(_files(each), None) is None and (others := _others([each])):
+            known = ", ".join(FORMATS)
+            raise DataError(
+                f"{each} holds no picture in a known format ({known}), only files called *{', *'.join(others)}; "
+                "convert them, or move that folder elsewhere."
+            )
+
+
+def _inner(folder: Path) -> list[Path]:
+    return [each for each in folder.iterdir() if each.is_dir() and not _hidden(each)] if folder.is_dir() else []
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    return (file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
+    return (file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and not _hidden(file))
+
+
+def _others(folders: Iterable[Path]) -> dict[str, int]:
+    files = (file for folder in folders for file in folder.rglob("*") if file.is_file() and not _hidden(file))
+    suffixes = (file.suffix.lower() or file.name for file in files)
+    return dict(Counter(suffix for suffix in suffixes if suffix not in SUFFIXES).most_common())
+
+
+def _hidden(path: Path) -> bool:
+    return path.name.startswith(".")
 
 
 def _parts(path: Path) -> dict[Part, Path]:

@@ -120,6 +120,31 @@ def test_what_is_no_picture_by_its_name_is_left_alone(folder: Path) -> None:
     assert torch.equal(found.train.images, expected.train.images)
 
 
+def test_what_is_learned_from_and_what_is_left_alone_are_told(folder: Path) -> None:
+    (folder / "red" / "notes.txt").write_text("to do")
+    for number in range(2):
+        (folder / "green" / f"{number}.HEIC").write_bytes(b"of a telephone")
+    data = load_training_data(folder, SIZE)
+    counts = torch.bincount(data.train.labels).tolist()
+    assert str(data) == (
+        f"colours, a folder of pictures: {len(data.train)} images to learn from (blue {counts[0]}, green {counts[1]}, "
+        f"red {counts[2]}), {len(data.validation)} to validate on; files not looked at: 2 *.heic, 1 *.txt"
+    )
+
+
+def test_a_class_all_of_whose_pictures_are_in_an_unknown_format_is_told(folder: Path) -> None:
+    for file in sorted((folder / "red").rglob("*.png")) + sorted((folder / "red").rglob("*.PNG")):
+        file.rename(file.with_suffix(".heic"))
+    with pytest.raises(DataError, match=r"red holds no picture in a known format .*only files called \*.heic; convert"):
+        load_training_data(folder, SIZE)
+
+
+def test_many_classes_are_counted_together(folder: Path) -> None:
+    names = tuple(f"class-{number:02}" for number in range(13))
+    data = load_training_data(fill(folder.with_name("many"), 25, names=names), SIZE)
+    assert "images to learn from (13 classes of " in str(data)
+
+
 def test_bad_pictures_are_all_counted_and_some_named(folder: Path) -> None:
     contents = (b"%d" % number for number in range(400))
     parts: tuple[pictures.Part, ...] = ("test", "validation", "train")
