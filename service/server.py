@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import signal
 import socket
 import time
@@ -15,16 +16,17 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from service.administration import Administration
+from service.channel import Channel, Message
 from service.listening import SILENCE_S, last_connections
 from service.protocol import Protocol
 from service.serving import ServedModels
 from service.settings import Settings
-from service.supervisor import CHANGED, CLOSED, CONNECTION, LAME_DUCK, READY, RELOAD, RELOADED, SILENCE, SPREAD, TAKEN
 
 if TYPE_CHECKING:
     from service.rpc.server import RpcServer
 
 Application = Callable[..., Awaitable[None]]  # ASGI 3
+logger = logging.getLogger(__name__)
 
 
 class Server(uvicorn.Server):
@@ -134,64 +136,54 @@ class WorkerServer(Server):
         app: Application,
         models: ServedModels,
         settings: Settings,
-        channel: socket.socket,
+        channel: Channel,
         administration: Administration,
         rpc: RpcServer | None = None,
     ) -> None:
         at_once = settings.model_copy(update={"lame_duck_ms": 0})  # the supervisor sees to that
-        super().__init__(app, models, at_once, rpc=rpc, announce=lambda: self._tell(READY))
+        super().__init__(app, models, at_once, rpc=rpc, announce=lambda: channel.send(Message.READY))
         self._channel, self._spreading = channel, deque[asyncio.Future[None]]()
-        channel.setblocking(False)
         administration.spread = self._spread
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - the signature is uvicorn's
         """Begin to take connections."""
-        asyncio.get_running_loop().add_reader(self._channel, self._hear)
+        self._channel.open(self._hear, self._orphaned)
         await super().startup([])
 
     async def _reload(self) -> None:
         await super()._reload()
-        self._tell(RELOADED)
+        self._channel.send(Message.RELOADED)
 
     async def _spread(self) -> None:
         """Let all workers look at the models, and wait until they have."""
         spread = asyncio.get_running_loop().create_future()
         self._spreading.append(spread)
-        self._tell(CHANGED)
+        self._channel.send(Message.CHANGED)
         await spread
 
-    def _tell(self, message: int) -> None:
-        try:
-            self._channel.send(bytes([message]))
-        except OSError:
-            self.should_exit = True  # the parent is gone: nothing will come any more
+    def _hear(self, message: Message, connection: socket.socket | None) -> None:
+        match message:
+            case Message.CONNECTION:
+                self._channel.send(Message.TAKEN)
+                if connection is None:
+                    logger.error("a connection is lost: this process has no free descriptor")
+                    self._ended()
+                else:
+                    asyncio.get_running_loop().create_task(self._serve_connection(connection))
+            case Message.RELOAD:
+                self.reload()
+            case Message.SPREAD:
+                spread = self._spreading.popleft()
+                if not spread.done():  # its client may have gone
+                    spread.set_result(None)
+            case Message.SILENCE:
+                time.sleep(SILENCE_S)  # not asyncio's, as in `_stop_listening`
+            case Message.LAME_DUCK:
+                self._models.draining = True
 
-    def _hear(self) -> None:
-        try:
-            message, descriptors, _, _ = socket.recv_fds(self._channel, 1, 1)
-        except BlockingIOError:
-            return
-        except OSError:
-            message, descriptors = b"", []
-        if message == CONNECTION:
-            self._tell(TAKEN)
-            asyncio.get_running_loop().create_task(self._serve_connection(socket.socket(fileno=descriptors[0])))
-            return
-        if message == RELOAD:
-            self.reload()
-            return
-        if message == SPREAD:
-            spread = self._spreading.popleft()
-            if not spread.done():  # its client may have gone
-                spread.set_result(None)
-            return
-        if message == SILENCE:
-            time.sleep(SILENCE_S)  # not asyncio's, as in `_stop_listening`
-            return
-        self._models.draining = True
-        if message != LAME_DUCK:  # the parent is gone
-            asyncio.get_running_loop().remove_reader(self._channel)
-            self.should_exit = True
+    def _orphaned(self) -> None:
+        """The parent is gone: no more connections will come."""
+        self._models.draining = self.should_exit = True
 
     def _ended(self) -> None:
-        self._tell(CLOSED)
+        self._channel.send(Message.CLOSED)

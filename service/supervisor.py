@@ -8,6 +8,7 @@ connection: no request passes through it. A copy that dies is replaced; what it 
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -15,16 +16,16 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
+from service.channel import Channel, Message
 from service.counters import STRIP_BYTES
 from service.listening import SILENCE_S, last_connections
 
-CONNECTION, LAME_DUCK, RELOAD = b"c", b"l", b"m"  # to a worker: a connection; be unready, but answer; new models
-SILENCE, SPREAD = b"s", b"a"  # to a worker: answer nobody for a moment; all have the models that it wanted them to
-READY, TAKEN, CLOSED = map(ord, "rtc")  # from a worker: it answers; has a connection; which ended
-RELOADED, CHANGED = map(ord, "ma")  # from a worker: it has the new models; there are some, and all are to have them
 RESTART_DELAYS_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)  # for workers that die soon after their start, again and again
 SOON_S = 60.0
+NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+FULL_S = 1.0  # until a process without a free descriptor accepts connections again
 REASON_S = 10.0  # how long the first worker may take to say why none can start, once another knows
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 class Worker:
     """A running copy and the parent's end of the channel to it."""
 
-    def __init__(self, process: asyncio.subprocess.Process, channel: socket.socket, started: float) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, channel: Channel, started: float) -> None:
         self.process, self.channel, self.started = process, channel, started
         self.ready, self.connections = False, 0
         self.given: deque[socket.socket] = deque()  # connections that it has not said it has
@@ -40,25 +41,11 @@ class Worker:
 
     def give(self, connection: socket.socket) -> bool:
         """Hand over a connection; False when the worker does not take any now."""
-        try:
-            socket.send_fds(self.channel, [CONNECTION], [connection.fileno()])
-        except OSError:  # its end is full or gone
+        if not self.channel.hand_over(connection):
             return False
         self.given.append(connection)
         self.connections += 1
         return True
-
-    def took(self, count: int) -> None:
-        """It has so many more of its connections: nothing can be lost of them that was not its to lose."""
-        for _ in range(count):
-            self.given.popleft().close()
-
-    def tell(self, message: bytes) -> None:
-        """Send a message without a connection; a worker that is gone needs none."""
-        try:
-            self.channel.send(message)
-        except OSError:
-            logger.debug("a worker does not listen any more")
 
 
 class Supervisor:
@@ -98,11 +85,11 @@ class Supervisor:
         await self._stop.wait()
         reloader.cancel()
         for worker in self._workers:
-            worker.tell(LAME_DUCK)
+            worker.channel.send(Message.LAME_DUCK)
         if not self._failed:
             await asyncio.sleep(self._lame_duck_s)
             for worker in self._workers:
-                worker.tell(SILENCE)
+                worker.channel.send(Message.SILENCE)
             await asyncio.sleep(SILENCE_S / 2)  # they may hear it a little later
         loop.remove_reader(self._listener)
         last = last_connections(self._listener)  # who has connected already is answered too
@@ -146,11 +133,12 @@ class Supervisor:
             self._reload_asked.clear()
             changers, self._changers = self._changers, []
             for worker in list(self._workers):
-                worker.reloaded.clear()
-                worker.tell(RELOAD)
-                await worker.reloaded.wait()
+                if not worker.channel.closed:  # else it has ended meanwhile, and who takes its place looks by itself
+                    worker.reloaded.clear()
+                    worker.channel.send(Message.RELOAD)
+                    await worker.reloaded.wait()
             for worker in changers:
-                worker.tell(SPREAD)
+                worker.channel.send(Message.SPREAD)
 
     async def _start(self, strip: int) -> Worker:
         ours, theirs = socket.socketpair()
@@ -163,38 +151,37 @@ class Supervisor:
         assert process.stdin is not None
         process.stdin.write(self._settings)
         process.stdin.close()
-        ours.setblocking(False)
-        loop = asyncio.get_running_loop()
-        worker = Worker(process, ours, loop.time())
+        worker = Worker(process, Channel(ours), asyncio.get_running_loop().time())
         self._workers.append(worker)
-        loop.add_reader(ours, self._hear, worker)
+        worker.channel.open(partial(self._hear, worker), partial(self._lose, worker))
         return worker
 
+    def _lose(self, worker: Worker) -> None:
+        """It has ended, or will: `_keep` hears of that."""
+        worker.ready = False
+        worker.reloaded.set()
+        self._listen_or_wait()
+
     def _forget(self, worker: Worker) -> None:
-        asyncio.get_running_loop().remove_reader(worker.channel)
         worker.channel.close()
         worker.reloaded.set()
         self._workers.remove(worker)
         self._homeless.extend(worker.given)
         self._listen_or_wait()
 
-    def _hear(self, worker: Worker) -> None:
-        """Take in what a worker says: it is ready, or some of its connections have ended."""
-        try:
-            said = worker.channel.recv(4096)
-        except OSError:
-            said = b""
-        if not said:  # it has ended, or will: `_keep` hears of that
-            worker.ready = False
-            asyncio.get_running_loop().remove_reader(worker.channel)
-        worker.took(said.count(TAKEN))
-        worker.connections -= said.count(CLOSED)
-        worker.ready = worker.ready or READY in said
-        if RELOADED in said:
-            worker.reloaded.set()
-        if CHANGED in said:
-            self._changers += [worker] * said.count(CHANGED)
-            self._reload_asked.set()
+    def _hear(self, worker: Worker, message: Message, _connection: socket.socket | None) -> None:
+        match message:
+            case Message.READY:
+                worker.ready = True
+            case Message.TAKEN:  # nothing can be lost of it any more that was not the worker's to lose
+                worker.given.popleft().close()
+            case Message.CLOSED:
+                worker.connections -= 1
+            case Message.RELOADED:
+                worker.reloaded.set()
+            case Message.CHANGED:
+                self._changers.append(worker)
+                self._reload_asked.set()
         self._listen_or_wait()
         if self._announced or self._stop.is_set():  # whoever becomes ready now has come too late
             return
@@ -218,8 +205,13 @@ class Supervisor:
         """Take a connection, if there is one."""
         try:
             connection, _ = self._listener.accept()
-        except OSError:  # gone again, or no descriptor is free: the next turn tries again
-            return
+        except OSError as exc:
+            if exc.errno in NO_ROOM:
+                logger.error("no more connections can be accepted: %s", exc.strerror)
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(self._listener)  # it would ring again at once, and again
+                loop.call_later(FULL_S, self._listen_or_wait)
+            return  # otherwise it has gone again
         self._place(connection)
 
     def _place(self, connection: socket.socket) -> None:

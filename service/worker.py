@@ -13,6 +13,7 @@ import sys
 
 from service import telemetry
 from service.app import create_app
+from service.channel import Channel
 from service.counters import Counters
 from service.errors import StartupError
 from service.server import WorkerServer
@@ -30,7 +31,7 @@ def main(channel: int, counters: int, strip: int) -> int:
             print(f"convoy: {exc}", file=sys.stderr)  # noqa: T201 - as the command line would
         return 1
     server = WorkerServer(
-        app, app.state.served, settings, socket.socket(fileno=channel), app.state.administration, app.rpc
+        app, app.state.served, settings, Channel(socket.socket(fileno=channel)), app.state.administration, app.rpc
     )
     server.run()
     if server.lost:  # tidying up would touch what is broken, and may hang there

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import http.client
 import json
 import os
@@ -11,15 +12,20 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import NoReturn
 from unittest.mock import Mock
 
 import pytest
 
 from service.bench.load import Load, Outcome, Target
 from service.bench.requests import Head, post
-from service.supervisor import READY, Supervisor, Worker
+from service.channel import Channel, Message
+from service.supervisor import Supervisor, Worker
 from tests.conftest import encode, picture, write_colour_model
 from tests.processes import WORKERS, Convoy, running
 
@@ -185,6 +191,84 @@ def test_sigterm_under_load_leaves_no_request_without_an_answer(models_dir: Path
     assert set(outcome.statuses) == {200}
 
 
+def test_clients_that_all_leave_at_once_end_no_worker(models_dir: Path) -> None:
+    """A worker says of each that it has gone: far more than its channel to the parent holds."""
+    with running(models_dir) as convoy:
+        connections = [convoy.connect() for _ in range(1200)]
+        for connection in connections:
+            connection.request("GET", "/livez")
+        for connection in connections:
+            assert connection.getresponse().read()
+        pids = convoy.workers()
+        convoy.process.send_signal(signal.SIGSTOP)  # so that nobody reads
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        for connection in connections:
+            connection.close()
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+        while any(sockets_of(pid, convoy.port) for pid in pids):
+            time.sleep(0.05)
+        convoy.process.send_signal(signal.SIGCONT)
+        assert [predict(convoy.connect()) for _ in range(2 * WORKERS)] == [200] * 2 * WORKERS
+        assert convoy.workers() == pids
+        assert convoy.stop() == 0
+
+
+def test_a_worker_that_dies_while_another_reloads_keeps_nobody_waiting() -> None:
+    """What it can no longer say is not waited for, and the next reload comes about."""
+    told: list[str] = []
+
+    async def play() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            supervisor = lone(listener, lambda: None)
+            pairs = [socket.socketpair() for _ in range(2)]
+            workers = [Worker(Mock(), Channel(ours), 0.0) for ours, _ in pairs]
+            supervisor._workers += workers
+            first, second = (Channel(theirs) for _, theirs in pairs)
+
+            def heard(message: Message, _connection: socket.socket | None) -> None:
+                told.append(message.name)
+                if len(told) == 1:
+                    supervisor._forget(workers[1])
+                first.send(Message.RELOADED)
+
+            first.open(heard, lambda: None)
+            for worker in workers:
+                worker.channel.open(partial(supervisor._hear, worker), partial(supervisor._lose, worker))
+            reloading = asyncio.create_task(supervisor._reload())
+            async with asyncio.timeout(30):
+                for count in (1, 2):
+                    supervisor._reload_asked.set()
+                    while len(told) < count or supervisor._reload_asked.is_set():
+                        await asyncio.sleep(0)
+            reloading.cancel()
+            for channel in (first, second, workers[0].channel):
+                channel.close()
+            os.close(supervisor._counters)
+
+    asyncio.run(play())
+    assert told == ["RELOAD", "RELOAD"]
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ECONNABORTED])
+def test_a_process_without_descriptors_does_not_ask_again_at_once(number: int) -> None:
+    class Listener(socket.socket):
+        def accept(self) -> NoReturn:
+            raise OSError(number, os.strerror(number))
+
+    async def play() -> bool:
+        with Listener() as listener:
+            supervisor = lone(listener, lambda: None)
+            loop = asyncio.get_running_loop()
+            loop.add_reader(listener, supervisor._accept)
+            supervisor._accept()
+            os.close(supervisor._counters)
+            return loop.remove_reader(listener)
+
+    assert asyncio.run(play()) is (number == errno.ECONNABORTED)
+
+
 def test_workers_that_cannot_start_end_the_service_with_one_sentence(tmp_path: Path) -> None:
     with running(tmp_path) as convoy:
         assert convoy.process.wait(60) == 1
@@ -192,12 +276,9 @@ def test_workers_that_cannot_start_end_the_service_with_one_sentence(tmp_path: P
         assert len([line for line in convoy.log if line.startswith("convoy: ")]) == 1
 
 
-class Late(Worker):
-    """A worker without a process, whose first word the supervisor has yet to hear."""
-
-    def __init__(self) -> None:
-        self.channel, self.theirs = socket.socketpair()
-        self.ready, self.connections = False, 0
+def lone(listener: socket.socket, announce: Callable[[], None]) -> Supervisor:
+    """One that starts nobody."""
+    return Supervisor(listener, b"", count=1, lame_duck_s=0, drain_timeout_s=0, announce=announce)
 
 
 @pytest.mark.parametrize(("stopping", "announced"), [(False, ["ready"]), (True, [])])
@@ -206,16 +287,14 @@ def test_a_worker_that_is_ready_when_the_service_stops_is_not_announced(stopping
 
     async def hear() -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            supervisor = Supervisor(
-                listener, b"", count=1, lame_duck_s=0, drain_timeout_s=0, announce=lambda: said.append("ready")
-            )
-            worker = Late()
+            supervisor = lone(listener, lambda: said.append("ready"))
+            ours, theirs = socket.socketpair()
+            worker = Worker(Mock(), Channel(ours), 0.0)
             supervisor._workers.append(worker)
             if stopping:
                 supervisor._stop.set()
-            worker.theirs.send(bytes([READY]))
-            with worker.channel, worker.theirs:
-                supervisor._hear(worker)
+            with ours, theirs:
+                supervisor._hear(worker, Message.READY, None)
             os.close(supervisor._counters)
 
     asyncio.run(hear())
@@ -235,7 +314,7 @@ def test_the_first_worker_has_the_time_to_say_why_none_can_start() -> None:
                 return 1
 
             process = Mock(wait=wait, terminate=lambda: events.append(f"{strip} terminated"))
-            worker = Worker(process, socket.socket(), 0.0)
+            worker = Worker(process, Channel(socket.socket()), 0.0)
             self._workers.append(worker)
             return worker
 
