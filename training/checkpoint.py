@@ -66,6 +66,11 @@ class Checkpoint:
         """Whether the run has done all its steps."""
         return self.step == self.total_steps
 
+    @property
+    def held_nothing_back(self) -> bool:
+        """Whether it has learned from the validation images too."""
+        return any(record.validation_accuracy is None for record in self.history)
+
 
 def save(checkpoint: Checkpoint, run: Path) -> None:
     """Write `checkpoint` into the folder `run`; raises `CheckpointError` when the disk refuses."""
@@ -114,8 +119,16 @@ def load_finished(run: Path) -> Checkpoint:
 
 
 def load_teacher(run: Path) -> Teacher:
-    """The finished run in the folder `run` as a teacher; raises `CheckpointError` when it is none."""
+    """The finished run in the folder `run` as a teacher; raises `CheckpointError` when it is none.
+
+    One that held nothing back is none: its students would know the validation images from it.
+    """
     saved = load_finished(run)
+    if saved.held_nothing_back:
+        raise CheckpointError(
+            f"{run} has learned from the validation images too, and what begins with it or learns from it could be "
+            "measured and calibrated on nothing; name a run of convoy-train train."
+        )
     answers = saved.teachers[-1].answers if saved.config.inherit_answers else saved.answers
     return Teacher(saved.recipe, saved.config, saved.labels, saved.model, saved.provenance, answers)
 

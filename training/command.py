@@ -158,10 +158,10 @@ def speed(options: argparse.Namespace) -> None:
 
 def export(options: argparse.Namespace) -> None:
     """A finished run → a version in the model repository."""
-    from training import checkpoint, data, report
-    from training.export import export
+    from training import data, report
+    from training.export import export, exportable
 
-    size = checkpoint.load(options.checkpoint).config.image_size
+    size = exportable(options.checkpoint, options.model).config.image_size
     training_data = data.load_training_data(data.find_data(options.data), size)
     metadata = export(
         options.checkpoint,

@@ -16,17 +16,20 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import TypeAdapter, ValidationError
 
 from service.metadata import (
     Calibration,
     FileRecord,
     InputSpec,
     ModelMetadata,
+    Name,
     Precision,
     Provenance,
     Scaling,
     TeacherRecord,
     TrainingConfig,
+    Version,
 )
 from training import checkpoint as checkpoints
 from training import golden, report
@@ -42,23 +45,22 @@ from training.provenance import git_revision
 from training.recipes import TrainConfig
 from training.stages import write_stages
 
+NAME, VERSION = TypeAdapter[str](Name), TypeAdapter[str](Version)
+
 
 def export(
     run: Path, target: Path, data: TrainingData, *, description: str = "", notes: tuple[str, ...] = ()
 ) -> ModelMetadata:
     """Export the finished run in `run` to `target` = models/<name>/<version>.
 
-    Raises `CheckpointError` for an unfinished run, `ExportError` for one that held nothing back, when the version
-    exists, or when a file fails its gate.
+    Raises what `exportable` does, and `ExportError` for data of other classes or when a file fails its gate.
     """
-    saved = checkpoints.load_finished(run)
-    if any(record.validation_accuracy is None for record in saved.history):
+    saved = exportable(run, target)
+    if saved.labels != data.labels:
         raise ExportError(
-            f"{run} has learned from the validation images too, and nothing can be calibrated on what a network "
-            "has learned; export a run of convoy-train train."
+            f"{run} knows {', '.join(saved.labels)}, and the images of {data.name} are of {', '.join(data.labels)}; "
+            "point --data at those that it was trained on."
         )
-    if target.exists():
-        raise ExportError(f"{target} exists, and versions never change; export to the next version.")
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=".export-", dir=target.parent))
     try:
@@ -68,6 +70,31 @@ def export(
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return metadata
+
+
+def exportable(run: Path, target: Path) -> Checkpoint:
+    """The finished run in `run`, if it may become `target`: all that can be known before the data is read.
+
+    Raises `CheckpointError` for an unfinished run, `ExportError` for one that held nothing back, when no model can be
+    called so, or when the version exists.
+    """
+    try:
+        NAME.validate_python(target.parent.name)
+        VERSION.validate_python(target.name)
+    except ValidationError as exc:
+        raise ExportError(
+            f"{target} names no version of a model; export to models/NAME/VERSION, where NAME is of lower-case "
+            "letters, digits, dots, hyphens and underscores, and VERSION is a number from 1 on."
+        ) from exc
+    if target.exists():
+        raise ExportError(f"{target} exists, and versions never change; export to the next version.")
+    saved = checkpoints.load_finished(run)
+    if saved.held_nothing_back:
+        raise ExportError(
+            f"{run} has learned from the validation images too, and nothing can be calibrated on what a network "
+            "has learned; export a run of convoy-train train."
+        )
+    return saved
 
 
 def _fill(

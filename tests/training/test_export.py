@@ -22,7 +22,7 @@ from training.data import TrainingData, load_training_data
 from training.device import Precision
 from training.errors import CheckpointError, ExportError, TrainingError
 from training.evaluate import evaluate_model, evaluate_robustness, fit_thresholds, read_model, record
-from training.export import export
+from training.export import export, exportable
 from training.loop import train
 from training.model_files import torch_logits
 from training.onnx_graph import run_onnx
@@ -146,6 +146,21 @@ def test_an_unfinished_run_is_not_exported(finished: Path, data: TrainingData, t
 def test_a_version_is_never_overwritten(model: Path, finished: Path, data: TrainingData) -> None:
     with pytest.raises(ExportError, match="export to the next version"):
         export(finished, model, data)
+
+
+@pytest.mark.parametrize(
+    "place", ["models/Pets/1", "models/pets", "models/pets/01", "models/pets/v1", "models/pets/0", "1"]
+)
+def test_what_can_be_no_version_is_refused_before_anything_is_done(place: str, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=rf"{place} names no version of a model; export to models/NAME/VERSION"):
+        exportable(tmp_path / "nowhere", Path(place))
+
+
+def test_a_run_is_not_exported_by_pictures_of_other_classes(finished: Path, data: TrainingData, tmp_path: Path) -> None:
+    pets = replace(data, labels=("cat", "dog"), name="pets")
+    with pytest.raises(ExportError, match=r"run knows airplane, .*, truck, and the images of pets are of cat, dog;"):
+        export(finished, tmp_path / "models" / "tiny" / "1", pets)
+    assert not (tmp_path / "models").exists()
 
 
 def test_evaluation_measures_every_file_on_the_test_split_and_is_recorded_once(
@@ -282,6 +297,8 @@ def test_what_held_nothing_back_is_not_exported(data: TrainingData, tmp_path: Pa
     with pytest.raises(ExportError, match="learned from the validation images too"):
         export(tmp_path / "run", tmp_path / "models" / "leaky" / "1", data)
     assert not (tmp_path / "models").exists()
+    with pytest.raises(CheckpointError, match="what begins with it or learns from it could be measured"):
+        load_teacher(tmp_path / "run")
 
 
 def test_a_damaged_model_is_not_evaluated(model: Path, generated_data: Path) -> None:
