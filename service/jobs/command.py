@@ -92,8 +92,8 @@ def _here(options: argparse.Namespace, engines: Mapping[str, OpenEngine]) -> int
     task = Task(folder, settings, options.top_k)
     encoder = _format(options.output).encoder(metadata.labels)
     opened = [open_path(path, Limits(settings.max_image_bytes)) for path in options.paths]
-    ledger = Ledger(options.output, _fingerprint(options.paths, opened, _facts(metadata, task)))
-    return _score(ledger, opened, task, engine, encoder, options)
+    with closing(Ledger(options.output, _fingerprint(options.paths, opened, _facts(metadata, task)))) as ledger:
+        return _score(ledger, opened, task, engine, encoder, options)
 
 
 def _there(options: argparse.Namespace) -> int:
@@ -190,7 +190,6 @@ def _score(
         the_run.score(_parts(options.paths, opened), task, engine, options.workers)
     finally:
         bar.close()
-        ledger.close()
     if the_run.stopped:
         return _interrupted(ledger)
     ledger.finish(encoder)

@@ -1,14 +1,16 @@
 """Rows → a file that is whole or not there: written beside it first, with a record of how much of that is certain.
 
-Whatever ends the process, what the record says is on the disk and what lies behind it is cut off when work goes on: no
-row is lost and none is doubled. Raises `StartupError` when the disk is full or closed.
+Whatever ends the process, what the record says is on the disk, and what lies behind it is cut off when work goes on: no
+row is lost and none is doubled. Raises `StartupError` when the disk is full or closed, or another run is writing there.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,93 +20,153 @@ from service.errors import StartupError
 from service.jobs.results import Encoder
 
 BLOCK = 4 << 20
+BESIDE = (".partial", ".partial.json", ".partial.json.new", ".new")  # what the output's name is given beside it
+Kept = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What belongs together: rows, the bytes that they take, and what the caller knows after just these rows."""
+
+    rows: int = 0
+    bytes: int = 0
+    kept: Kept = field(default_factory=dict)
 
 
 class Ledger:
-    """The rows of one output file so far."""
+    """The rows of one output file so far; no other process has a ledger of the same file."""
 
     def __init__(self, output: Path, fingerprint: str) -> None:
         """Go on with what an earlier process left, if it did the same: raises `StartupError` if it did not."""
         self._output, self._fingerprint = output, fingerprint
-        self._rows_file = output.with_name(output.name + ".partial")
-        self._record_file = output.with_name(output.name + ".partial.json")
-        with _told(self._rows_file):
-            found = self._found()
-            self.rows = int(found.get("rows", 0))
-            self.kept: dict[str, Any] = found.get("kept", {})  # what the caller had recorded with the rows
-            self._file = self._rows_file.open("r+b" if found else "wb")
-            self._file.truncate(int(found.get("bytes", 0)))
-            self._file.seek(0, os.SEEK_END)
+        self._rows_file, self._record_file, self._new_record, self._finished = beside(output)
+        self._failed = False
+        with self._told(self._rows_file):
+            self._file = _locked(self._rows_file)
+            try:
+                self._record = self._found()
+                os.truncate(self._file, self._record.bytes)
+            except BaseException:
+                os.close(self._file)
+                raise
 
-    def _found(self) -> dict[str, Any]:
+    def _found(self) -> Record:
         try:
             record: dict[str, Any] = orjson.loads(self._record_file.read_bytes())
         except (FileNotFoundError, orjson.JSONDecodeError):
-            return {}
-        if not self._rows_file.exists() or self._rows_file.stat().st_size < record["bytes"]:
-            return {}
-        if record["fingerprint"] != self._fingerprint:
+            return Record()
+        if os.fstat(self._file).st_size < record["bytes"]:
+            return Record()
+        if record.pop("fingerprint") != self._fingerprint:
             raise StartupError(
                 f"{self._rows_file} holds rows of other inputs, another model or other options; "
                 "delete it to start afresh, or choose another --output."
             )
-        return record
+        return Record(**record)
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        return self._record.rows
 
     @property
     def position(self) -> int:
         """Bytes of all rows so far."""
-        return self._file.tell()
+        return self._record.bytes
 
-    def append(self, rows: bytes, count: int) -> None:
-        """Add rows; they are certain after the next `commit`."""
-        with _told(self._rows_file):
-            self._file.write(rows)
-        self.rows += count
+    @property
+    def kept(self) -> Kept:
+        """What the caller gave last."""
+        return self._record.kept
 
-    def commit(self, kept: dict[str, Any]) -> None:
-        """Bring everything to the disk, then the record that says so."""
-        with _told(self._rows_file):
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            record = {"fingerprint": self._fingerprint, "rows": self.rows, "bytes": self._file.tell(), "kept": kept}
-            partial = self._record_file.with_name(self._record_file.name + ".new")
-            with partial.open("wb") as file:
-                file.write(orjson.dumps(record))
+    def append(self, rows: bytes, count: int, kept: Kept) -> None:
+        """Add rows and what is known with them, or, where that fails, nothing; certain after the next `commit`."""
+        with self._told(self._rows_file):
+            left, position = memoryview(rows), self.position
+            while left:
+                written = os.pwrite(self._file, left, position)
+                left, position = left[written:], position + written
+        self._record = Record(self.rows + count, position, kept)
+
+    def keep(self, kept: Kept) -> None:
+        """Know something else with the same rows; certain when this returns."""
+        self._record = Record(self.rows, self.position, kept)
+        self.commit()
+
+    def clear(self) -> None:
+        """Begin anew: no rows, nothing known; certain when this returns."""
+        self._record = Record()
+        self.commit()
+
+    def commit(self) -> None:
+        """Bring everything to the disk, then the record that says so; nothing once a write has failed.
+
+        The kernel tells once that bytes did not reach the disk: asked again, it would say that all is well.
+        """
+        if self._failed:
+            return
+        with self._told(self._rows_file):
+            os.fsync(self._file)
+            with self._new_record.open("wb") as file:
+                file.write(orjson.dumps({"fingerprint": self._fingerprint, **asdict(self._record)}))
                 file.flush()
                 os.fsync(file.fileno())
-            partial.replace(self._record_file)
+            self._new_record.replace(self._record_file)
 
     def finish(self, encoder: Encoder) -> None:
         """Turn the rows, all of them committed, into the output."""
-        finished = self._output.with_name(self._output.name + ".new")
-        with _told(finished):
-            self._file.close()
-            with self._rows_file.open("rb") as source, finished.open("wb") as file:
+        with self._told(self._finished):
+            os.truncate(self._file, self.position)
+            with self._rows_file.open("rb") as source, self._finished.open("wb") as file:
                 while lines := source.read(BLOCK):
                     file.write(encoder.encode(lines + source.readline()))
                 file.write(encoder.end())
                 file.flush()
                 os.fsync(file.fileno())
-            finished.replace(self._output)
+            self._finished.replace(self._output)
             self._record_file.unlink(missing_ok=True)
             self._rows_file.unlink()
 
     def lines(self) -> Iterator[bytes]:
         """The rows so far, one by one."""
-        self._file.flush()
         with self._rows_file.open("rb") as file:
-            yield from file
+            for line, _ in zip(file, range(self.rows), strict=False):
+                yield line
 
     def close(self) -> None:
         """Leave everything for the next process."""
-        self._file.close()
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    @contextmanager
+    def _told(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
+            self._failed = True
+            raise StartupError(
+                f"{path} can't be written: {exc.strerror}. What is recorded is kept; run the same command again."
+            ) from exc
 
 
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as exc:
-        raise StartupError(
-            f"{path} can't be written: {exc.strerror}. What is recorded is kept; run the same command again."
-        ) from exc
+def beside(output: Path) -> list[Path]:
+    """The files that are there while the output is made."""
+    return [output.with_name(output.name + ending) for ending in BESIDE]
+
+
+def _locked(path: Path) -> int:
+    """The file, made where it is missing, and no other process's as long as it is open."""
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file).st_nlink:
+                return file
+        except BlockingIOError as exc:
+            os.close(file)
+            raise StartupError(f"Another run is writing this output: it holds {path}; wait for its end.") from exc
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)  # the run that had it has ended meanwhile and removed it

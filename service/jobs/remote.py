@@ -131,8 +131,7 @@ class RemoteRun:
         answer = self.remote.send(f"/v1/batches?{urlencode(self.query)}", lines(inputs), headers)
         answer.json()
         path = answer.location or ""
-        self.ledger.kept = {"batch": path}
-        self.ledger.commit(self.ledger.kept)
+        self.ledger.keep({"batch": path})
         return path
 
     def _fetch(self, path: str) -> None:
@@ -147,8 +146,8 @@ class RemoteRun:
                 answer.json()
                 return
             rows = answer.body[: answer.body.rfind(b"\n") + 1]
-            self.ledger.append(rows, rows.count(b"\n"))
-            self.ledger.commit(self.ledger.kept)
+            self.ledger.append(rows, rows.count(b"\n"), self.ledger.kept)
+            self.ledger.commit()
             if len(answer.body) < FETCH_BYTES:
                 return
 

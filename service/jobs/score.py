@@ -68,7 +68,6 @@ class Run:
     on_rows: Callable[[int], None] = lambda _count: None
     times: Times = field(default_factory=Times)
     stopped: bool = False
-    _last_id: str | None = None
 
     def stop(self) -> None:
         """Begin nothing more: for signal handlers, which an exception would let break in anywhere."""
@@ -87,37 +86,34 @@ class Run:
                 if self.stopped:
                     return
                 if time.monotonic() - committed > COMMIT_S:
-                    self._commit()
+                    self.ledger.commit()
                     committed = time.monotonic()
         finally:
             results.close()
-            self._commit()
+            self.ledger.commit()
 
     def _pass_over(self, parts: Sequence[Part]) -> None:
         """Skip what has its rows already, without reading it; raises `StartupError` when the inputs have changed."""
         if not self.ledger.rows:
             return
         self.tally.restore(self.ledger.kept["tally"])
-        self._last_id, left, last = self.ledger.kept["last_id"], self.ledger.rows, None
+        left, last = self.ledger.rows, None
         for part in parts:
             for last in itertools.islice(part.inputs, left):  # noqa: B007 - wanted is the last one of all parts
                 part.passed += 1
             left -= part.passed
-        if left or last is None or last.id != self._last_id:
+        if left or last is None or last.id != self.ledger.kept["last_id"]:
             raise StartupError(
                 "The inputs have changed since the run was interrupted; delete the .partial files to start afresh."
             )
 
     def _take(self, done: Done) -> None:
-        self.ledger.append(done.scored.rows, len(done.truths))
         self.tally.add(done.scored.predictions, done.truths)
-        self._last_id = done.last_id
+        kept = {"tally": self.tally.record(), "last_id": done.last_id}
+        self.ledger.append(done.scored.rows, len(done.truths), kept)
         self.times.decode_s += done.scored.decode_s
         self.times.infer_s += done.scored.infer_s
         self.on_rows(len(done.truths))
-
-    def _commit(self) -> None:
-        self.ledger.commit({"tally": self.tally.record(), "last_id": self._last_id})
 
 
 def processes(parts: Sequence[Part], first: int, task: Task, workers: int) -> Generator[Done]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -25,41 +26,94 @@ def ledger(tmp_path: Path) -> Iterator[OpenLedger]:
         yield lambda fingerprint="x", name="out": stack.enter_context(closing(Ledger(tmp_path / name, fingerprint)))
 
 
+def begun(ledger: OpenLedger, rows: bytes = b"1\n", count: int = 1) -> Ledger:
+    """A ledger with rows that are certain."""
+    first = ledger()
+    first.append(rows, count, {"last": "a"})
+    first.commit()
+    return first
+
+
+def full(*_: object) -> int:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def test_the_output_appears_whole_and_nothing_is_left_beside_it(ledger: OpenLedger, tmp_path: Path) -> None:
-    rows = ledger(name="out.ndjson")
-    rows.append(b"1\n2\n", 2)
-    rows.commit({})
-    assert not (tmp_path / "out.ndjson").exists()
+    rows = begun(ledger, b"1\n2\n", 2)
+    assert not (tmp_path / "out").exists()
     rows.finish(ENCODER)
-    assert [path.name for path in tmp_path.iterdir()] == ["out.ndjson"]
-    assert (tmp_path / "out.ndjson").read_bytes() == b"1\n2\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out").read_bytes() == b"1\n2\n"
 
 
 def test_what_was_not_committed_is_cut_off(ledger: OpenLedger, tmp_path: Path) -> None:
-    first = ledger()
-    first.append(b"1\n", 1)
-    first.commit({"last": "a"})
-    first.append(b"2\nhal", 1)
+    first = begun(ledger)
+    first.append(b"2\nhal", 1, {"last": "b"})
+    first.close()
     second = ledger()
     assert (second.rows, second.kept) == (1, {"last": "a"})
-    second.append(b"2\n", 1)
-    second.commit({})
+    second.append(b"2\n", 1, {})
+    second.commit()
     second.finish(ENCODER)
     assert (tmp_path / "out").read_bytes() == b"1\n2\n"
 
 
+def test_what_is_kept_may_change_without_rows(ledger: OpenLedger) -> None:
+    first = begun(ledger)
+    first.keep({"last": "b"})
+    first.close()
+    second = ledger()
+    assert (second.rows, second.kept) == (1, {"last": "b"})
+
+
+def test_a_ledger_that_is_cleared_knows_nothing(ledger: OpenLedger) -> None:
+    first = begun(ledger)
+    first.clear()
+    first.close()
+    second = ledger()
+    assert (second.rows, second.position, second.kept) == (0, 0, {})
+
+
 def test_rows_of_another_run_are_not_gone_on_with(ledger: OpenLedger) -> None:
-    first = ledger()
-    first.commit({})
+    begun(ledger).close()
     with pytest.raises(StartupError, match="delete it to start afresh"):
         ledger("y")
 
 
+def test_two_runs_do_not_write_the_same_output(ledger: OpenLedger, tmp_path: Path) -> None:
+    first = begun(ledger)
+    with pytest.raises(StartupError, match="Another run is writing this output"):
+        ledger()
+    first.append(b"2\n", 1, {})
+    first.commit()
+    first.finish(ENCODER)
+    assert (tmp_path / "out").read_bytes() == b"1\n2\n"
+
+
+def test_a_run_that_waited_for_anothers_end_has_a_file_of_its_own(
+    ledger: OpenLedger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It opens the other's file just before that is removed, and has its lock just after."""
+    first, lock = begun(ledger), fcntl.flock
+
+    def late(file: int, how: int) -> None:
+        if first.rows and not (tmp_path / "out").exists():
+            first.finish(ENCODER)
+            first.close()
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    second = ledger()
+    assert second.rows == 0
+    second.append(b"3\n", 1, {})
+    second.commit()
+    second.finish(ENCODER)
+    assert (tmp_path / "out").read_bytes() == b"3\n"
+
+
 @pytest.mark.parametrize("lost", ["rows", "record", "half the rows", "half the record"])
 def test_what_a_crash_left_useless_is_begun_again(ledger: OpenLedger, tmp_path: Path, lost: str) -> None:
-    first = ledger()
-    first.append(b"1\n" * 100, 100)
-    first.commit({})
+    begun(ledger, b"1\n" * 100, 100).close()
     path = tmp_path / ("out.partial" if lost.endswith("rows") else "out.partial.json")
     if lost.startswith("half"):
         path.write_bytes(path.read_bytes()[:50])
@@ -68,15 +122,40 @@ def test_what_a_crash_left_useless_is_begun_again(ledger: OpenLedger, tmp_path: 
     assert ledger().rows == 0
 
 
-def test_a_full_disk_is_one_sentence(ledger: OpenLedger, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+def test_rows_that_were_written_by_half_are_not_counted(
+    ledger: OpenLedger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, write = begun(ledger), os.pwrite
 
-    rows = ledger()
-    rows.append(b"1\n", 1)
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StartupError, match="No space left on device"):
-        rows.commit({})
+    def until_full(file: int, rows: bytes, position: int) -> int:
+        if position > len(b"1\n"):
+            full()
+        return write(file, rows[: len(rows) // 2], position)
+
+    with monkeypatch.context() as context:
+        context.setattr(os, "pwrite", until_full)
+        with pytest.raises(StartupError, match="No space left on device"):
+            first.append(b"2\n3\n4\n", 3, {"last": "d"})
+    first.commit()
+    first.close()
+    second = ledger()
+    assert (second.rows, second.kept) == (1, {"last": "a"})
+    second.append(b"2\n", 1, {})
+    second.commit()
+    second.finish(ENCODER)
+    assert (tmp_path / "out").read_bytes() == b"1\n2\n"
+
+
+def test_what_did_not_reach_the_disk_is_not_recorded_later(ledger: OpenLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = begun(ledger)
+    first.append(b"2\n", 1, {})
+    with monkeypatch.context() as context:
+        context.setattr(os, "fsync", full)
+        with pytest.raises(StartupError, match="No space left on device"):
+            first.commit()
+    first.commit()
+    first.close()
+    assert ledger().rows == 1
 
 
 def test_a_folder_that_is_not_there_is_one_sentence(ledger: OpenLedger) -> None:

@@ -107,8 +107,8 @@ def test_a_run_that_was_cut_off_fetches_the_rest(url: str, tmp_path: Path, monke
         first = RemoteRun(Remote(url), ledger, {}, "key")
         fetch = Ledger.commit
 
-        def commit_and_stop(self: Ledger, kept: dict[str, object]) -> None:
-            fetch(self, kept)
+        def commit_and_stop(self: Ledger) -> None:
+            fetch(self)
             first.stopped = self.rows > 0
 
         with monkeypatch.context() as context:

@@ -65,6 +65,7 @@ def test_a_run_that_was_stopped_is_gone_on_with_to_the_same_bytes(task: Task, a_
     first.on_rows = lambda _: first.stop()
     first.score([Part([], some(105))], task, processes, workers=1)
     assert 0 < first.ledger.rows < 105
+    first.ledger.close()
     second = a_run()
     second.score([Part([], some(105))], task, processes, workers=1)
     assert committed(tmp_path) == committed(tmp_path / "whole")
@@ -74,6 +75,7 @@ def test_a_run_that_was_stopped_is_gone_on_with_to_the_same_bytes(task: Task, a_
 def test_inputs_that_have_changed_are_not_gone_on_with(task: Task, a_run: Runs) -> None:
     first = a_run()
     first.score([Part([], some(20))], task, processes, workers=1)
+    first.ledger.close()
     with pytest.raises(StartupError, match="have changed"):
         a_run().score([Part([], some(19))], task, processes, workers=1)
 
