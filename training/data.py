@@ -92,22 +92,23 @@ def load_training_data(path: Path, size: int = cifar10.SIZE) -> TrainingData:
         chosen = _validation_mask(whole.labels)
         train = Split(whole.images[~chosen], whole.labels[~chosen])
         return TrainingData(train, Split(whole.images[chosen], whole.labels[chosen]), cifar10.LABELS)
-    read = pictures.load(path, size, {"train", "validation"})
+    layout = pictures.survey(path)
+    read = pictures.load(layout, size, {"train", "validation"})
     train, validation = _split(*read["train"]), _split(*read["validation"])
     name = f"{path.resolve().name}, a folder of pictures"
-    return TrainingData(train, validation, pictures.labels(path), name, pictures.left_out(path))
+    return TrainingData(train, validation, layout.labels, name, layout.left_out)
 
 
 def load_test_split(path: Path, size: int = cifar10.SIZE) -> Split:
     """The test images. Only `training.evaluate` may call this; a test holds it to that."""
     if _is_cifar10(path, cifar10.test_files):
         return _cifar10(path, cifar10.test_files, size)
-    return _split(*pictures.load(path, size, {"test"})["test"])
+    return _split(*pictures.load(pictures.survey(path), size, {"test"})["test"])
 
 
 def labels_of(path: Path) -> tuple[str, ...]:
     """The classes, in the order of their numbers."""
-    return cifar10.LABELS if _is_cifar10(path, cifar10.all_files) else pictures.labels(path)
+    return cifar10.LABELS if _is_cifar10(path, cifar10.all_files) else pictures.survey(path).labels
 
 
 def _is_cifar10(path: Path, choose: cifar10.Choose) -> bool:

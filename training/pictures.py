@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -25,18 +26,37 @@ from training.errors import DataError
 
 Part = Literal["train", "validation", "test"]
 Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]  # images (N, size, size, 3), labels (N,)
-PARTS: tuple[Part, ...] = ("train", "validation", "test")
+PARTS: dict[str, Part] = {  # what their folders are called, in upper or lower case
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "test": "test",
+    "testing": "test",
+}
 TENTHS: dict[Part, int] = {"test": 0, "validation": 1}  # of all contents, for parts that have no folder of their own
 SHOWN = 3  # names of bad files in an error
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A file, its class, and the parts that it may belong to: the last one, unless its content decides otherwise."""
+    """A file, the number of its class, and the part whose folder it lies in: train, where there are no such folders."""
 
     path: Path
     label: int
-    parts: tuple[Part, ...]
+    part: Part
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What lies in a folder of pictures."""
+
+    path: Path
+    labels: tuple[str, ...]
+    pictures: tuple[Picture, ...]
+    held_out: tuple[Part, ...]  # parts without a folder, which pictures of train belong to if their content says so
+    left_out: Mapping[str, int]  # files not looked at, by the ends of their names, the most frequent first
 
 
 @dataclass(frozen=True)
@@ -49,111 +69,131 @@ class Read:
     pixels: Pixels | None
 
 
+@dataclass(frozen=True)
+class Class:
+    """The files in a class's folder, at any depth."""
+
+    pictures: list[Path]
+    others: Counter[str]  # ends of names
+
+
 def found(path: Path) -> bool:
     """Whether pictures in folders lie at `path`."""
-    return bool(_classes(path))
+    return bool(_inner(path))
 
 
-def labels(path: Path) -> tuple[str, ...]:
-    """The classes, sorted by name; raises `DataError` for fewer than two, one without pictures, or others in a part."""
+def survey(path: Path) -> Layout:
+    """What lies at `path`, its classes sorted by name.
+
+    Raises `DataError` for fewer than two classes, for one without a picture that can be read, and for parts that are
+    missing, doubled, or have other classes or neighbours.
+    """
     folders = _parts(path)
-    for folder in folders.values() or [path]:
-        _refuse_unreadable_classes(folder)
-    names = _classes(folders.get("train", path))
+    parts = {part: {each.name: _class(each) for each in _folders(folder)} for part, folder in folders.items()}
+    names = sorted(name for name, files in parts["train"].items() if files.pictures)
     if len(names) < 2:
         raise DataError(f"{path} has pictures of one class only, {', '.join(names)}; make a folder for each of two.")
-    for folder in folders.values():
-        if strangers := sorted(set(_classes(folder)) - set(names)):
-            raise DataError(f"{folder} has classes that {folders['train']} has not: {', '.join(strangers)}.")
-    if folders and "test" not in folders:
-        raise DataError(f"{path} has a folder train and none for the test; make {path / 'test'}, or do without train.")
-    return tuple(names)
+    for part, classes in parts.items():
+        if strangers := sorted({name for name, files in classes.items() if files.pictures} - set(names)):
+            raise DataError(f"{folders[part]} has classes that {folders['train']} has not: {', '.join(strangers)}.")
+    return Layout(
+        path,
+        tuple(names),
+        tuple(
+            Picture(file, number, part)
+            for part, classes in parts.items()
+            for number, name in enumerate(names)
+            if name in classes
+            for file in classes[name].pictures
+        ),
+        tuple(part for part in TENTHS if part not in parts),
+        dict(sum((files.others for part in parts.values() for files in part.values()), Counter[str]()).most_common()),
+    )
 
 
-def load(path: Path, size: int, wanted: Collection[Part]) -> dict[Part, Arrays]:
+def load(layout: Layout, size: int, wanted: Collection[Part]) -> dict[Part, Arrays]:
     """The wanted parts, in an order that their content decides: as good as random, and always the same."""
-    pictures = list(_pictures(path))
-    read: list[Read] = []
+    pictures, read = layout.pictures, list[Read]()
     with ThreadPoolExecutor() as threads:  # decoding lets go of the GIL
-        every = threads.map(lambda picture: _read(picture, size, wanted), pictures)
+        every = threads.map(lambda picture: _read(picture, layout, size, wanted), pictures)
         for each in tqdm(every, "reading pictures", len(pictures), leave=False, disable=None):
             if each is not None:
                 read.append(each)
-    if bad := [each.picture.path for each in read if each.pixels is None]:
-        named = ", ".join(str(file.relative_to(path)) for file in bad[:SHOWN]) + (", …" if len(bad) > SHOWN else "")
-        raise DataError(f"{len(bad):,} files in {path} are no pictures, or damaged: {named}; mend or remove them.")
+    _refuse_bad(layout, read)
     read.sort(key=lambda each: each.digest)
-    return {part: _arrays(path, part, [each for each in read if each.part == part]) for part in wanted}
-
-
-def left_out(path: Path) -> dict[str, int]:
-    """How many files of the classes are not looked at, by the ends of their names, the most frequent first."""
-    folders = list(_parts(path).values()) or [path]
-    return _others(folder / name for folder in folders for name in _classes(folder))
-
-
-def _classes(folder: Path) -> list[str]:
-    """The folders in it that hold pictures, at any depth."""
-    return sorted(each.name for each in _inner(folder) if next(_files(each), None) is not None)
-
-
-def _refuse_unreadable_classes(folder: Path) -> None:
-    """A folder of files none of which is a picture by its name is a class whose pictures can't be read."""
-    for each in _inner(folder):
-        if next(_files(each), None) is None and (others := _others([each])):
-            known = ", ".join(FORMATS)
-            raise DataError(
-                f"{each} holds no picture in a known format ({known}), only files called *{', *'.join(others)}; "
-                "convert them, or move that folder elsewhere."
-            )
-
-
-def _inner(folder: Path) -> list[Path]:
-    return [each for each in folder.iterdir() if each.is_dir() and not _hidden(each)] if folder.is_dir() else []
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and not _hidden(file))
-
-
-def _others(folders: Iterable[Path]) -> dict[str, int]:
-    files = (file for folder in folders for file in folder.rglob("*") if file.is_file() and not _hidden(file))
-    suffixes = (file.suffix.lower() or file.name for file in files)
-    return dict(Counter(suffix for suffix in suffixes if suffix not in SUFFIXES).most_common())
-
-
-def _hidden(path: Path) -> bool:
-    return path.name.startswith(".")
+    _refuse_ambiguous(layout, read)
+    return {part: _arrays(layout, part, [each for each in read if each.part == part]) for part in wanted}
 
 
 def _parts(path: Path) -> dict[Part, Path]:
-    """The folders of parts, where somebody has divided the pictures: where there are no others."""
-    names = set(_classes(path))
-    return {part: path / part for part in PARTS if part in names} if "train" in names <= set(PARTS) else {}
+    """The folders of parts, where somebody has divided the pictures; where nobody has, all are there to learn from."""
+    inner = _inner(path)
+    folders = {PARTS[each.name.lower()]: each for each in inner if each.name.lower() in PARTS}
+    others = [each.name for each in inner if each not in folders.values()]
+    if not folders or (others and not ("train" in folders and len(folders) > 1)):  # a class may be called like a part
+        return {"train": path}
+    divided = " and ".join(each.name for each in folders.values())
+    if others:
+        raise DataError(
+            f"{path} is divided into {divided}, and there is no place in it for {', '.join(others)}; move what "
+            "is not to be learned or measured elsewhere."
+        )
+    for part, purpose in (("train", "to learn from"), ("test", "for the test")):
+        if part not in folders:
+            raise DataError(
+                f"{path} has a folder {divided} and none {purpose}; make {path / part}, or do without {divided}."
+            )
+    return folders
 
 
-def _pictures(path: Path) -> Iterator[Picture]:
-    folders = _parts(path)
-    places: list[tuple[tuple[Part, ...], Path]] = [((part,), folder) for part, folder in folders.items()]
-    if not folders:
-        places = [(("test", "validation", "train"), path)]
-    elif "validation" not in folders:
-        places[0] = ("validation", "train"), folders["train"]
-    numbers = {name: number for number, name in enumerate(labels(path))}
-    for parts, folder in places:
-        for name in _classes(folder):
-            for file in _files(folder / name):
-                yield Picture(file, numbers[name], parts)
+def _inner(path: Path) -> list[Path]:
+    """The folders in it that hold pictures, by name."""
+    return [each for each in _folders(path) if any(map(_is_picture, _files(each)))]
 
 
-def _read(picture: Picture, size: int, wanted: Collection[Part]) -> Read | None:
+def _folders(path: Path) -> list[Path]:
+    return sorted(each for each in path.iterdir() if each.is_dir() and not _hidden(each.name)) if path.is_dir() else []
+
+
+def _class(folder: Path) -> Class:
+    pictures, others = list[Path](), Counter[str]()
+    for file in _files(folder):
+        if _is_picture(file):
+            pictures.append(file)
+        else:
+            others[file.suffix.lower() or file.name] += 1
+    if others and not pictures:  # what none of can be read is no absence of a class
+        raise DataError(
+            f"{folder} holds no picture in a known format ({', '.join(FORMATS)}), only files called "
+            f"*{', *'.join(suffix for suffix, _ in others.most_common())}; convert them, or move that folder elsewhere."
+        )
+    return Class(pictures, others)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Those in it that are not hidden, at any depth."""
+    for each in folder.rglob("*"):
+        if not any(map(_hidden, each.relative_to(folder).parts)) and each.is_file():
+            yield each
+
+
+def _is_picture(file: Path) -> bool:
+    return file.suffix.lower() in SUFFIXES
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".")
+
+
+def _read(picture: Picture, layout: Layout, size: int, wanted: Collection[Part]) -> Read | None:
     """None for a picture of another part."""
     try:
         content = picture.path.read_bytes()
     except OSError as exc:
         raise DataError(f"{picture.path} can't be read: {exc.strerror}.") from exc
     digest = hashlib.sha256(content).digest()
-    if (part := _part_of(digest, picture.parts)) not in wanted:
+    part = _part_of(digest, layout.held_out) if picture.part == "train" else picture.part
+    if part not in wanted:
         return None
     try:
         pixels: Pixels | None = decode(content, size)
@@ -162,18 +202,40 @@ def _read(picture: Picture, size: int, wanted: Collection[Part]) -> Read | None:
     return Read(picture, part, digest, pixels)
 
 
-def _part_of(digest: bytes, parts: tuple[Part, ...]) -> Part:
+def _part_of(digest: bytes, held_out: tuple[Part, ...]) -> Part:
     tenth = int.from_bytes(digest[:8]) * 10 >> 64
-    return next((part for part in parts if TENTHS.get(part) == tenth), parts[-1])
+    return next((part for part in held_out if TENTHS[part] == tenth), "train")
 
 
-def _arrays(path: Path, part: Part, read: list[Read]) -> Arrays:
-    names = labels(path)
+def _refuse_bad(layout: Layout, read: list[Read]) -> None:
+    if bad := [each.picture.path for each in read if each.pixels is None]:
+        named = ", ".join(str(file.relative_to(layout.path)) for file in bad[:SHOWN])
+        more = ", …" if len(bad) > SHOWN else ""
+        raise DataError(
+            f"{len(bad):,} files in {layout.path} are no pictures, or damaged: {named}{more}; mend or remove them."
+        )
+
+
+def _refuse_ambiguous(layout: Layout, read: list[Read]) -> None:
+    """`read` is sorted by digest, so that copies follow each other."""
+    pairs = [
+        (one.picture.path, other.picture.path)
+        for one, other in pairwise(read)
+        if one.digest == other.digest and one.picture.label != other.picture.label
+    ]
+    if pairs:
+        one, other = sorted(file.relative_to(layout.path) for file in pairs[0])
+        more = f", and {len(pairs) - 1:,} more are" if len(pairs) > 1 else ""
+        raise DataError(f"In {layout.path}, {one} and {other} are one picture in two classes{more}; keep one.")
+
+
+def _arrays(layout: Layout, part: Part, read: list[Read]) -> Arrays:
     numbers = np.array([each.picture.label for each in read], np.int64)
-    missing = [name for number, name in enumerate(names) if number not in numbers] if part == "train" else []
+    missing = [name for number, name in enumerate(layout.labels) if number not in numbers] if part == "train" else []
     if missing or not read:
         raise DataError(
-            f"There are too few pictures in {path}: none for {part}" + (f" of {missing[0]}" if missing else "") + "; "
-            "add some. A dozen of each class is the least, and some hundred are better."
+            f"There are too few pictures in {layout.path}: none for {part}"
+            + (f" of {missing[0]}" if missing else "")
+            + "; add some. A dozen of each class is the least, and some hundred are better."
         )
     return np.stack([each.pixels for each in read if each.pixels is not None]), numbers

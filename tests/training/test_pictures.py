@@ -24,7 +24,7 @@ SIZE = 16
 def speckled(colour: str, number: int) -> Image.Image:
     """Mostly of that colour, and unlike that of any other number."""
     channel = COLOURS.get(colour, 0)
-    image = np.random.default_rng([number, channel]).integers(0, 60, (20, 24, 3), np.uint8)
+    image = np.random.default_rng([number, *colour.encode()]).integers(0, 60, (20, 24, 3), np.uint8)
     image[..., channel] += 180
     return Image.fromarray(image)
 
@@ -103,9 +103,60 @@ def test_who_has_divided_the_pictures_is_followed(folder: Path, tmp_path: Path) 
     assert (len(data.train), len(data.validation)) == (180, 12)
 
 
-def test_a_class_may_be_called_as_a_part_is(folder: Path) -> None:
-    (folder / "red").rename(folder / "train")
-    assert labels_of(folder) == ("blue", "green", "train")
+@pytest.mark.parametrize("names", [("train", "val"), ("train", "valid", "test"), ("Training", "Validation", "Testing")])
+def test_parts_go_by_their_other_names_too(names: tuple[str, ...], tmp_path: Path) -> None:
+    for first, name in enumerate((*names, "test")[:3]):
+        fill(tmp_path / name, 4, first=100 * first)
+    data, test = load_training_data(tmp_path, SIZE), load_test_split(tmp_path, SIZE)
+    assert data.labels == tuple(sorted(COLOURS))
+    assert [len(part) for part in (data.train, data.validation, test)] == [12, 12, 12]
+
+
+@pytest.mark.parametrize("name", ["train", "test"])
+def test_a_class_may_be_called_as_a_part_is(name: str, folder: Path) -> None:
+    (folder / "red").rename(folder / name)
+    assert labels_of(folder) == ("blue", "green", name)
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        (("train", "val"), r"has a folder train and val and none for the test; make .*test, or do without"),
+        (("test", "val"), r"has a folder test and val and none to learn from; make .*train, or do without"),
+        (("train", "test", "unlabelled"), "divided into test and train, and there is no place in it for unlabelled;"),
+        (("train", "val", "valid"), "divided into train and valid, and there is no place in it for val;"),
+    ],
+)
+def test_parts_are_never_taken_for_classes(names: tuple[str, ...], sentence: str, tmp_path: Path) -> None:
+    for name in names:
+        fill(tmp_path / name, 4)
+    with pytest.raises(DataError, match=sentence):
+        load_training_data(tmp_path, SIZE)
+
+
+def test_a_folder_whose_name_looks_like_a_pictures_is_a_folder(folder: Path) -> None:
+    (folder / "red" / "0.png").rename(folder / "0.png")
+    (folder / "red" / "album.png").mkdir()
+    (folder / "0.png").rename(folder / "red" / "album.png" / "0.png")
+    data = load_training_data(folder, SIZE)
+    assert len(data.train) + len(data.validation) + len(load_test_split(folder, SIZE)) == 180
+
+
+def test_what_is_hidden_is_left_alone_at_any_depth(folder: Path) -> None:
+    expected = load_training_data(folder, SIZE)
+    shutil.copytree(folder / "green", folder / "red" / ".thumbnails" / "small")
+    assert rows(load_training_data(folder, SIZE).train.images) == rows(expected.train.images)
+    assert len(load_training_data(folder, SIZE).train) == len(expected.train)
+
+
+def test_one_picture_in_two_classes_is_told(folder: Path) -> None:
+    for number in range(60):
+        content = next((folder / "red").rglob(f"{number}.[pP][nN][gG]")).read_bytes()
+        (folder / "blue" / f"copy-{number}.png").write_bytes(content)
+    with pytest.raises(
+        DataError, match=r"blue/copy-\d+.png and red/\S+.png are one picture in two classes, and \d\d more"
+    ):
+        load_training_data(folder, SIZE)
 
 
 def test_what_is_no_picture_by_its_name_is_left_alone(folder: Path) -> None:
@@ -147,8 +198,8 @@ def test_many_classes_are_counted_together(folder: Path) -> None:
 
 def test_bad_pictures_are_all_counted_and_some_named(folder: Path) -> None:
     contents = (b"%d" % number for number in range(400))
-    parts: tuple[pictures.Part, ...] = ("test", "validation", "train")
-    bad = [each for each in contents if pictures._part_of(hashlib.sha256(each).digest(), parts) == "train"]
+    held_out: tuple[pictures.Part, ...] = ("test", "validation")
+    bad = [each for each in contents if pictures._part_of(hashlib.sha256(each).digest(), held_out) == "train"]
     for content in bad[:5]:
         (folder / "red" / f"{content.decode()}.jpg").write_bytes(content)
     with pytest.raises(DataError, match=r"5 files in .* are no pictures, or damaged: red/\d+.jpg, .*, …; mend or"):
@@ -182,8 +233,8 @@ def test_parts_that_do_not_fit_together_are_told(folder: Path, tmp_path: Path) -
 
 
 def test_pictures_of_any_size_come_out_at_the_size_asked_for(tmp_path: Path) -> None:
-    for name in ("a", "b"):
+    for name, height in (("a", 80), ("b", 90)):
         (tmp_path / name).mkdir()
         for number in range(30):
-            (tmp_path / name / f"{number}.jpg").write_bytes(encode(photo(100 + number, 80), "JPEG"))
+            (tmp_path / name / f"{number}.jpg").write_bytes(encode(photo(100 + number, height), "JPEG"))
     assert load_training_data(tmp_path, 48).train.images.shape[1:] == (48, 48, 3)
