@@ -44,9 +44,9 @@ $(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "Python lacks its venv mod
 rm -rf $(1) && $(PYTHON) -m venv $(1)
 endef
 
-# Refresh the pinned lists with the newest versions that pyproject.toml allows (needs uv).
-LOCK = uv pip compile --quiet --upgrade --generate-hashes --no-header --no-annotate \
-	--python-version 3.11 --python-platform x86_64-manylinux_2_28
+# Refresh the pinned lists with the newest versions that pyproject.toml allows (needs uv). They are universal: a package
+# that only some Pythons or systems need has that as its condition, so that one list is right from 3.11 on.
+LOCK = uv pip compile --quiet --upgrade --generate-hashes --no-header --no-annotate --python-version 3.11 --universal
 BROUGHT_BY_TORCH = torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cccl \
 	nvidia-cuda-cupti nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile \
 	nvidia-curand nvidia-cusolver nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink \
