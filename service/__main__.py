@@ -8,6 +8,7 @@ import os
 import shlex
 import socket
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,22 +96,33 @@ COMMANDS = {
 
 
 def _processes(address: str | None) -> Engine:
-    from service.jobs.score import processes
-
     if address:
         raise StartupError("--address is that of a Ray cluster; add --engine ray, or leave it out.")
+    _need_onnx_runtime()
+    from service.jobs.score import processes
+
     return processes
 
 
 def _ray(address: str | None) -> Engine:
+    _need_onnx_runtime()
     try:
         from service.cluster.score import engine
     except ModuleNotFoundError as exc:
-        raise StartupError("Ray is not installed here; install it with: pip install 'convoy[cpu,cluster]'") from exc
+        raise StartupError("Ray is not installed here; in the checkout: pip install '.[cpu,cluster]'") from exc
     return engine(address)
 
 
+def _need_onnx_runtime() -> None:
+    """Raise `StartupError` where it is missing: an extra, since there is one for the CPU and another for GPUs."""
+    if find_spec("onnxruntime") is None:
+        raise StartupError(
+            "ONNX Runtime is not installed here; in the checkout: pip install '.[cpu]', or '.[gpu]' for an NVIDIA GPU"
+        )
+
+
 def _serve(options: argparse.Namespace) -> int:
+    _need_onnx_runtime()
     given = {name: value for name, value in vars(options).items() if name in Settings.model_fields}
     try:
         settings = load(given, file=getattr(options, "settings", None))

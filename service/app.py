@@ -144,7 +144,7 @@ def _rpc(
         from service.rpc.methods import Methods
         from service.rpc.server import RpcServer
     except ModuleNotFoundError as exc:
-        raise StartupError("gRPC is not installed here; install it with: pip install 'convoy[cpu,grpc]'") from exc
+        raise StartupError("gRPC is not installed here; in the checkout: pip install '.[cpu,grpc]'") from exc
     methods = Methods(served, administration, classifier, settings, metrics)
     return RpcServer(methods, settings, log, keys, right)
 

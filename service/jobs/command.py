@@ -86,9 +86,9 @@ def _here(options: argparse.Namespace, engines: Mapping[str, OpenEngine]) -> int
         raise StartupError(str(exc)) from exc
     if options.top_k is not None and not 1 <= options.top_k <= len(metadata.labels):
         raise StartupError(f"--top-k: the model has {len(metadata.labels)} classes; ask for 1 to that many.")
+    engine = engines[options.engine or next(iter(engines))](options.address)  # which knows what must be installed
     from service.jobs.scoring import Task
 
-    engine = engines[options.engine or next(iter(engines))](options.address)
     task = Task(folder, settings, options.top_k)
     encoder = _format(options.output).encoder(metadata.labels)
     opened = [open_path(path, Limits(settings.max_image_bytes)) for path in options.paths]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -62,8 +63,34 @@ def test_a_taken_grpc_port_is_known_before_anything_else(
 def test_without_grpc_installed_its_port_is_one_sentence(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "service.rpc.server", raising=False)
     monkeypatch.setitem(sys.modules, "grpc", None)
-    with pytest.raises(StartupError, match=re.escape("pip install 'convoy[cpu,grpc]'")):
+    with pytest.raises(StartupError, match=re.escape("pip install '.[cpu,grpc]'")):
         create_app(settings.model_copy(update={"grpc_port": 0}))
+
+
+WITHOUT_ONNX_RUNTIME = """
+import sys
+sys.modules["onnxruntime"] = None
+from service.__main__ import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["serve", "--port", "0", "--workers", "1"],
+        ["serve", "--port", "0", "--workers", "2"],
+        ["score", "tests", "--model", "colours", "--output", "never-written.csv"],
+        ["score", "tests", "--model", "colours", "--output", "never-written.csv", "--engine", "ray"],
+    ],
+)
+def test_without_onnx_runtime_installed_it_is_one_sentence(arguments: list[str], models_dir: Path) -> None:
+    command = [sys.executable, "-c", WITHOUT_ONNX_RUNTIME, *arguments, "--models-dir", models_dir]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "convoy: ONNX Runtime is not installed here; in the checkout: pip install '.[cpu]', or '.[gpu]' for an NVIDIA GPU\n"
+    )
 
 
 def test_a_worker_on_a_gpu_has_someone_to_replace_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,7 +127,7 @@ def test_without_a_cluster_it_says_how_to_name_one(models_dir: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--engine", "ray"], "pip install 'convoy[cpu,cluster]'"),
+        (["--engine", "ray"], "pip install '.[cpu,cluster]'"),
         (["--address", "127.0.0.1:6379"], "--engine ray"),
         (["--engine", "ray", "--server", "http://127.0.0.1:8000"], "--engine is the server's own business"),
     ],
