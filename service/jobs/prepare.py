@@ -6,6 +6,8 @@ others, and not the service. The order comes as JSON on stdin, the answer goes t
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
 import resource
 import sys
@@ -15,7 +17,7 @@ from pathlib import Path
 
 import orjson
 
-from service.errors import EmptyRequest, InvalidImage, ServiceError
+from service.errors import EmptyRequest, InvalidImage, InvalidSource, ServiceError, StorageFailed
 from service.jobs.inputs import Limits
 from service.jobs.results import error
 from service.jobs.sources import SOURCES
@@ -23,6 +25,8 @@ from service.jobs.spool import SpoolWriter
 from service.jobs.store import UPLOAD
 
 MOST_MEMORY = 4 << 30  # of addresses, of which libraries reserve more than they use
+# Trouble with the disk, whatever the upload: any other is the upload's own.
+PASSES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,39 @@ class Order:
         """What `dump` gave."""
         values = orjson.loads(line)
         return cls(values["folder"], values["source"], Limits(**values["limits"]))
+
+
+async def in_a_process(order: Order) -> int:
+    """Have another process `prepare`; the number of inputs.
+
+    Raises `InvalidSource`, `EmptyRequest` or `StorageFailed`.
+    """
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "service.jobs.prepare",
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        process.stdin.write(order.dump())
+        said = await process.stdout.read()
+        await process.wait()
+    finally:
+        process.stdin.close()
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    try:
+        answer = orjson.loads(said)
+    except orjson.JSONDecodeError as exc:
+        raise InvalidSource("Reading the upload took too much memory or failed; send it in parts.") from exc
+    if "os_error" in answer:
+        trouble = StorageFailed if answer["passes"] else InvalidSource
+        raise trouble(f"The upload could not be unpacked: {answer['os_error']}.")
+    if "error" in answer:
+        kind = EmptyRequest if answer["error"]["type"] == EmptyRequest.slug else InvalidSource
+        raise kind(answer["error"]["detail"])
+    return int(answer["total"])
 
 
 def prepare(order: Order) -> int:
@@ -73,7 +110,7 @@ def main() -> int:
     except ServiceError as exc:
         answer = {"error": error(exc)}
     except OSError as exc:
-        answer = {"os_error": exc.strerror}
+        answer = {"os_error": exc.strerror, "passes": exc.errno in PASSES}
     sys.stdout.buffer.write(orjson.dumps(answer))
     sys.stdout.buffer.flush()
     os._exit(0)  # the other thread waits for ever

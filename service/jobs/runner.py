@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-
-import orjson
 
 from service.classifier import Classifier
 from service.errors import (
@@ -30,7 +27,7 @@ from service.errors import (
 )
 from service.jobs import results, spool
 from service.jobs.inputs import Limits
-from service.jobs.prepare import Order
+from service.jobs.prepare import Order, in_a_process
 from service.jobs.store import Store
 from service.jobs.work import PREPARING, Claim, Work
 from service.prediction import ModelIdentity, Prediction
@@ -39,7 +36,7 @@ from service.serving import Served, ServedModels
 from service.settings import Settings
 
 IDLE_S = 1.0  # how often to look for what other processes have accepted or left
-RETRY_S = 10.0  # after trouble with the disk
+RETRY_S = 10.0  # after trouble: with the disk, or with one batch
 TIDY_S = 60.0
 PIECE_S = 0.008  # how long a piece may keep the engine from requests; a single image may take longer
 TURNS = 16  # of the event loop before each piece: a request takes several from its arrival to its answer
@@ -87,7 +84,7 @@ class Runner:
             except Draining:
                 return
             except Exception:
-                logger.exception("work for a batch failed and will be tried again")
+                logger.exception("batches wait")
                 wait_s = RETRY_S
             self._woken.clear()
             try:
@@ -96,19 +93,31 @@ class Runner:
                 continue
 
     async def _do_next(self) -> bool:
-        """Do one piece of work; False when there is none."""
+        """Do one piece of work; False when there is none, or when it failed and waits."""
         claim = await asyncio.to_thread(self.work.claim) if self._store.exists else None
         if claim is None:
             return False
-        async with self._held(claim):
-            try:
-                if claim.chunk == PREPARING:
-                    await self._prepare(claim)
-                else:
-                    await self._score(claim)
-            except (InvalidSource, EmptyRequest, ModelNotFound) as exc:
-                await asyncio.to_thread(self.work.fail, claim, exc)
+        try:
+            async with self._held(claim):
+                await self._do(claim)
+        except (Draining, DeviceLost):
+            raise
+        except StorageFailed as exc:
+            logger.error("batch %s waits: %s", claim.batch.id, exc)
+            return False
+        except Exception:
+            logger.exception("work for batch %s failed and will be tried again", claim.batch.id)
+            return False
         return True
+
+    async def _do(self, claim: Claim) -> None:
+        try:
+            if claim.chunk == PREPARING:
+                await self._prepare(claim)
+            else:
+                await self._score(claim)
+        except (InvalidSource, EmptyRequest, ModelNotFound) as exc:
+            await asyncio.to_thread(self.work.fail, claim, exc)
 
     @asynccontextmanager
     async def _held(self, claim: Claim) -> AsyncIterator[None]:
@@ -133,8 +142,12 @@ class Runner:
             if not taken_away or worker.uncancel():
                 await asyncio.to_thread(self.work.release, claim)
                 raise
-        except BaseException:
+        except (Draining, DeviceLost):  # this process's trouble, and no other's
             await asyncio.to_thread(self.work.release, claim)
+            raise
+        except Exception:
+            renewing.cancel()
+            await asyncio.to_thread(self.work.postpone, claim, RETRY_S)
             raise
         finally:
             renewing.cancel()
@@ -145,33 +158,8 @@ class Runner:
         limits = Limits(
             settings.max_image_bytes, settings.max_batch_images, max_unpacked_bytes=8 * settings.max_batch_upload_bytes
         )
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "service.jobs.prepare",
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True,
-        )  # fmt: skip
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            process.stdin.write(Order(str(folder.absolute()), claim.batch.source, limits).dump())
-            said = await process.stdout.read()
-            await process.wait()
-        finally:
-            process.stdin.close()
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        try:
-            answer = orjson.loads(said)
-        except orjson.JSONDecodeError as exc:
-            if not folder.exists():  # deleted meanwhile
-                return
-            raise InvalidSource("Reading the upload took too much memory or failed; send it in parts.") from exc
-        if "os_error" in answer:
-            raise StorageFailed(f"The upload could not be unpacked: {answer['os_error']}.")
-        if "error" in answer:
-            kind = EmptyRequest if answer["error"]["type"] == EmptyRequest.slug else InvalidSource
-            raise kind(answer["error"]["detail"])
-        await asyncio.to_thread(self.work.prepared, claim, answer["total"])
+        total = await in_a_process(Order(str(folder.absolute()), claim.batch.source, limits))
+        await asyncio.to_thread(self.work.prepared, claim, total)
 
     async def _score(self, claim: Claim) -> None:
         batch, (first, count) = claim.batch, claim.span

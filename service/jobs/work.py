@@ -29,7 +29,7 @@ PREPARING = -1  # the chunk number under which the reading of an upload is claim
 HELD = "SELECT batch, chunk, owner, lease FROM chunks WHERE rows IS NULL ORDER BY batch, chunk"
 NEXT = """
 SELECT number AS batch, CASE WHEN total IS NULL THEN :preparing ELSE claimed END AS chunk FROM batches
-WHERE status IN ('queued', 'running') AND CASE
+WHERE status IN ('queued', 'running') AND number NOT IN (SELECT batch FROM chunks WHERE owner LIKE '% waits') AND CASE
     WHEN total IS NULL THEN number NOT IN (SELECT batch FROM chunks)
     ELSE claimed * per_chunk < total AND claimed < written + :window END
 ORDER BY number LIMIT 1
@@ -119,17 +119,21 @@ class Work:
 
     def renew(self, claim: Claim) -> bool:
         """Make the lease last longer; False when the work is not this process's any more."""
-        return self._set_lease(claim, time.time() + self.lease_s)
+        return self._set_lease(claim, claim.owner, time.time() + self.lease_s)
 
     def release(self, claim: Claim) -> None:
         """Let others have the work at once."""
-        self._set_lease(claim, 0)
+        self._set_lease(claim, "", 0)
 
-    def _set_lease(self, claim: Claim, until: float) -> bool:
+    def postpone(self, claim: Claim, seconds: float) -> None:
+        """Let other batches come first for so long: what failed once may well fail again."""
+        self._set_lease(claim, f"{self._me} waits", time.time() + seconds)
+
+    def _set_lease(self, claim: Claim, owner: str, until: float) -> bool:
         with self._database.writing() as connection:
             changed = connection.execute(
-                "UPDATE chunks SET lease = ? WHERE batch = ? AND chunk = ? AND owner = ?",
-                [until, claim.batch.number, claim.chunk, claim.owner],
+                "UPDATE chunks SET owner = ?, lease = ? WHERE batch = ? AND chunk = ? AND owner = ?",
+                [owner, until, claim.batch.number, claim.chunk, claim.owner],
             )
             return changed.rowcount == 1
 

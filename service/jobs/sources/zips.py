@@ -3,7 +3,7 @@
 A member that is no plain file, is encrypted, too large or damaged has its error in its place. An archive that can't be
 read on, or that unpacks to more than its budget, raises `InvalidSource`. The standard library's reader would hold the
 whole directory as objects: some 10 GB for the largest upload.
-Source: PKWARE, APPNOTE.TXT 6.3.10, sections 4.3.7, 4.3.12, 4.3.14 to 4.3.16.
+Source: PKWARE, APPNOTE.TXT 6.3.10, sections 4.3.6, 4.3.7, 4.3.12, 4.3.14 to 4.3.16.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ ENCRYPTED, UTF8 = 1 << 0, 1 << 11
 STORED, DEFLATED = 0, 8
 UNIX, FILE_TYPE, REGULAR = 3, 0o170000, 0o100000
 DAMAGED = "The archive's member is damaged; pack it again."
+DIRECTORY_DAMAGED = "The zip archive's table of contents is damaged; pack it again."
 
 
 class _Directory(NamedTuple):
@@ -62,7 +63,7 @@ def zip_inputs(stream: BinaryIO, size: int, limits: Limits) -> Iterator[Input]:
             continue
         seen += 1
         limits.check_count(seen)
-        yield member(entry.name, partial(_unzip, stream, entry, directory.shift, limits, budget))
+        yield member(entry.name, partial(_unzip, stream, entry, directory, limits, budget))
 
 
 def _find_directory(stream: BinaryIO, size: int) -> _Directory:
@@ -76,6 +77,8 @@ def _find_directory(stream: BinaryIO, size: int) -> _Directory:
     end = tail_start + at
     if at >= LOCATOR.size and tail[at - LOCATOR.size :][:4] == b"PK\x06\x07":
         position = LOCATOR.unpack_from(tail, at - LOCATOR.size)[2]
+        if position >= size:
+            raise InvalidSource(DIRECTORY_DAMAGED)
         stream.seek(position)
         record = stream.read(END64.size)
         if len(record) == END64.size and record[:4] == b"PK\x06\x06":
@@ -83,7 +86,7 @@ def _find_directory(stream: BinaryIO, size: int) -> _Directory:
             end = position
     shift = end - length - start
     if shift < 0:
-        raise InvalidSource("The zip archive's table of contents is damaged; pack it again.")
+        raise InvalidSource(DIRECTORY_DAMAGED)
     return _Directory(start + shift, length, members, shift)
 
 
@@ -98,11 +101,11 @@ def _entries(stream: BinaryIO, directory: _Directory) -> Iterator[_Member]:
             stream.seek(position)
             block = stream.read(min(max(BLOCK, needed), left))
             if not block:
-                raise InvalidSource("The zip archive's table of contents is damaged; pack it again.")
+                raise InvalidSource(DIRECTORY_DAMAGED)
             buffer += block
             position, left = position + len(block), left - len(block)
         elif bytes(buffer[:4]) != b"PK\x01\x02":
-            raise InvalidSource("The zip archive's table of contents is damaged; pack it again.")
+            raise InvalidSource(DIRECTORY_DAMAGED)
         else:
             yield _entry(buffer)
             del buffer[:needed]
@@ -132,7 +135,7 @@ def _zip64(extra: bytes) -> Iterator[int]:
         extra = extra[4 + length :]
 
 
-def _unzip(stream: BinaryIO, entry: _Member, shift: int, limits: Limits, budget: Budget) -> bytes:
+def _unzip(stream: BinaryIO, entry: _Member, directory: _Directory, limits: Limits, budget: Budget) -> bytes:
     if entry.mode & FILE_TYPE not in (0, REGULAR):
         raise InvalidImage("The archive's member is a link or no plain file; pack the image itself.")
     if entry.flags & ENCRYPTED:
@@ -142,7 +145,9 @@ def _unzip(stream: BinaryIO, entry: _Member, shift: int, limits: Limits, budget:
     if max(entry.unpacked_bytes, entry.packed_bytes) > limits.max_image_bytes:
         raise limits.too_large()
     budget.spend(entry.unpacked_bytes)
-    stream.seek(entry.offset + shift)
+    if (position := entry.offset + directory.shift) >= directory.start:  # members come before it (4.3.6)
+        raise InvalidImage(DAMAGED)
+    stream.seek(position)
     header = stream.read(LOCAL.size)
     if len(header) < LOCAL.size or header[:4] != b"PK\x03\x04":
         raise InvalidImage(DAMAGED)

@@ -73,6 +73,27 @@ def as_encrypted_zip(pictures: Pictures) -> bytes:
     return bytes(packed)
 
 
+def as_zip_with_its_end_elsewhere(pictures: Pictures, position: int) -> bytes:
+    """Its 64-bit locator says that the end of the table of contents is at `position`."""
+    packed = as_zip(pictures)
+    at = packed.rfind(b"PK\x05\x06")
+    *_, length, start, _ = struct.unpack("<4s4H2LH", packed[at:])
+    end = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, 1, 1, length, start)
+    return packed[:at] + end + struct.pack("<4sLQL", b"PK\x06\x07", 0, position, 1) + packed[at:]
+
+
+def as_zip_with_its_member_elsewhere(name: str, content: bytes, position: int) -> bytes:
+    """Its table of contents says that the only member is at `position`."""
+    packed = bytearray(as_zip([(name, content)]))
+    at, end = packed.rfind(b"PK\x01\x02"), packed.rfind(b"PK\x05\x06")
+    extra = struct.pack("<2HQ", 1, 8, position)
+    packed[end + 12 : end + 16] = struct.pack("<L", end - at + len(extra))
+    packed[end:end] = extra
+    packed[at + 30 : at + 32] = struct.pack("<H", len(extra))
+    packed[at + 42 : at + 46] = b"\xff" * 4
+    return bytes(packed)
+
+
 PACKERS: dict[str, Callable[[Pictures], bytes]] = {
     "zip": as_zip,
     "tar": as_tar,

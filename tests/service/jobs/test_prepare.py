@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -9,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from service.errors import EmptyRequest, InvalidSource
+from service.errors import EmptyRequest, InvalidSource, StorageFailed
 from service.jobs import spool
 from service.jobs.inputs import Limits
-from service.jobs.prepare import Order, prepare
+from service.jobs.prepare import Order, in_a_process, prepare
 from tests.service.jobs.packing import PACKERS
 
 PICTURES = [("a.png", b"first"), ("b.png", b"second")]
@@ -60,6 +61,27 @@ def test_the_process_answers_in_json(content: bytes, answer: dict[str, object], 
         said = json.loads(process.stdout.read())
     said.get("error", {}).pop("detail", None)
     assert said == answer
+
+
+def answered(order: Order) -> int:
+    return asyncio.run(in_a_process(order))
+
+
+def test_another_process_does_it(tmp_path: Path) -> None:
+    assert answered(order(tmp_path, "zip", PACKERS["zip"](PICTURES))) == 2
+    with pytest.raises(EmptyRequest):
+        answered(order(tmp_path, "zip", PACKERS["zip"]([])))
+
+
+def test_trouble_with_the_disk_is_told_from_an_upload_that_can_not_be_read(tmp_path: Path) -> None:
+    there = order(tmp_path, "zip", PACKERS["zip"](PICTURES))
+    (tmp_path / "inputs").symlink_to("/dev/full")
+    with pytest.raises(StorageFailed, match="No space left"):
+        answered(there)
+    (tmp_path / "inputs").unlink()
+    (tmp_path / "upload").unlink()
+    with pytest.raises(InvalidSource, match="No such file"):
+        answered(there)
 
 
 def test_the_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:

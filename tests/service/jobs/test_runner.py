@@ -21,6 +21,7 @@ from service.jobs import store as store_module
 from service.jobs.database import Batch
 from service.jobs.runner import Runner
 from service.jobs.store import NewBatch, Store
+from service.jobs.work import Claim
 from service.queueing import Priority
 from service.settings import Settings
 from tests.conftest import COLOURS, encode, picture
@@ -169,6 +170,27 @@ def test_trouble_that_passes_costs_nothing(
             batch = add(state.store, identity=state.served.choose().loaded.identity)
             assert (await ended(state.store, batch)).status == "succeeded"
             assert [row["index"] for row in rows(state.store, batch)] == list(range(25))
+
+    asyncio.run(scenario())
+
+
+def test_a_batch_whose_trouble_stays_keeps_no_other_from_its_end(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with running(settings) as state:
+            identity = state.served.choose().loaded.identity
+            score, bad = state.runner._score, add(state.store, identity=identity)
+
+            async def failing(claim: Claim) -> None:
+                if claim.batch.id == bad.id:
+                    raise StorageFailed("this folder's disk")
+                await score(claim)
+
+            monkeypatch.setattr(state.runner, "_score", failing)
+            monkeypatch.setattr(runner_module, "RETRY_S", 3600)
+            assert (await ended(state.store, add(state.store, identity=identity))).status == "succeeded"
+            assert not state.store.get(bad.id).ended
 
     asyncio.run(scenario())
 

@@ -129,6 +129,33 @@ def test_work_that_was_let_go_is_taken_over_at_once(store: Store, worker: Worker
     assert two.claim()
 
 
+def test_a_batch_that_failed_waits_while_others_are_worked_on(store: Store, worker: Workers) -> None:
+    bad, good = add(store, 20), add(store, 20)
+    work, another = worker(), worker()
+    work.postpone(claimed(work), 3600)
+    assert [claimed(each).batch.id for each in (work, another)] == [good.id, good.id]
+    assert work.claim() is None
+    assert store.get(bad.id).claimed == 1
+
+
+def test_a_batch_that_has_waited_long_enough_is_worked_on(store: Store, worker: Workers) -> None:
+    batch, work = add(store, 20), worker()
+    first = claimed(work)
+    work.postpone(first, -1)
+    for _ in range(2):
+        claim = claimed(work)
+        work.finish(claim, rows(claim), 0)
+    assert results(store, batch) == expected(20)
+
+
+def test_what_is_postponed_is_nobodys(store: Store, worker: Workers) -> None:
+    add(store, 10)
+    work = worker()
+    claim = claimed(work)
+    work.postpone(claim, 3600)
+    assert not work.renew(claim)
+
+
 def test_what_a_dead_process_had_begun_to_write_is_written_over(store: Store, worker: Workers) -> None:
     batch, work = add(store, 20), worker()
     claim = claimed(work)

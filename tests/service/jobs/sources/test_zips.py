@@ -10,8 +10,17 @@ from pathlib import Path
 import pytest
 
 from service.errors import InvalidSource
-from tests.service.jobs.packing import as_encrypted_zip, as_overlapping_zip, as_zip, inputs, outcomes
+from tests.service.jobs.packing import (
+    as_encrypted_zip,
+    as_overlapping_zip,
+    as_zip,
+    as_zip_with_its_end_elsewhere,
+    as_zip_with_its_member_elsewhere,
+    inputs,
+    outcomes,
+)
 
+FAR = [1 << 31, 1 << 62, (1 << 64) - 1]  # within and beyond what files can be asked for
 PICTURES = [("cat/a.png", b"first"), ("dog/b.png", b"second" * 1000), ("c.png", b"")]
 
 
@@ -69,3 +78,25 @@ def test_a_name_of_absurd_length_is_cut_and_has_an_error() -> None:
     ((id_, error),) = outcomes("zip", as_zip([("x" * 5000, b"x")]))
     assert len(str(id_)) == 1024
     assert "shorten it" in str(error)
+
+
+def test_a_zip_with_a_64_bit_end_is_read() -> None:
+    end = as_zip(PICTURES[:1]).rfind(b"PK\x05\x06")
+    assert outcomes("zip", as_zip_with_its_end_elsewhere(PICTURES[:1], end)) == PICTURES[:1]
+
+
+@pytest.mark.parametrize("position", FAR)
+def test_a_table_of_contents_behind_the_end_is_refused(position: int) -> None:
+    with pytest.raises(InvalidSource, match="table of contents is damaged"):
+        outcomes("zip", as_zip_with_its_end_elsewhere(PICTURES[:1], position))
+
+
+@pytest.mark.parametrize("position", FAR)
+def test_a_member_behind_the_end_is_damaged(position: int) -> None:
+    ((id_, error),) = outcomes("zip", as_zip_with_its_member_elsewhere("a", b"x", position))
+    assert id_ == "a"
+    assert "member is damaged" in str(error)
+
+
+def test_a_member_whose_place_is_told_in_64_bits_is_read() -> None:
+    assert outcomes("zip", as_zip_with_its_member_elsewhere("a", b"x", 0)) == [("a", b"x")]
