@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from threading import Event
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ REDUCED_TO = 4  # times the model's input: how far a photo may be reduced while 
 Picture = bytes | RGBImage  # encoded, or decoded by the client
 Pictures = Sequence[Picture | InvalidImage] | Rows  # each encoded, decoded, or known to be none
 UNLIMITED = nullcontext()
+NEVER = Event()
 NO_ROWS = np.empty((0, 0, 0, 3), np.uint8)
 
 
@@ -45,6 +47,7 @@ class Classifier:
 
     def __init__(self, models: ServedModels, settings: Settings, metrics: Metrics) -> None:
         self._models, self._max_pixels = models, settings.max_image_pixels
+        self._decoding = ThreadPoolExecutor(thread_name_prefix="decode")  # whatever is sent, other threads stay free
         self._shares = Shares(settings.client_images) if settings.client_share < 1 else None
         self._decoded = metrics.histogram("convoy_stage_seconds", "decode")
         self._preprocessed = metrics.histogram("convoy_stage_seconds", "preprocess")
@@ -112,29 +115,38 @@ class Classifier:
         self, pictures: Pictures, spec: InputSpec, deadline: float | None, background: Executor | None
     ) -> tuple[Rows, Mapping[int, InvalidImage]]:
         """Everything that can fail for one picture happens here, before the queue; `background` for what can wait."""
-        if background:
-            prepared = await asyncio.get_running_loop().run_in_executor(background, self._rows, pictures, spec)
-        elif sum(_work(picture, spec) for picture in pictures) <= INLINE_BYTES:
-            prepared = self._rows(pictures, spec)
+        if not background and sum(_work(picture, spec) for picture in pictures) <= INLINE_BYTES:
+            prepared = self._rows(pictures, spec, NEVER)
         else:
-            try:
-                async with asyncio.timeout_at(deadline):
-                    prepared = await asyncio.to_thread(self._rows, pictures, spec)
-            except TimeoutError as exc:
-                raise DeadlineExceeded(
-                    "The request's time was up before its images were decoded; allow more time or send fewer images."
-                ) from exc
+            prepared = await self._rows_in_thread(pictures, spec, deadline, background or self._decoding)
         self._decoded.observe(prepared.decode_s)
         self._preprocessed.observe(prepared.preprocess_s)
         return prepared.rows, prepared.invalid
 
-    def _rows(self, pictures: Pictures, spec: InputSpec) -> Prepared:
+    async def _rows_in_thread(
+        self, pictures: Pictures, spec: InputSpec, deadline: float | None, threads: Executor
+    ) -> Prepared:
+        given_up = Event()  # nobody waits for the pictures that are left
+        try:
+            async with asyncio.timeout_at(deadline):
+                loop = asyncio.get_running_loop()
+                return await loop.run_in_executor(threads, self._rows, pictures, spec, given_up)
+        except TimeoutError as exc:
+            raise DeadlineExceeded(
+                "The request's time was up before its images were decoded; allow more time or send fewer images."
+            ) from exc
+        finally:
+            given_up.set()
+
+    def _rows(self, pictures: Pictures, spec: InputSpec, given_up: Event) -> Prepared:
         """Counts nothing: it may run in a thread, and counts belong to the event loop's."""
         rows: list[RGBImage] = []
         invalid: dict[int, InvalidImage] = {}
         decode_s = preprocess_s = 0.0
         at_least = REDUCED_TO * max(spec.height, spec.width)
         for place, picture in enumerate(pictures):
+            if given_up.is_set():
+                break
             began = decoded = time.perf_counter()
             try:
                 if isinstance(picture, InvalidImage):

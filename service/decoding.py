@@ -7,7 +7,9 @@ The size is read from the header and checked before any pixel is decoded. Whatev
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +19,13 @@ from PIL import Image, ImageOps
 from service.errors import ImageTooLarge, InvalidImage
 from service.types import RGBImage
 
+Image.MAX_IMAGE_PIXELS = None  # the limit is the operator's, see `_check_size`
 WHITE = (255, 255, 255, 255)
+MOST_SCANS = 100  # of a progressive JPEG: each goes through all pixels again, and programs write a dozen or less
+MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # begins a segment (ITU-T T.81, B.1.1.2); the rest is pixels
+PROGRESSIVE, SEQUENTIAL, SCAN, END = b"\xc2", {b"\xc0", b"\xc1"}, b"\xda", b"\xd9"
 ORIENTATION = 0x0112  # EXIF tag
+TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")  # the last two are BigTIFF
 EXIF, XMP = b"Exif\x00\x00", b"http://ns.adobe.com/xap/"  # either may tell which way is up
 UPRIGHT: dict[int, Callable[[RGBImage], RGBImage]] = {  # EXIF 2.32, 4.6.4 A: which corner the first row begins at
     2: np.fliplr,
@@ -57,8 +64,6 @@ def decode(data: bytes, *, max_pixels: int, at_least: int | None = None) -> RGBI
         return decoder.decode(data, decoder.pillow_format, max_pixels, at_least or max_pixels)
     except (InvalidImage, MemoryError):
         raise
-    except Image.DecompressionBombError as exc:
-        raise ImageTooLarge(f"The image is too large; send one of at most {max_pixels:,} pixels.") from exc
     except Exception as exc:  # Pillow's plugins raise nearly anything on damaged files
         raise InvalidImage(
             f"The bytes begin like {decoder.media_type} but can't be decoded; the file is damaged or cut off."
@@ -71,6 +76,8 @@ def _jpeg(data: bytes, pillow_format: str, max_pixels: int, at_least: int) -> RG
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         _check_size(width, height, max_pixels)
+        if _scans(data) > MOST_SCANS:
+            raise InvalidImage(f"The JPEG file has more than {MOST_SCANS} scans; save it with fewer.")
         if colours not in ("YCbCr", "Gray", "RGB"):
             return _pillow(data, pillow_format, max_pixels, at_least)
         image: RGBImage = simplejpeg.decode_jpeg(data, "RGB", min_height=at_least, min_width=at_least)
@@ -80,6 +87,18 @@ def _jpeg(data: bytes, pillow_format: str, max_pixels: int, at_least: int) -> RG
         with Image.open(io.BytesIO(data), formats=(pillow_format,)) as header:
             image = UPRIGHT.get(header.getexif().get(ORIENTATION, 1), np.asarray)(image)
     return image
+
+
+def _scans(data: bytes) -> int:
+    """How many scans a progressive JPEG has, counted up to just beyond `MOST_SCANS`; 0 for other JPEGs."""
+    place, count, progressive = 2, 0, False
+    while count <= MOST_SCANS and (found := MARKER.search(data, place)) and found[1] != END:
+        if found[1] in SEQUENTIAL:
+            return 0
+        progressive = progressive or found[1] == PROGRESSIVE
+        count += progressive and found[1] == SCAN
+        place = found.end() + int.from_bytes(data[found.end() : found.end() + 2])
+    return count
 
 
 def _pillow(data: bytes, pillow_format: str, max_pixels: int, _at_least: int) -> RGBImage:
@@ -95,7 +114,8 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 
 def _to_rgb(image: Image.Image) -> RGBImage:
     image.load()
-    ImageOps.exif_transpose(image, in_place=True)  # else it copies what stands upright already
+    with suppress(Exception):  # what the file says about its picture may be damaged where the picture is not
+        ImageOps.exif_transpose(image, in_place=True)  # else it copies what stands upright already
     if image.mode.startswith("I") or image.mode == "F":
         image = _to_8_bit(image)
     if image.has_transparency_data:
@@ -108,8 +128,13 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     """Grayscale of 16 or more bits → 8 bits, by its own depth: Pillow would clip instead of scaling."""
     if image.mode == "F":
         raise InvalidImage("Floating-point pixels have no agreed range; send an image with integer pixels.")
-    values = np.asarray(image).astype(np.int64)
-    return Image.fromarray((values.clip(0, 65535) // 257).astype(np.uint8))
+    values = np.asarray(image)
+    scaled = values.clip(0, 65535)
+    scaled //= 257
+    grey = Image.fromarray(scaled.astype(np.uint8))
+    if (transparent := image.info.get("transparency")) is not None:  # one grey, by its 16 bits
+        grey.putalpha(Image.fromarray(np.where(values == transparent, np.uint8(0), np.uint8(255))))
+    return grey
 
 
 DECODERS: dict[str, Decoder] = {
@@ -118,5 +143,5 @@ DECODERS: dict[str, Decoder] = {
     "webp": Decoder("image/webp", lambda data: data[:4] == b"RIFF" and data[8:12] == b"WEBP", "WEBP", _pillow),
     "bmp": Decoder("image/bmp", lambda data: data.startswith(b"BM"), "BMP", _pillow),
     "gif": Decoder("image/gif", lambda data: data[:6] in (b"GIF87a", b"GIF89a"), "GIF", _pillow),
-    "tiff": Decoder("image/tiff", lambda data: data[:4] in (b"II*\x00", b"MM\x00*"), "TIFF", _pillow),
+    "tiff": Decoder("image/tiff", lambda data: data[:4] in TIFF, "TIFF", _pillow),
 }

@@ -8,25 +8,19 @@ refusal costs is missing for those that are answered.
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Callable
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.api.direct import DirectRoute, DirectRoutes, Header
-from service.api.incoming import CONNECTION_EXTENSION, Connection, Incoming, Reply
+from service.api.incoming import CONNECTION_EXTENSION, Connection, Incoming, Reply, joined
+from service.heads import PlainHead, without_upgrade
 from service.serving import ServedModels
 
 FIRST_REQUEST_S = 0.5  # how long a stopping process waits for the first request on a connection
 DIRECT_BYTES = 1 << 20  # larger bodies are worth being read with ASGI's care, piece by piece
-# The rest of a head without anything that only a real parser should judge: tokens, a colon, visible text (RFC 9112).
-FIELDS = rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[\t -~\x80-\xff]*+\r\n)++\r\n"
-FIELD = re.compile(
-    rb"(?i)\n(content-length|content-type|x-request-id|x-request-timeout-ms|connection|transfer-encoding|expect|upgrade)"
-    rb":[ \t]*+([^\r]*?)[ \t]*+\r"
-)
-NOT_PLAIN = {b"transfer-encoding", b"expect", b"upgrade"}
+HEAD_BYTES = 64 << 10  # how much of a head may arrive beyond its first piece
 
 
 class Protocol(HttpToolsProtocol):
@@ -44,34 +38,35 @@ class Protocol(HttpToolsProtocol):
         self._path = self._hottest.path.encode()
         self.models: ServedModels = self.app.state.served
         self._direct: Exchange | None = None  # the exchange whose request arrives
-        self._head = re.compile(
-            b"%b %b HTTP/1[.]1\r\n" % (self._hottest.method.encode(), re.escape(self._path)) + FIELDS
-        )
+        self._plain = PlainHead(self._hottest.method, self._hottest.path)
         self._arriving = False  # between the beginning of a request and its end
-        self._quiet_since = 0.0  # when the last reply was done, on the event loop's clock
+        self._in_head = False  # and that of its head
+        self._head_bytes = 0  # that have arrived of it after its first piece
+        self._quiet_since = (
+            0.0  # when anything happened last that the client can be given time for, on the loop's clock
+        )
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """A client has connected."""
         super().connection_made(transport)
         self._connection.address = self.client[0] if self.client else ""
+        self._quiet_since = self.loop.time()
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def data_received(self, data: bytes) -> None:
         """Bytes are there."""
-        if not (self._hottest.refusing and self._refused(data)):
-            super().data_received(data)
+        if self._hottest.refusing and self._refused(data):
+            return
+        in_head = self._in_head
+        super().data_received(data if self._arriving else without_upgrade(data))
+        if in_head and self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES:
+                self.send_400_response("The head of the request is too long; put what is large into its body.")
 
     def _refused(self, data: bytes) -> bool:
         """Refuse a request that is whole and plain by its head, if there is no time for it."""
-        if self._arriving or not self._free or (head := self._head.match(data)) is None:
-            return False
-        fields = FIELD.findall(head[0])
-        headers = {name.lower(): value for name, value in fields}
-        if (
-            len(headers) != len(fields)
-            or not NOT_PLAIN.isdisjoint(headers)
-            or headers.get(b"connection", b"keep-alive").lower() != b"keep-alive"
-            or headers.get(b"content-length") != b"%d" % (len(data) - head.end())
-        ):
+        if self._arriving or not self._free or (headers := self._plain.fields(data)) is None:
             return False
         exchange = Exchange(self, self._hottest, self._hottest.path, headers, b"")
         if refused := self._hottest.refuse(exchange.request(self._connection)):
@@ -82,14 +77,16 @@ class Protocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
-        self._arriving = True
+        self._arriving = self._in_head = True
+        self._head_bytes, self._quiet_since = 0, self.loop.time()
         self._direct = None
         self.scope["extensions"] = {CONNECTION_EXTENSION: self._connection}  # type: ignore[dict-item]
 
     def on_headers_complete(self) -> None:
         """The head is there."""
+        self._in_head = False
         path, _, query = self.url.partition(b"?")
-        headers = dict(self.headers)
+        headers = joined(self.headers)
         route = self._hottest if path == self._path else self._find(path)
         if route and self._goes_direct(route, headers.get(b"content-length", b"")):
             self.cycle = self._direct = Exchange(self, route, path.decode(), headers, query)  # type: ignore[assignment]
@@ -119,6 +116,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body is there."""
+        self._quiet_since = self.loop.time()
         if self._direct:
             self._direct.pieces.append(body)
         else:
@@ -154,14 +152,23 @@ class Protocol(HttpToolsProtocol):
             self.flow.resume_reading()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close a connection on which nothing has happened for so long."""
-        quiet = self.loop.time() - self._quiet_since if self._free and not self._arriving else 0.0
-        if quiet >= self.timeout_keep_alive:
+        """Close a connection whose client has done nothing for so long, or has not ended a head."""
+        now = self.loop.time()
+        if not self._waits_for_client:
+            self._quiet_since = now
+        if now - self._quiet_since >= self.timeout_keep_alive:
             super().timeout_keep_alive_handler()
         else:
             self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive - quiet, self.timeout_keep_alive_handler
+                self._quiet_since + self.timeout_keep_alive - now, self.timeout_keep_alive_handler
             )
+
+    @property
+    def _waits_for_client(self) -> bool:
+        """Whether it is the client that has to do something: begin a request, or go on with one."""
+        if self.flow.read_paused or self.pipeline:
+            return False
+        return self._free or (self._arriving and not self._in_head)
 
     def _unset_keepalive_if_required(self) -> None:
         """Let it run."""

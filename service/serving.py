@@ -11,7 +11,16 @@ from functools import partial
 from service.batching import BATCHERS, DynamicBatcher
 from service.counters import Cell
 from service.engine import Engine
-from service.errors import DeviceLost, Draining, NotReady, OutOfMemory, Overloaded, ServiceError, StartupError
+from service.errors import (
+    DeviceLost,
+    Draining,
+    ModelNotFound,
+    NotReady,
+    OutOfMemory,
+    Overloaded,
+    ServiceError,
+    StartupError,
+)
 from service.metrics import Metrics, ModelMetrics
 from service.queueing import Priority
 from service.repository import Inventory, LoadedModel, ModelRepository
@@ -179,7 +188,10 @@ class ServedModels:
 
     async def _check_all(self) -> None:
         for name in self.repository.models:
-            active = self.choose(name)
+            try:
+                active = self.choose(name)
+            except ModelNotFound:  # unloaded while another was asked
+                continue
             try:
                 async with asyncio.timeout(HEARTBEAT_S):
                     await active.batcher.submit(active.loaded.canary)

@@ -52,12 +52,28 @@ def _jpeg(content: bytes, at_least: int) -> Image.Image | None:
 def _any(content: bytes) -> Image.Image:
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         image.load()
-        upright = ImageOps.exif_transpose(image)
+        upright = _upright(image)
     if upright.mode == "F":
         raise ValueError("floating-point pixels have no agreed range")
     if upright.mode.startswith("I"):  # 16 bits or more: Pillow would clip them instead of scaling
-        upright = Image.fromarray((np.asarray(upright).astype(np.int64).clip(0, 65535) // 257).astype(np.uint8))
+        upright = _to_8_bit(upright)
     if upright.has_transparency_data:
         upright = upright.convert("RGBA")
         upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
     return upright.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """As it is meant to be looked at, unless what the file says about that is damaged."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # Pillow raises nearly anything on damaged metadata
+        return image
+
+
+def _to_8_bit(grey: Image.Image) -> Image.Image:
+    values = np.asarray(grey)
+    scaled = Image.fromarray((values.clip(0, 65535) // 257).astype(np.uint8))
+    if (transparent := grey.info.get("transparency")) is not None:
+        scaled.putalpha(Image.fromarray(np.where(values == transparent, np.uint8(0), np.uint8(255))))
+    return scaled

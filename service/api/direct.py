@@ -55,6 +55,8 @@ class DirectRoute:
     def refuse(self, request: Incoming) -> tuple[Reply, Header] | None:
         """The reply to a request that is refused unseen; None for all others."""
         try:
+            if self._keys:
+                self._keys.check(request.headers)  # how busy the service is, is not for everyone to know
             error = self._refusal(request)
         except ServiceError:
             error = None  # `handle` finds it again

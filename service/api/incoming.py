@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple, Self
 from urllib.parse import parse_qsl
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
-from service.errors import BodyTooLarge, MalformedRequest
+from service.errors import BodyTooLarge, DeadlineExceeded, MalformedRequest
 
 CONNECTION_EXTENSION = "convoy.connection"  # the ASGI extension that our own server offers
 
@@ -47,7 +47,7 @@ class Reply(NamedTuple):
 class Incoming:
     """One HTTP request: its head, and its body, whole already or as ASGI's `receive` brings it."""
 
-    __slots__ = ("_body", "_query", "began", "connection", "headers", "path")
+    __slots__ = ("_body", "_query", "_until", "began", "connection", "headers", "path")
 
     def __init__(
         self,
@@ -59,6 +59,7 @@ class Incoming:
         began: float | None = None,  # when its head was there, on time.perf_counter
     ) -> None:
         self.path, self.headers, self._body, self.connection = path, headers, body, connection
+        self._until: float | None = None  # how long its body is waited for
         self._query: dict[str, str] = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True)) if query else {}
         self.began = time.perf_counter() if began is None else began
 
@@ -67,7 +68,7 @@ class Incoming:
         """A request of the ASGI server's."""
         address, _ = scope.get("client") or ("", 0)
         connection = scope.get("extensions", {}).get(CONNECTION_EXTENSION) or Connection(address)
-        return cls(scope["path"], dict(scope["headers"]), scope["query_string"], receive, connection)
+        return cls(scope["path"], joined(scope["headers"]), scope["query_string"], receive, connection)
 
     @property
     def has_query(self) -> bool:
@@ -81,11 +82,12 @@ class Incoming:
     def deadline(self, longest_ms: float) -> float:
         """When its time is up, on the event loop's clock: `longest_ms` after its head, or before where it says so.
 
-        Raises `MalformedRequest`.
+        From then on its body is not waited for either. Raises `MalformedRequest`.
         """
         given = positive(text(self.headers.get(b"x-request-timeout-ms")), "header X-Request-Timeout-Ms")
         elapsed = time.perf_counter() - self.began
-        return asyncio.get_running_loop().time() - elapsed + min(given or longest_ms, longest_ms) / 1000
+        self._until = asyncio.get_running_loop().time() - elapsed + min(given or longest_ms, longest_ms) / 1000
+        return self._until
 
     async def whole(self, limit: int) -> bytes:
         """The body; raises as `chunks` does."""
@@ -98,14 +100,14 @@ class Incoming:
         """The body as it arrives.
 
         Raises `BodyTooLarge` as soon as it is known to be more than `limit` bytes, `ClientDisconnect` when it ends
-        before its end.
+        before its end, `DeadlineExceeded` when the request's time is up.
         """
         declared = self.headers.get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > limit:
             raise _too_large(limit)
         received, more = 0, True
         while more:
-            chunk, more = (self._body, False) if isinstance(self._body, bytes) else await _next(self._body)
+            chunk, more = (self._body, False) if isinstance(self._body, bytes) else await _next(self._body, self._until)
             received += len(chunk)
             if received > limit:
                 raise _too_large(limit)
@@ -113,12 +115,24 @@ class Incoming:
                 yield chunk
 
 
-async def _next(receive: Receive) -> tuple[bytes, bool]:
+async def _next(receive: Receive, until: float | None) -> tuple[bytes, bool]:
     """The next piece, and whether more may follow."""
-    message = await receive()
+    try:
+        async with asyncio.timeout_at(until):
+            message = await receive()
+    except TimeoutError as exc:
+        raise DeadlineExceeded("The request's time was up before all of its body was there; allow more time.") from exc
     if message["type"] == "http.disconnect":
         raise ClientDisconnect
     return message.get("body", b""), message.get("more_body", False)
+
+
+def joined(fields: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """A request's header fields by their names; those of one name as one, a list (RFC 9110, section 5.3)."""
+    headers = dict(fields)
+    if len(headers) < len(fields):
+        headers = {name: b", ".join(value for other, value in fields if other == name) for name in headers}
+    return headers
 
 
 def _too_large(limit: int) -> BodyTooLarge:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from urllib.parse import unquote
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from service.errors import BodyTooLarge, MalformedRequest, TooManyImages
 
+EXTENDED_FILENAME = re.compile(rb"(?i);\s*filename\*\s*=\s*([\w-]*)'[^']*'([^;\s]*)")
 FIELDS_BESIDE_FILES = 64  # form fields that are no files; they are read over
 
 
@@ -52,8 +55,8 @@ class _Files:
         self._header_value.clear()
 
     def on_headers_finished(self) -> None:
-        _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
-        if b"filename" not in options:
+        disposition = self._headers.get(b"content-disposition", b"")
+        if not self._is_file(disposition):
             self._fields += 1
             if self._fields > FIELDS_BESIDE_FILES:
                 raise TooManyImages(f"A form may have {FIELDS_BESIDE_FILES} fields beside its files at most.")
@@ -62,8 +65,17 @@ class _Files:
         self._seen += 1
         if self._seen > self.max_files:
             raise TooManyImages(f"A request may hold {self.max_files:,} images at most; split it.")
-        self._filename = options[b"filename"].decode("utf-8", "replace") or None
+        self._filename = _filename(disposition)
         self._content = bytearray()
+
+    def _is_file(self, disposition: bytes) -> bool:
+        kind, _ = parse_options_header(self._headers.get(b"content-type", b""))
+        return (
+            b"filename" in parse_options_header(disposition)[1]
+            or EXTENDED_FILENAME.search(disposition) is not None
+            or kind == b"application/octet-stream"
+            or kind.startswith(b"image/")
+        )
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._content is None:
@@ -79,6 +91,16 @@ class _Files:
 
     def on_end(self) -> None:
         self.complete = True
+
+
+def _filename(disposition: bytes) -> str | None:
+    """The name that the client gave a file, also as RFC 7578 forbids but some do it: utf-8''%C3%A9.png (RFC 8187)."""
+    if (name := parse_options_header(disposition)[1].get(b"filename")) is not None:
+        return name.decode("utf-8", "replace") or None
+    if (extended := EXTENDED_FILENAME.search(disposition)) is None:
+        return None
+    charset, encoded = (part.decode("latin-1") for part in extended.groups())
+    return unquote(encoded, "latin-1" if charset.lower() == "iso-8859-1" else "utf-8", "replace") or None
 
 
 async def read_files(body: AsyncIterator[bytes], boundary: bytes, *, max_files: int, max_file_bytes: int) -> list[File]:

@@ -28,11 +28,13 @@ def read_images(data: bytes) -> Rows:
         raise MalformedRequest("The body is not a .npy file; write it with numpy.save.") from exc
     if dtype != np.uint8 or len(shape) not in (3, 4) or shape[-1] != 3:
         raise WrongShape(f"The array is {dtype} {shape}; send uint8 (N, H, W, 3) or (H, W, 3), RGB.")
-    if 0 in shape[-3:]:
+    if not all(type(length) is int and length >= 0 for length in shape) or 0 in shape[-3:]:
         raise WrongShape(f"The array is {shape}: images need a height and a width.")
     if len(data) - stream.tell() != math.prod(shape):
         raise MalformedRequest("The .npy file is cut off or has bytes after its array; send it whole.")
     images = np.frombuffer(data, np.uint8, offset=stream.tell())
+    if not images.size:
+        return np.empty((0, 1, 1, 3), np.uint8)  # whatever the sizes that none of them has
     images = images.reshape(shape[::-1]).T if fortran_order else images.reshape(shape)
     return np.ascontiguousarray(images if images.ndim == 4 else images[np.newaxis])
 

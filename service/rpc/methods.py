@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 
 from service.administration import Administration
 from service.api.open_inference import bodies, descriptions, inference
+from service.api.uploads import INLINE_BYTES
 from service.classifier import Classifier
 from service.errors import Draining, NotReady
 from service.metrics import Metrics
@@ -62,7 +63,10 @@ class Methods:
         """Classify images: all of them, or none where one is bad."""
         began = time.perf_counter()
         chosen = self._models.choose(request.model_name or None, request.model_version or None)
-        asked = messages.read(request, self._settings)
+        if request.ByteSize() > INLINE_BYTES:
+            asked = await asyncio.to_thread(messages.read, request, self._settings)
+        else:
+            asked = messages.read(request, self._settings)
         longest_s = inference.longest_ms(asked, self._settings) / 1000
         deadline = asyncio.get_running_loop().time() + (longest_s if left_s is None else min(longest_s, left_s))
         self._received.observe(time.perf_counter() - began)

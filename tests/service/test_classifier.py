@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 import numpy as np
@@ -16,6 +18,7 @@ from service.errors import DeadlineExceeded, InvalidImage
 from service.prediction import Prediction
 from service.serving import ServedModels
 from service.settings import Settings
+from service.types import RGBImage
 from tests.conftest import COLOURS, encode, picture
 
 
@@ -89,5 +92,46 @@ def test_time_that_is_up_is_deadline_exceeded(settings: Settings) -> None:
         async with running(settings) as (classifier, _):
             with pytest.raises(DeadlineExceeded):
                 await classifier.classify([encode(picture("red"))], deadline=asyncio.get_running_loop().time() - 1)
+
+    asyncio.run(scenario())
+
+
+def test_nobody_goes_on_decoding_for_a_request_whose_time_is_up(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, over, decoded = threading.Event(), threading.Event(), list[bytes]()
+
+    def slow(data: bytes, **_limits: int | None) -> RGBImage:
+        decoded.append(data)
+        begun.set()
+        over.wait(30)
+        return np.zeros((8, 8, 3), np.uint8)
+
+    async def scenario() -> None:
+        async with running(settings) as (classifier, models):
+            monkeypatch.setattr(classifier_module, "decode", slow)
+            pictures = [b"x" * classifier_module.INLINE_BYTES] * 3
+            deadline = asyncio.get_running_loop().time() + 0.05
+            with pytest.raises(DeadlineExceeded, match="before its images were decoded"):
+                await classifier.classify(pictures, model=models.choose(), deadline=deadline)
+            assert begun.wait(30)
+            over.set()
+            classifier._decoding.shutdown(wait=True)
+            assert len(decoded) == 1
+
+    asyncio.run(scenario())
+
+
+def test_work_that_can_wait_is_given_up_in_time_too(settings: Settings) -> None:
+    async def scenario() -> None:
+        async with running(settings) as (classifier, models):
+            over = threading.Event()
+            with ThreadPoolExecutor(1) as background:
+                background.submit(over.wait, 30)
+                spec = models.choose().loaded.metadata.input
+                deadline = asyncio.get_running_loop().time() + 0.05
+                with pytest.raises(DeadlineExceeded):
+                    await classifier._prepare([encode(picture("red"))], spec, deadline, background)
+                over.set()
 
     asyncio.run(scenario())

@@ -167,3 +167,50 @@ def test_a_large_jpeg_comes_back_reduced_but_not_below_what_is_needed() -> None:
     assert decode(data, max_pixels=2_000_000, at_least=128).shape == (200, 400, 3)
     with pytest.raises(ImageTooLarge, match="1600 × 800"):  # its own size counts, not the reduced one
         decode(data, max_pixels=1_000_000, at_least=128)
+
+
+def scans_of(content: bytes, wanted: int) -> bytes:
+    """The progressive JPEG with its last scan again and again."""
+    last = content.rindex(b"\xff\xda")
+    return content[:last] + content[last:-2] * wanted + content[-2:]
+
+
+def test_a_jpeg_of_very_many_scans_is_refused_before_it_is_decoded(noise: np.ndarray) -> None:
+    progressive = encode(Image.fromarray(noise), "JPEG", progressive=True)
+    assert decode(scans_of(progressive, 3), max_pixels=LIMIT).shape == noise.shape
+    with pytest.raises(InvalidImage, match="more than 100 scans"):
+        decode(scans_of(progressive, 101), max_pixels=LIMIT)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_what_comes_with_a_jpeg_is_not_taken_for_scans(noise: np.ndarray, progressive: bool) -> None:
+    content = encode(Image.fromarray(noise), "JPEG", progressive=progressive)
+    note = b"\xff\xe1" + (2 + 4000).to_bytes(2) + b"\xff\xda" * 2000
+    moving = content[:2] + note + content[2:] + b"\xff\xda" * 2000  # as a telephone adds a film
+    assert np.array_equal(decode(moving, max_pixels=LIMIT), decode(content, max_pixels=LIMIT))
+
+
+@pytest.mark.parametrize("fmt", ["PNG", "WEBP"])
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\x08\0\0\0\x05", b"Exif\0\0XX*\0\x08\0\0\0"])
+def test_damaged_exif_does_not_spoil_a_picture(fmt: str, exif: bytes, noise: np.ndarray) -> None:
+    content = encode(Image.fromarray(noise), fmt, exif=exif, lossless=True)
+    assert np.array_equal(decode(content, max_pixels=LIMIT), noise)
+
+
+def test_a_transparent_grey_of_16_bits_is_white() -> None:
+    image = Image.fromarray(np.array([[0, 300, 65535, 301]], np.uint16))
+    assert decode(encode(image, "PNG", transparency=300), max_pixels=LIMIT)[0, :, 0].tolist() == [0, 255, 255, 1]
+
+
+def test_big_tiff_is_tiff(noise: np.ndarray) -> None:
+    content = encode(Image.fromarray(noise), "TIFF", big_tiff=True)
+    assert content[:4] == b"II+\0"
+    assert np.array_equal(decode(content, max_pixels=LIMIT), noise)
+
+
+def test_the_operators_limit_is_the_only_one() -> None:
+    height = 14_000
+    content = encode(Image.new("1", (height, height)), "PNG")
+    with pytest.raises(ImageTooLarge, match="14000 × 14000 pixels; send one of at most 190,000,000"):
+        decode(content, max_pixels=190_000_000)
+    assert decode(content, max_pixels=200_000_000).shape == (height, height, 3)

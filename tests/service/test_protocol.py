@@ -7,6 +7,7 @@ import base64
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -168,14 +169,14 @@ def test_a_client_that_is_gone_leaves_no_work_behind(settings: Settings) -> None
 
 
 @asynccontextmanager
-async def overloaded(client: Client) -> AsyncIterator[None]:
+async def overloaded(client: Client, *lines: str) -> AsyncIterator[None]:
     """One image is with the engine, one waits, and an inference seems to take 100 s."""
     batcher = client.app.state.served.choose().batcher
     asked, engine_is_free = hold_engine(client)
     address = client.writer.get_extra_info("peername")
     streams = [await asyncio.open_connection(*address) for _ in range(2)]
     for _, writer in streams:
-        writer.write(wire(PNG["red"]))
+        writer.write(wire(PNG["red"], *lines))
         await asked.wait()
     while not batcher.queued_rows:
         await asyncio.sleep(0)
@@ -254,22 +255,128 @@ def test_when_there_is_time_again_the_next_request_is_answered(settings: Setting
     scenario(settings, play)
 
 
+def ring(client: Client) -> None:
+    """Long after anything has happened on the connection, its timer rings."""
+    (protocol,) = client.server.server_state.connections
+    assert isinstance(protocol, Protocol)
+    protocol._quiet_since -= 1000
+    protocol.timeout_keep_alive_handler()
+
+
 def test_an_idle_connection_is_closed_and_one_in_use_is_not(settings: Settings) -> None:
     async def play(client: Client) -> None:
         assert (await client.ask(wire(PNG["red"]))).label == "red"
         (protocol,) = client.server.server_state.connections
         assert isinstance(protocol, Protocol)
         protocol.timeout_keep_alive_handler()  # too early: the last reply was just now
-        client.writer.write(wire(PNG["green"])[:50])
-        await client.turns()
-        protocol._quiet_since -= 1000
-        protocol.timeout_keep_alive_handler()  # a request is arriving
-        assert (await client.ask(wire(PNG["green"])[50:])).label == "green"
-        protocol._quiet_since -= 1000
+        asked, engine_is_free = hold_engine(client)
+        client.writer.write(wire(PNG["green"]))
+        await asked.wait()
+        ring(client)  # it waits for its answer, and has a while for the next request then
+        engine_is_free.set()
+        assert (await read(client.reader)).label == "green"
         protocol.timeout_keep_alive_handler()
+        assert (await client.ask(wire(PNG["blue"]))).label == "blue"
+        ring(client)
         assert await client.reader.read() == b""
 
     scenario(settings, play)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        b"",
+        wire()[:50],
+        wire()[:-20],
+        wire(start="POST /v1/predict?top_k=1 HTTP/1.1")[:-20],
+        wire(b"PK\x03\x04" * 30, start="POST /v1/batches HTTP/1.1").replace(b"image/png", b"application/zip")[:-20],
+    ],
+    ids=["nothing", "half a head", "half a body", "half a body for ASGI", "half a batch"],
+)
+def test_a_client_that_does_not_go_on_loses_its_connection(settings: Settings, piece: bytes) -> None:
+    async def play(client: Client) -> None:
+        client.writer.write(piece)
+        await client.turns()
+        ring(client)
+        assert await client.reader.read() == b""
+
+    scenario(settings, play)
+
+
+def test_a_body_whose_pieces_keep_coming_may_take_its_time(settings: Settings) -> None:
+    async def play(client: Client) -> None:
+        client.writer.write(wire(PNG["red"])[:-20])
+        await client.turns()
+        (protocol,) = client.server.server_state.connections
+        assert isinstance(protocol, Protocol)
+        protocol._quiet_since -= 1000
+        client.writer.write(wire(PNG["red"])[-20:-10])
+        await client.turns()
+        protocol.timeout_keep_alive_handler()
+        assert (await client.ask(wire(PNG["red"])[-10:])).label == "red"
+
+    scenario(settings, play)
+
+
+@pytest.mark.parametrize("start", ["POST /v1/predict?top_k=1 HTTP/1.1", "POST /v2/models/colours/infer HTTP/1.1"])
+def test_a_large_body_is_waited_for_as_long_as_its_request_may_take(settings: Settings, start: str) -> None:
+    async def play(client: Client) -> None:
+        body = b"x" * (2 << 20)
+        answer = await client.ask(wire(body, "X-Request-Timeout-Ms: 50", start=start)[:-20])
+        assert answer.status == 504
+        assert "before all of its body was there" in str(answer.body)
+
+    scenario(settings, play)
+
+
+@pytest.mark.parametrize("line", [b"A: " + b"b" * 1000 + b"\r\n", b"A:b\r\n" * 200, b"x" * 1000])
+def test_a_head_without_end_is_refused(settings: Settings, line: bytes) -> None:
+    async def play(client: Client) -> None:
+        client.writer.write(b"POST /v1/predict HTTP/1.1\r\n")
+        await client.turns()
+        for _ in range(protocol_module.HEAD_BYTES // len(line) + 2):
+            client.writer.write(line)
+            await client.writer.drain()
+            await client.turns()
+        status, headers, _ = await read_plain(client.reader)
+        assert (status, headers["connection"]) == (400, "close")
+
+    scenario(settings, play)
+
+
+def test_a_wish_for_another_protocol_is_ignored_and_the_body_is_not(settings: Settings) -> None:
+    """As curl --http2 and Java's client express it."""
+    lines = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAoAAA")
+
+    async def play(client: Client) -> None:
+        for start in ("POST /v1/predict HTTP/1.1", "POST /v1/predict?top_k=3 HTTP/1.1"):
+            assert (await client.ask(wire(PNG["green"], *lines, start=start))).label == "green"
+        assert (await client.ask(wire(PNG["blue"]))).label == "blue"
+
+    scenario(settings, play)
+
+
+def test_fields_of_one_name_are_one_list(settings: Settings) -> None:
+    async def play(client: Client) -> None:
+        for start in ("POST /v1/predict HTTP/1.1", "POST /v1/predict?top_k=3 HTTP/1.1"):
+            lines = ("Accept: application/json", "Accept: text/html")
+            assert (await client.ask(wire(PNG["green"], *lines, start=start))).status == 200
+
+    scenario(settings, play)
+
+
+def test_how_busy_the_service_is_is_not_told_without_a_key(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("a-key-of-a-client\n")
+    keyed = settings.model_copy(update={"api_keys_file": tmp_path / "keys"})
+
+    async def play(client: Client) -> None:
+        async with overloaded(client, "X-API-Key: a-key-of-a-client"):
+            for line, status in (("X-API-Key: a-key-of-a-client", 504), ("X-API-Key: of nobody", 401), ("A: b", 401)):
+                for _ in range(2):  # the second is judged by its head, where requests are being refused
+                    assert (await client.ask(wire(PNG["red"], SOON, line))).status == status
+
+    scenario(keyed, play)
 
 
 def test_a_request_that_is_cut_off_disturbs_nobody(settings: Settings) -> None:

@@ -70,6 +70,28 @@ def test_readiness_follows_the_last_inference(settings: Settings, monkeypatch: p
     asyncio.run(scenario())
 
 
+def test_a_model_that_goes_while_another_is_asked_does_not_end_the_watch(own: Settings, root: Path) -> None:
+    write_colour_model(root / "others" / "1")
+
+    async def scenario() -> None:
+        async with running(own) as (models, _):
+            assert list(models.repository.models) == ["colours", "others"]
+            batcher = models.choose("colours").batcher
+            run = batcher._run
+
+            async def while_the_other_goes(rows: Rows) -> Probabilities:
+                shutil.rmtree(root / "others")
+                await models.reload()
+                return await run(rows)
+
+            batcher._run = while_the_other_goes
+            await models._check_all()
+            assert list(models.repository.models) == ["colours"]
+            models.check_ready()
+
+    asyncio.run(scenario())
+
+
 def test_a_request_does_not_wait_for_bulk_work(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         async with running(settings) as (models, classifier):

@@ -38,3 +38,8 @@ def test_json_holds_the_traceback() -> None:
 
 def test_text_shows_the_fields() -> None:
     assert TextFormatter().format(record(status=200)).endswith("two\nlines  status=200")
+
+
+def test_a_field_can_not_look_like_another_line() -> None:
+    line = TextFormatter().format(record(path="/v1/x\n07:00:00 error\x1b[2J\u2028"))
+    assert line.endswith("  path=/v1/x\\n07:00:00 error\\x1b[2J\\u2028")

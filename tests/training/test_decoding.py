@@ -60,6 +60,11 @@ FILES: dict[str, Make] = {
     "palette png": lambda: saved(photo(mode="P"), "PNG"),
     "grey png": lambda: saved(photo(mode="L"), "PNG"),
     "16 bits": lambda: saved(Image.fromarray(np.arange(0, 65536, 8).astype(np.uint16).reshape(64, 128)), "PNG"),
+    "see-through 16 bits": lambda: saved(
+        Image.fromarray(np.arange(0, 65536, 8).astype(np.uint16).reshape(64, 128)), "PNG", transparency=800
+    ),
+    "damaged exif": lambda: saved(photo(), "PNG", exif=b"Exif\0\0garbage"),
+    "big tiff": lambda: saved(photo(), "TIFF", big_tiff=True),
     "see-through png": lambda: saved(see_through(), "PNG"),
     "webp": lambda: saved(photo(), "WEBP", quality=80),
     "bmp": lambda: saved(photo(), "BMP"),

@@ -86,6 +86,7 @@ class OpenInference:
         _, _, _, model, *versions, _ = request.path.split("/")
         chosen = self._models.choose(model, versions[-1] if versions else None)
         check_encoding(request)
+        request.deadline(settings.request_timeout_ms)  # of its body too; what is in it may ask for less
         body = await request.whole(settings.max_body_bytes)
         length = tensors.json_length(body, text(request.headers.get(HEADER_LENGTH)))
         if length <= INLINE_BYTES:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -147,19 +149,23 @@ def _pixels(tensor: InputTensor, tail: memoryview, settings: Settings) -> Rows:
         raise WrongShape(f"{IMAGE} has the shape {shape}; send UINT8 [N, height, width, 3], RGB.")
     check_count(shape[0], settings)
     check_pixels(shape[1] * shape[2], settings)
-    if tensor.data is None:
-        flat = np.frombuffer(tail, np.uint8)
-    else:
-        try:
-            numbers = np.array(tensor.data)
-        except ValueError as exc:
-            raise MalformedRequest(f"The data of {IMAGE} is no array: its rows differ in length.") from exc
-        if numbers.dtype.kind not in "iu" or (numbers.size and not 0 <= numbers.min() <= numbers.max() <= 255):
-            raise MalformedRequest(f"The data of {IMAGE} must be whole numbers from 0 to 255.")
-        flat = numbers.astype(np.uint8).ravel()
+    flat = np.frombuffer(tail if tensor.data is None else _bytes(tensor.data), np.uint8)
     if flat.size != math.prod(shape):
         raise WrongShape(f"{IMAGE} has {flat.size:,} values, not the {math.prod(shape):,} of the shape {shape}.")
     return flat.reshape(shape)
+
+
+def _bytes(data: object) -> bytes:
+    """The numbers in `data`, flat or in rows of rows, without giving anything else in it room or time."""
+    numbers: list[Any] = data if isinstance(data, list) else [data]
+    while {list} == (kinds := set(map(type, numbers))):
+        if len(set(map(len, numbers))) > 1:
+            raise MalformedRequest(f"The data of {IMAGE} is no array: its rows differ in length.")
+        numbers = list(chain.from_iterable(numbers))
+    if kinds <= {int}:
+        with suppress(ValueError):  # of one that is no byte
+            return bytes(numbers)
+    raise MalformedRequest(f"The data of {IMAGE} must be whole numbers from 0 to 255.")
 
 
 def _encoded(tensor: InputTensor, tail: memoryview, settings: Settings) -> list[Picture | InvalidImage]:

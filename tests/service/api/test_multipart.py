@@ -34,6 +34,25 @@ def test_chunk_borders_do_not_matter(size: int) -> None:
     assert files == [File("a.png", b"first"), File(None, b"\r\n--bad\r\n")]
 
 
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        (b"Content-Disposition: form-data; name=x; filename*=utf-8''%C3%A9%20a.png", "é a.png"),
+        (b"Content-Disposition: form-data; name=x; filename*=ISO-8859-1'en'%E9.png", "é.png"),
+        (b"Content-Disposition: form-data; name=x; filename=b.png; filename*=utf-8''a.png", "b.png"),
+        (b"Content-Disposition: form-data; name=x\r\nContent-Type: image/png", None),
+        (b"Content-Disposition: form-data; name=x\r\nContent-Type: application/octet-stream; a=b", None),
+    ],
+)
+def test_what_is_a_file_without_a_plain_filename_is_not_read_over(head: bytes, name: str | None) -> None:
+    assert read([b"--b\r\n" + head + b"\r\n\r\nfirst\r\n--b--\r\n"]) == [File(name, b"first")]
+
+
+def test_a_field_with_a_media_type_of_text_is_no_file() -> None:
+    head = b"Content-Disposition: form-data; name=x\r\nContent-Type: text/plain"
+    assert read([b"--b\r\n" + head + b"\r\n\r\nfirst\r\n--b--\r\n"]) == []
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.integers(0, len(BODY) - 1), st.binary(max_size=20))
 def test_damage_gives_files_or_a_service_error_and_nothing_else(place: int, damage: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import struct
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -129,7 +130,7 @@ def test_more_classes_than_there_are_is_all_of_them(client: TestClient) -> None:
         ({"inputs": [tensor(shape=[3, SIZE, 0, 3])]}, 422, "send UINT8"),
         ({"inputs": [tensor(shape=[2, SIZE, SIZE, 3])]}, 422, "has 576 values, not the 384 of the shape"),
         ({"inputs": [tensor(shape=[-1, SIZE, SIZE, 3])]}, 400, "greater than or equal to 0"),
-        ({"inputs": [tensor(shape=[0, SIZE, SIZE, 3], data=[])]}, 400, "whole numbers"),
+        ({"inputs": [tensor(shape=[0, SIZE, SIZE, 3], data=[])]}, 422, "holds no image"),
         ({"inputs": [texts([], shape=[0])]}, 422, "holds no image"),
         ({"inputs": [tensor(shape=[2000, SIZE, SIZE, 3])]}, 413, "1,024 images at most"),
         ({"inputs": [tensor(shape=[1, 10_000, 10_000, 3])]}, 422, "40,000,000 pixels at most"),
@@ -139,6 +140,10 @@ def test_more_classes_than_there_are_is_all_of_them(client: TestClient) -> None:
         ({"inputs": [tensor(data=[0.5] * 576)]}, 400, "whole numbers from 0 to 255"),
         ({"inputs": [tensor(data=[256] * 576)]}, 400, "whole numbers from 0 to 255"),
         ({"inputs": [tensor(data=[-1] * 576)]}, 400, "whole numbers from 0 to 255"),
+        ({"inputs": [tensor(data=[2**63] * 576)]}, 400, "whole numbers from 0 to 255"),
+        ({"inputs": [tensor(data=[True] * 576)]}, 400, "whole numbers from 0 to 255"),
+        ({"inputs": [tensor(data=["1"] * 576)]}, 400, "whole numbers from 0 to 255"),
+        ({"inputs": [tensor(data=[[1], 1])]}, 400, "whole numbers from 0 to 255"),
         ({"inputs": [tensor(data={"a": 1})]}, 400, "whole numbers from 0 to 255"),
         ({"inputs": [texts(ENCODED, data=[1, 2, 3])]}, 400, "a list of texts"),
         ({"inputs": [texts(ENCODED, shape=[2])]}, 422, "has 3 values, not the 2"),
@@ -158,6 +163,16 @@ def test_a_wrong_request_is_told_what_is_wrong(
     assert response.status_code == status, response.text
     assert response.json().keys() == {"error"}
     assert told in response.json()["error"]
+
+
+def test_texts_in_the_place_of_numbers_get_no_room(client: TestClient) -> None:
+    """An array of texts has room for the longest one in each place."""
+    tracemalloc.start()
+    response = client.post(INFER, json={"inputs": [tensor(data=["x" * 200_000, *[""] * 500])]})
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert response.status_code == 400
+    assert peak < 10_000_000
 
 
 @pytest.mark.parametrize(

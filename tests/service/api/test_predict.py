@@ -189,6 +189,20 @@ def test_arrays_that_are_no_images_are_wrong_shape(client: TestClient, array: np
     problem(post(client, npy(array), NPY), 422, "wrong-shape")
 
 
+@pytest.mark.parametrize("shape", ["(1, -4, -4, 3)", "(True, 4, 4, 3)", "(1.0, 4, 4, 3)", "('1', 4, 4, 3)"])
+def test_a_header_of_other_things_than_lengths_is_told(client: TestClient, shape: str) -> None:
+    content = npy(np.zeros((1, 4, 4, 3), np.uint8))
+    header = content.replace(b"(1, 4, 4, 3), }", shape.encode() + b", }")
+    answer = post(client, header[:128].ljust(128) + bytes(48), NPY)
+    assert answer.status_code in {400, 422}, answer.text
+
+
+def test_no_images_of_an_impossible_size_are_no_images(client: TestClient) -> None:
+    content = npy(np.zeros((0, 4, 4, 3), np.uint8)).replace(b"(0, 4, 4, 3), }", b"(0, 4000000000, 4000000000, 3), }")
+    length = int.from_bytes(content[8:10], "little") + 18
+    problem(post(client, content[:8] + length.to_bytes(2, "little") + content[10:], NPY), 422, "empty-request")
+
+
 @pytest.mark.parametrize(
     ("content", "content_type"),
     [

@@ -1,0 +1,49 @@
+"""Heads of requests as bytes."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.heads import PlainHead, without_upgrade
+from tests.wire import wire
+
+PLAIN = PlainHead("POST", "/v1/predict")
+
+
+def test_a_plain_request_is_its_fields() -> None:
+    fields = PLAIN.fields(wire(b"body", "X-Request-Id:  mine ", "Authorization: Bearer of me", "Accept: */*"))
+    assert fields == {
+        b"content-type": b"image/png",
+        b"content-length": b"4",
+        b"x-request-id": b"mine",
+        b"authorization": b"Bearer of me",
+    }
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        wire(b"body", start="POST /v1/predict?top_k=1 HTTP/1.1"),
+        wire(b"body", start="GET /v1/predict HTTP/1.1"),
+        wire(b"body", start="POST /v1/predict HTTP/1.0"),
+        wire(b"body", "Connection: close"),
+        wire(b"body", "Expect: 100-continue"),
+        wire(b"body", "X-API-Key: a", "x-api-key: b"),
+        wire(b"body", "a b: c"),
+        wire(b"body") + b"GET",
+        wire(b"body")[:-1],
+    ],
+)
+def test_what_only_a_parser_should_judge_is_not_plain(data: bytes) -> None:
+    assert PLAIN.fields(data) is None
+
+
+@pytest.mark.parametrize("name", ["Upgrade", "upgrade", "UPGRADE"])
+def test_a_wish_for_another_protocol_is_renamed(name: str) -> None:
+    data = wire(b"body", f"{name}: h2c", "Connection: Upgrade, HTTP2-Settings")
+    assert without_upgrade(data) == wire(b"body", "ignored-upgrade: h2c", "Connection: Upgrade, HTTP2-Settings")
+
+
+def test_nothing_else_is_touched() -> None:
+    for data in (wire(b"\r\nUpgrade: h2c\r\n\r\n"), wire(b"body", "X-Upgrade: h2c"), b"POST", b""):
+        assert without_upgrade(data) == data
