@@ -85,12 +85,11 @@ sys.exit(main(sys.argv[1:]))
     ],
 )
 def test_without_onnx_runtime_installed_it_is_one_sentence(arguments: list[str], models_dir: Path) -> None:
-    command = [sys.executable, "-c", WITHOUT_ONNX_RUNTIME, *arguments, "--models-dir", models_dir]
+    command = [sys.executable, "-c", WITHOUT_ONNX_RUNTIME, *arguments, "--models-dir", str(models_dir)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
-    assert done.stderr == (
-        "convoy: ONNX Runtime is not installed here; in the checkout: pip install '.[cpu]', or '.[gpu]' for an NVIDIA GPU\n"
-    )
+    assert done.stderr.startswith("convoy: ONNX Runtime is not installed here; in the checkout: pip install '.[cpu]'")
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_worker_on_a_gpu_has_someone_to_replace_it(monkeypatch: pytest.MonkeyPatch) -> None:
