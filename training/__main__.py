@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from pathlib import Path
+from typing import Literal
 
 from training import command
 from training.errors import Interrupted, TrainingError
-from training.recipes import RECIPES
+from training.recipes import RECIPES, SEEDS
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _train(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("recipe", nargs="?", choices=sorted(RECIPES), default="cifar10")
+    _add_recipe(sub, nargs="?", meaning="what to train, and how; not with --resume")
     _add_data(sub)
     sub.add_argument("--output", type=Path, help="the run's folder (default: runs/RECIPE-SEED)")
     sub.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder")
@@ -49,7 +51,8 @@ def _train(sub: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         metavar="RUN",
-        help="finished runs, or exported models, to learn from (default: runs/RECIPE-0; -1 for a recipe's second)",
+        help="finished runs, or exported models, to learn from, as many as the recipe asks for (default: those that it "
+        "names, as runs/RECIPE-0, with -1 for a recipe's second)",
     )
     sub.add_argument(
         "--start",
@@ -62,7 +65,7 @@ def _train(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--size", type=_positive, metavar="PIXELS", help="of the height and width, instead of the recipe's"
     )
-    sub.add_argument("--seed", type=int, help="instead of the recipe's")
+    sub.add_argument("--seed", type=_seed, help="instead of the recipe's")
     sub.add_argument("--max-steps", type=_positive, help="end after so many optimiser steps")
     sub.add_argument(
         "--time-budget", type=_positive, metavar="MINUTES", help="stop then, with a checkpoint to resume from"
@@ -72,7 +75,7 @@ def _train(sub: argparse.ArgumentParser) -> None:
 
 
 def _trials(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("recipe", nargs="?", choices=sorted(RECIPES), default="fast")
+    _add_recipe(sub)
     _add_data(sub)
     sub.add_argument("--seeds", type=_positive, default=5, help="how many, from 0 on (default: 5)")
     _add_split(sub, default="validation", meaning="test, for what is published, learns from those of validation too")
@@ -82,9 +85,9 @@ def _trials(sub: argparse.ArgumentParser) -> None:
 
 
 def _speed(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("recipe", nargs="?", choices=sorted(RECIPES), default="fast")
+    _add_recipe(sub)
     _add_data(sub)
-    sub.add_argument("--rounds", type=_positive, default=3)
+    sub.add_argument("--rounds", type=_positive, default=3, help="how often both are measured (default: 3)")
     sub.add_argument("--images", type=_positive, default=20_000, help="of each side in a round (default: 20,000)")
     _add_device(sub)
     sub.set_defaults(run=command.speed)
@@ -123,8 +126,20 @@ def _calibrate(sub: argparse.ArgumentParser) -> None:
 
 
 def _compare(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("models", type=Path, nargs="?", default=Path("models"), help="the model repository")
+    sub.add_argument(
+        "models", type=Path, nargs="?", default=Path("models"), help="the model repository (default: models)"
+    )
     sub.set_defaults(run=command.compare)
+
+
+def _add_recipe(command: argparse.ArgumentParser, *, nargs: Literal["?"] | None = None, meaning: str = "") -> None:
+    command.add_argument(
+        "recipe",
+        nargs=nargs,
+        choices=sorted(RECIPES),
+        metavar="RECIPE",
+        help=f"{meaning or 'what to train, and how'}: one of {', '.join(sorted(RECIPES))}",
+    )
 
 
 def _add_data(command: argparse.ArgumentParser) -> None:
@@ -143,15 +158,32 @@ def _add_split(command: argparse.ArgumentParser, *, default: str, meaning: str) 
 
 
 def _add_device(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto")
-    command.add_argument("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="auto")
+    command.add_argument(
+        "--device", choices=("auto", "cuda", "cpu"), default="auto", help="(default: auto) the GPU where there is one"
+    )
+    command.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        default="auto",
+        help="of matrix products and convolutions (default: auto) that of the run that goes on, else bf16 where the "
+        "hardware has it, else fp16 on a GPU and fp32 on a CPU",
+    )
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
+    return _whole(text, 1, math.inf)
+
+
+def _seed(text: str) -> int:
+    return _whole(text, 0, SEEDS - 1)
+
+
+def _whole(text: str, low: int, high: float) -> int:
+    """The number that `text` is; what argparse shows of another exception is a function's name."""
+    if not text.isdecimal() or not low <= int(text) <= high:
+        bounds = f"of {low} or more" if high == math.inf else f"from {low} to {high:,.0f}"
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {bounds}")
+    return int(text)
 
 
 COMMANDS = {

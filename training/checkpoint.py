@@ -1,12 +1,18 @@
-"""Everything that resuming needs ↔ one file, written atomically: a crash leaves the old file or the new one."""
+"""Everything that resuming needs ↔ one file, written atomically: a crash leaves the old file or the new one.
+
+What can't be written or read, or belongs to another process, raises `CheckpointError`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import os
-import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -60,11 +66,17 @@ class Checkpoint:
     teachers: tuple[Teacher, ...] = ()  # whole, so that resuming needs nothing but this file
     answers: Tensor | None = None  # what the teachers have said so far, see `training.distill.Memory`
     kept: tuple[dict[str, Tensor], ...] = ()  # weights at the ends of lr schedules, until they are averaged
+    data: str | None = None  # `TrainingData.fingerprint`; older runs have none
 
     @property
     def finished(self) -> bool:
         """Whether the run has done all its steps."""
         return self.step == self.total_steps
+
+    @property
+    def precision(self) -> str:
+        """The number format of its last step, as `provenance` says."""
+        return self.provenance["precision"].rpartition(" ")[2]
 
     @property
     def held_nothing_back(self) -> bool:
@@ -86,8 +98,37 @@ def save(checkpoint: Checkpoint, run: Path) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(run / FILE_NAME)
+    except (OSError, RuntimeError) as exc:  # torch makes the latter of the former
+        cause = exc if isinstance(exc, OSError) else exc.__context__
+        reason = cause.strerror if isinstance(cause, OSError) else exc
+        raise CheckpointError(f"The checkpoint in {run} can't be written: {reason}.") from exc
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def claimed(run: Path) -> Iterator[None]:
+    """Within it this process alone trains into the folder `run`, which is made, and has been proven writable."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=run) as proof:
+            proof.write(bytes(4096))
+        folder = os.open(run, os.O_RDONLY)
     except OSError as exc:
-        raise CheckpointError(f"The checkpoint in {run} can't be written: {exc.strerror}.") from exc
+        raise CheckpointError(f"Nothing can be written into {run}: {exc.strerror}; choose another folder.") from exc
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise CheckpointError(
+                f"Another process is training into {run}; wait for its end, or choose another folder."
+            ) from exc
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(folder)
 
 
 def load(run: Path) -> Checkpoint:
@@ -103,7 +144,9 @@ def load(run: Path) -> Checkpoint:
             Teacher(**{**teacher, "config": TrainConfig(**teacher["config"])}) for teacher in state.get("teachers", ())
         )
         return Checkpoint(**state)
-    except (OSError, RuntimeError, TypeError, KeyError, EOFError, pickle.UnpicklingError) as exc:
+    except OSError as exc:
+        raise CheckpointError(f"{path} can't be read: {exc.strerror}.") from exc
+    except Exception as exc:  # torch raises nearly anything on damaged files
         raise CheckpointError(f"{path} is damaged or of another version; remove it and train again.") from exc
 
 

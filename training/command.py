@@ -5,82 +5,37 @@ from __future__ import annotations
 import argparse
 import math
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.errors import Interrupted, TrainingError
-from training.recipes import RECIPES, TrainConfig, with_overrides
+from training.recipes import RECIPES
 
 if TYPE_CHECKING:  # torch takes a second to import: not for --help
     from service.metadata import Robustness
-    from training.checkpoint import Checkpoint, Teacher
-
-# options that decide what a new run is
-STARTING = ("output", "teachers", "start", "epochs", "size", "seed", "max_steps")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run is to be."""
-
-    recipe: str
-    config: TrainConfig
-    teachers: tuple[Teacher, ...]
-    folder: Path
-    saved: Checkpoint | None = None  # what it goes on from
 
 
 def train(options: argparse.Namespace) -> None:
     """Start a run, or go on with one."""
-    from training import data, device, loop  # torch takes a second to import: not for --help
+    from training import data, device, loop, plan  # torch takes a second to import: not for --help
     from training.run import Run
 
-    chosen = device.choose_device(options.device)
-    precision = device.choose_precision(options.precision, chosen)
-    plan = _to_resume(options) if options.resume else _to_begin(options)
-    training_data = data.load_training_data(data.find_data(options.data), plan.config.image_size)
+    chosen, planned = device.choose_device(options.device), plan.plan(options)
+    precision = planned.precision(options.precision, chosen)
+    training_data = data.load_training_data(data.find_data(options.data), planned.config.image_size)
     print(training_data, flush=True)
-    run = Run(plan.recipe, plan.config, training_data, chosen, precision, plan.teachers)
-    if plan.saved:
-        run.restore(plan.saved)
-    on = f"on {chosen.type} in {precision.value}"
-    print(f"{run.recipe}: {run.total_steps:,} steps {on}, into {plan.folder}", flush=True)
+    run = Run(planned.recipe, planned.config, training_data, chosen, precision, planned.teachers)
+    if planned.saved:
+        run.restore(planned.saved)
+    where = f"on {chosen.type} in {precision.value}"
+    print(f"{run.recipe}: {run.total_steps:,} steps {where}, into {planned.folder}", flush=True)
     try:
-        loop.train(run, plan.folder, math.inf if options.time_budget is None else 60 * options.time_budget)
+        loop.train(run, planned.folder, math.inf if options.time_budget is None else 60 * options.time_budget)
     except Interrupted as exc:
-        raise Interrupted(f"{exc}; go on with: {_command(options, 'train', '--resume', plan.folder)}") from exc
-    print(f"Trained: {plan.folder}. Next: {_command(options, 'export', plan.folder, 'models/NAME/VERSION')}")
-
-
-def _to_resume(options: argparse.Namespace) -> Plan:
-    from training import checkpoint
-
-    if given := [name for name in STARTING if getattr(options, name) is not None]:
-        raise TrainingError(f"--resume goes on with a run as it was started; leave out --{given[0].replace('_', '-')}.")
-    saved = checkpoint.load(options.resume)
-    return Plan(saved.recipe, saved.config, saved.teachers, options.resume, saved)
-
-
-def _to_begin(options: argparse.Namespace) -> Plan:
-    from training import checkpoint
-
-    recipe = options.recipe
-    if options.start and RECIPES[recipe].start_from_teacher:
-        raise TrainingError(f"Recipe {recipe} has a start of its own, its first teacher; leave out --start.")
-    start = (_load_teacher(options.start),) if options.start else ()
-    config = with_overrides(
-        RECIPES[recipe],
-        epochs=options.epochs,
-        image_size=options.size,
-        seed=options.seed,
-        max_steps=options.max_steps,
-        start=start[0].recipe if start else None,
-    )
-    folder = options.output or Path("runs") / f"{recipe}-{config.seed}"
-    if (folder / checkpoint.FILE_NAME).exists():
-        raise TrainingError(f"{folder} holds a run already; go on with --resume {folder}, or choose another --output.")
-    return Plan(recipe, config, start + _load_teachers(recipe, options.teachers), folder)
+        there = () if options.device == "auto" else ("--device", options.device)
+        again = _command(options, "train", "--resume", planned.folder, *there)
+        raise Interrupted(f"{exc}; go on with: {again}") from exc
+    print(f"Trained: {planned.folder}. Next: {_command(options, 'export', planned.folder, 'models/NAME/VERSION')}")
 
 
 def _command(options: argparse.Namespace, *words: str | Path) -> str:
@@ -89,32 +44,9 @@ def _command(options: argparse.Namespace, *words: str | Path) -> str:
     return shlex.join(["convoy-train", *map(str, [*words, *data])])
 
 
-def _load_teachers(recipe: str, folders: list[Path] | None) -> tuple[Teacher, ...]:
-    from training import checkpoint
-
-    if folders is None:
-        wanted = RECIPES[recipe].teachers
-        seeds = [wanted[:place].count(teacher) for place, teacher in enumerate(wanted)]
-        folders = [Path("runs") / f"{teacher}-{seed}" for teacher, seed in zip(wanted, seeds, strict=True)]
-        for folder, teacher, seed in zip(folders, wanted, seeds, strict=True):
-            if not (folder / checkpoint.FILE_NAME).exists():
-                raise TrainingError(
-                    f"Recipe {recipe} learns from a finished run of {teacher}, and there is none in {folder}; make it "
-                    f"with: convoy-train train {teacher}{f' --seed {seed}' if seed else ''}, or name others with "
-                    "--teachers."
-                )
-    return tuple(map(_load_teacher, folders))
-
-
-def _load_teacher(folder: Path) -> Teacher:
-    from training import checkpoint, exported
-
-    return exported.load_exported(folder) if exported.is_exported(folder) else checkpoint.load_teacher(folder)
-
-
 def trials(options: argparse.Namespace) -> None:
     """Train a recipe with several seeds, and say how good it is."""
-    from training import data, device, evaluate
+    from training import data, device, evaluate, plan
     from training import trials as recipes_trials
 
     chosen, found = device.choose_device(options.device), data.find_data(options.data)
@@ -128,7 +60,7 @@ def trials(options: argparse.Namespace) -> None:
         training_data,
         chosen,
         device.choose_precision(options.precision, chosen),
-        _load_teachers(options.recipe, None),
+        plan.load_teachers(options.recipe, None),
     )
     split, done = evaluate.labelled_images(found, options.split, size), []
     try:

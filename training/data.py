@@ -5,9 +5,11 @@ What is missing or damaged raises `DataError`.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +63,13 @@ class TrainingData:
             f"{self.name}: {len(self.train):,} images to learn from ({each}), {len(self.validation):,} to validate on"
             + (f"; files not looked at: {others}" if others else "")
         )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the images to learn from and their labels, in their order."""
+        digest = hashlib.sha256(self.train.images.contiguous().numpy().data)
+        digest.update(self.train.labels.contiguous().numpy().data)
+        return digest.hexdigest()
 
     def whole(self) -> TrainingData:
         """The same with nothing held back, as published numbers are trained: all to learn from, none to validate on."""

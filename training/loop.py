@@ -21,21 +21,23 @@ from training.errors import Interrupted
 from training.optim import LR_SCHEDULES, Lookahead
 from training.process import keep_freed_memory, stop_requests
 from training.progress import Progress
+from training.recipes import SEEDS
 from training.run import Run, pixels
 
 EVALUATION_BATCH = 500
-ORDER, VIEW, DEGRADATION = 0, 1, 1 << 20  # streams of random numbers, each clear of the others and of other seeds'
+ORDER, VIEW, DEGRADATION = 0, 1, 2 * SEEDS  # streams of random numbers, each clear of the others and of other seeds'
 
 
 def train(run: Run, folder: Path, time_budget_s: float = math.inf) -> Network:
     """Do the steps that are left, with a checkpoint in `folder` after each epoch.
 
-    Raises `Interrupted` after SIGINT, SIGTERM or `time_budget_s`, once a checkpoint of the very last step is written.
+    Raises `CheckpointError` at once when `folder` can't be written, or another process trains into it; `Interrupted`
+    after SIGINT, SIGTERM or `time_budget_s`, once a checkpoint of the very last step is written.
     """
     keep_freed_memory()
     progress = Progress(run.steps_per_epoch, run.total_steps, run.step)
     try:
-        with stop_requests(time_budget_s) as stop_requested:
+        with checkpoints.claimed(folder), stop_requests(time_budget_s) as stop_requested:
             while run.step < run.total_steps and not stop_requested():
                 train_one_epoch(run, progress, stop_requested)
                 checkpoints.save(run.checkpoint(), folder)

@@ -158,15 +158,18 @@ class Run:
             teachers=self.teachers,
             answers=self.memory.answers if self.memory and not self.config.inherit_answers else None,
             kept=tuple(self.kept) if self.step < self.total_steps else (),
+            data=self.data.fingerprint,
         )
 
     def restore(self, saved: Checkpoint) -> None:
         """Go on from `saved`; raises `CheckpointError` when it belongs to other data."""
-        if (saved.total_steps, saved.labels) != (self.total_steps, self.data.labels):
+        there = (self.total_steps, self.data.labels, self.data.fingerprint if saved.data else None)
+        if (saved.total_steps, saved.labels, saved.data) != there:
             raise CheckpointError("The checkpoint was made with other data; resume with the data it was started on.")
         self.model.load_state_dict(saved.model)
         self.optimizer.load_state_dict(saved.optimizer)
-        self.scaler.load_state_dict(saved.grad_scaler)
+        if saved.grad_scaler:  # empty, where the format needed none
+            self.scaler.load_state_dict(saved.grad_scaler)
         if self.lookahead and saved.lookahead is not None:
             self.lookahead.load(saved.lookahead)
         if self.memory and saved.answers is not None:
@@ -174,7 +177,9 @@ class Run:
         self.kept = [{name: moved(value, self.device) for name, value in each.items()} for each in saved.kept]
         self.epoch_loss.fill_(saved.epoch_loss)
         self.step, self.history = saved.step, list(saved.history)
-        self.provenance = saved.provenance
+        before, now = saved.precision, self.precision.value
+        changed = {} if before == now else {"precision": f"{saved.provenance['precision']}, then {now}"}
+        self.provenance = {**saved.provenance, **changed}
 
 
 def build_network(config: TrainConfig, data: TrainingData, device: torch.device) -> Network:

@@ -60,6 +60,11 @@ class Trainer:
             saved = checkpoints.load(folder)
             if saved.config != config:
                 raise CheckpointError(f"{folder} holds a run with other settings; move it, or choose another --runs.")
+            if saved.precision != self.precision.value:
+                raise CheckpointError(
+                    f"{folder} holds a run in {saved.precision}; add --precision {saved.precision}, move it, or choose "
+                    "another --runs."
+                )
             run.restore(saved)
         train(run, folder)
         return run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from training import checkpoint as checkpoints
-from training.checkpoint import FILE_NAME, Checkpoint, EpochRecord, Teacher, load_teacher
+from training.checkpoint import FILE_NAME, Checkpoint, EpochRecord, Teacher, claimed, load_teacher
 from training.errors import CheckpointError
 from training.recipes import RECIPES
 
@@ -72,14 +73,65 @@ def test_a_failed_write_leaves_the_old_one(saved: Checkpoint, tmp_path: Path, mo
     assert checkpoints.load(tmp_path).step == 3
 
 
+def test_what_does_not_fit_onto_the_disk_is_one_sentence_and_leaves_nothing(saved: Checkpoint, tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(CheckpointError, match="can't be written: File too large"):
+            checkpoints.save(replace(saved, model={"w": torch.ones(1_000_000)}), tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_has_one_writer_at_a_time(tmp_path: Path) -> None:
+    with (
+        claimed(tmp_path / "run"),
+        pytest.raises(CheckpointError, match=r"Another process is training into .*run; wait"),
+        claimed(tmp_path / "run"),
+    ):
+        pass
+    with claimed(tmp_path / "run"):
+        assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_folder_that_can_not_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(CheckpointError, match=r"Nothing can be written into .*file/run: Not a directory"),
+        claimed(tmp_path / "file" / "run"),
+    ):
+        pass
+
+
 def test_no_checkpoint_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint"):
         checkpoints.load(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"nonsense", pickle.dumps({"step": 1}, protocol=2)])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"nonsense",
+        b"<html>",
+        b'{"a": 1}',
+        b"PK\x03\x04",
+        b"\x80\x04\x95",
+        "été".encode("latin1"),
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 12\n",
+        pickle.dumps({"step": 1}, protocol=2),
+    ],
+)
 def test_a_damaged_checkpoint_is_one_sentence(content: bytes, tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_bytes(content)
+    with pytest.raises(CheckpointError, match="damaged or of another version"):
+        checkpoints.load(tmp_path)
+
+
+@pytest.mark.parametrize("state", [torch.zeros(3), [1], "x", None, {"a": 1}, {"config": 3}, {"config": {}}])
+def test_a_file_of_something_else_is_one_sentence(state: object, tmp_path: Path) -> None:
+    torch.save(state, tmp_path / FILE_NAME)
     with pytest.raises(CheckpointError, match="damaged or of another version"):
         checkpoints.load(tmp_path)
 

@@ -23,6 +23,12 @@ def test_a_precision_can_be_demanded() -> None:
         choose_precision("fp16", CPU)
 
 
+def test_bf16_is_refused_on_a_gpu_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    with pytest.raises(TrainingError, match="does not compute in bf16; use --precision fp16 or fp32"):
+        choose_precision("bf16", torch.device("cuda"))
+
+
 def test_cuda_is_refused_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto") == CPU

@@ -19,6 +19,7 @@ from training.data import TrainingData, load_training_data
 from training.device import Precision
 from training.errors import CheckpointError, Interrupted
 from training.loop import train
+from training.recipes import SEEDS
 from training.run import Run
 
 pytestmark = pytest.mark.usefixtures("narrow_networks")
@@ -100,10 +101,28 @@ def test_a_killed_run_resumes_from_its_last_epoch_to_the_same_bits(
     assert same_weights(whole, resumed)
 
 
+def test_a_folder_that_is_taken_or_can_not_be_written_is_refused_before_the_first_step(
+    data: TrainingData, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    each = run("tutorial", data)
+    with pytest.raises(CheckpointError, match="Nothing can be written into"):
+        train(each, tmp_path / "file")
+    with checkpoints.claimed(tmp_path / "run"), pytest.raises(CheckpointError, match="Another process is training"):
+        train(each, tmp_path / "run")
+    assert each.step == 0
+
+
 def test_signals_are_left_as_they_were(data: TrainingData, tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     train(run("tutorial", data, replace(SMALL["tutorial"], max_steps=1)), tmp_path)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_the_highest_seed_has_random_numbers_of_its_own() -> None:
+    streams = (loop.ORDER, loop.VIEW, loop.DEGRADATION)
+    drawn = [loop._generator(seed, 7, stream).initial_seed() for seed in (0, 1, SEEDS - 1) for stream in streams]
+    assert len(set(drawn)) == 9
 
 
 def test_bf16_trains_too(data: TrainingData, tmp_path: Path) -> None:

@@ -17,12 +17,17 @@ from training.__main__ import main
     [
         (["train", "tutorial", "--data", "/nowhere", "--output", "/nowhere/run"], "There is no CIFAR-10 at /nowhere"),
         (["train", "--resume", "/nowhere"], "There is no checkpoint in /nowhere"),
+        (["train"], "Name the recipe to train by, one of cifar10, "),
+        (["train", "tutorial", "--resume", "/nowhere"], "by its own recipe; leave out tutorial"),
         (["train", "--resume", "/nowhere", "--max-steps", "9"], "as it was started; leave out --max-steps"),
         (["train", "--resume", "/nowhere", "--teachers", "/x"], "as it was started; leave out --teachers"),
         (["train", "--resume", "/nowhere", "--start", "/x"], "as it was started; leave out --start"),
         (["train", "cifar10", "--start", "/x", "--output", "/nowhere/run"], "a start of its own, its first teacher"),
         (["train", "tutorial", "--start", "/x", "--output", "/nowhere/run"], "There is no checkpoint in /x"),
-        (["train", "--precision", "fp16", "--device", "cpu"], "fp16 training needs CUDA"),
+        (
+            ["train", "fast", "--precision", "fp16", "--device", "cpu", "--output", "/nowhere/run"],
+            "fp16 training needs CUDA",
+        ),
         (
             ["train", "cifar10", "--teachers", "/nowhere", "--output", "/nowhere/run"],
             "There is no checkpoint in /nowhere",
@@ -44,6 +49,23 @@ def test_mistakes_are_one_sentence(
     assert error.startswith("convoy-train: ")
     assert sentence in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["train", "fast", "--epochs", "x"], "--epochs: 'x' is not a whole number of 1 or more"),
+        (["train", "fast", "--seed", "20261126"], "--seed: '20261126' is not a whole number from 0 to 524,287"),
+        (["train", "fast", "--seed", "-1"], "--seed: '-1' is not a whole number from 0 to 524,287"),
+        (["speed"], "the following arguments are required: RECIPE"),
+    ],
+)
+def test_what_is_no_command_says_what_would_be(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert sentence in capsys.readouterr().err
 
 
 def test_a_reader_that_stops_early_is_no_traceback(tmp_path: Path) -> None:

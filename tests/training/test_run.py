@@ -149,5 +149,15 @@ def test_a_start_whose_degradations_are_unknown_is_refused_at_once(
 def test_other_data_is_refused_on_resuming(data: TrainingData, tmp_path: Path) -> None:
     train(run("tutorial", data, replace(SMALL["tutorial"], epochs=1)), tmp_path)
     fewer = replace(data, train=replace(data.train, images=data.train.images[:900], labels=data.train.labels[:900]))
-    with pytest.raises(CheckpointError, match="other data"):
-        run("tutorial", fewer, replace(SMALL["tutorial"], epochs=1)).restore(checkpoints.load(tmp_path))
+    others = replace(data, train=replace(data.train, images=255 - data.train.images))
+    for other in (fewer, others):
+        with pytest.raises(CheckpointError, match="other data"):
+            run("tutorial", other, replace(SMALL["tutorial"], epochs=1)).restore(checkpoints.load(tmp_path))
+
+
+def test_a_checkpoint_that_does_not_know_its_data_goes_on(data: TrainingData, tmp_path: Path) -> None:
+    train(run("tutorial", data, replace(SMALL["tutorial"], epochs=1)), tmp_path)
+    older = replace(checkpoints.load(tmp_path), data=None)
+    each = run("tutorial", data, replace(SMALL["tutorial"], epochs=1))
+    each.restore(older)
+    assert each.step == each.total_steps

@@ -57,6 +57,14 @@ def test_a_run_with_other_settings_is_not_taken_for_a_trial(
         list(trials.measured(other, [0], tmp_path, data.validation))
 
 
+def test_a_run_in_another_number_format_is_not_taken_for_a_trial(
+    trainer: Trainer, data: TrainingData, tmp_path: Path
+) -> None:
+    list(measured(trainer, [0], tmp_path, data.validation))
+    with pytest.raises(CheckpointError, match="holds a run in fp32; add --precision fp32"):
+        list(trials.measured(replace(trainer, precision=Precision.BF16), [0], tmp_path, data.validation))
+
+
 def test_numbers_of_views_are_never_mixed_in_the_summary() -> None:
     assert summary([Trial(0, 0.9, 0.92, 3.0), Trial(1, 0.91, 0.94, 4.0)]).splitlines() == [
         "one view   90.50 ± 0.71 % over 2 seeds",
