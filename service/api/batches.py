@@ -84,7 +84,8 @@ class Batches:
         batch: Batch | None = None
         try:
             received = await batch_uploads.receive(incoming, folder, self._settings)
-            fingerprint = f"{received.fingerprint} {identity.name} {identity.version} {top_k}"
+            # The version as asked for: who asks again after another one became active means the same batch.
+            fingerprint = f"{received.fingerprint} {identity.name} {version} {top_k}"
             new = NewBatch(batch_id, identity, top_k, received.source, key, fingerprint, received.total)
             batch = await to_thread(self._store.create, new)
         finally:

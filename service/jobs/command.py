@@ -97,16 +97,18 @@ def _here(options: argparse.Namespace, engines: Mapping[str, OpenEngine]) -> int
 
 
 def _there(options: argparse.Namespace) -> int:
-    from service.jobs.remote import Remote, RemoteRun
+    from service.jobs.exchange import Remote
+    from service.jobs.remote import RemoteRun
 
     if given := [name for name in (*FROM_SETTINGS, "engine", "address", "workers") if getattr(options, name)]:
         raise StartupError(f"--{given[0].replace('_', '-')} is the server's own business; leave it out with --server.")
     key = read_keys(options.api_key_file)[0] if options.api_key_file else None
     result_format, remote = _format(options.output), Remote(options.server, key)
     opened = [open_path(path, Limits()) for path in options.paths]
-    query = {name: str(value) for name in ("model", "version", "top_k") if (value := getattr(options, name))}
-    fingerprint = _fingerprint(options.paths, opened, [options.server, query])
-    ledger, began = Ledger(options.output, fingerprint), time.monotonic()
+    asked = {name: getattr(options, name) for name in ("model", "version", "top_k")}
+    query = {name: str(value) for name, value in asked.items() if value is not None}
+    ledger = Ledger(options.output, _fingerprint(options.paths, opened, [options.server, query]))
+    began = time.monotonic()
     bar = tqdm(initial=ledger.rows, unit=" images", dynamic_ncols=True, leave=False, disable=None)
 
     def on_rows(done: int, total: int | None) -> None:
@@ -114,7 +116,7 @@ def _there(options: argparse.Namespace) -> int:
         bar.update(done - bar.n)
 
     with closing(ledger), closing(bar):
-        the_run = RemoteRun(remote, ledger, query, fingerprint, on_rows)
+        the_run = RemoteRun(remote, ledger, query, on_rows)
         _stop_on_signals(the_run)
         labels = the_run.score(_inputs(zip(options.paths, opened, strict=True), len(opened) > 1))
         if the_run.stopped:

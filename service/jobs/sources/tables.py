@@ -27,7 +27,10 @@ NOT_A_ROW = 'The line is no JSON object; send {"id": "…", "image": "<base64>"}
 
 
 def ndjson_inputs(stream: BinaryIO, _size: int, limits: Limits) -> Iterator[Input]:
-    """`{"id": …, "image": "<base64>", "label": …}` per line; id and label may be absent, empty lines don't count."""
+    """`{"id": …, "image": "<base64>", "label": …}` per line; id and label may be absent, empty lines don't count.
+
+    `{"id": …, "error": "…"}` is an image that its sender could not read, and why.
+    """
     longest = limits.max_image_bytes * 4 // 3 + BESIDE_THE_IMAGE
     seen = 0
     while line := stream.readline(longest):
@@ -51,7 +54,10 @@ def _row(line: bytes, limits: Limits) -> Input:
         row = None
     if not isinstance(row, dict):
         return refused(None, NOT_A_ROW)
-    id_, image, truth = _id(row.get("id")), row.get("image"), row.get("label")
+    id_, image, truth, error = (row.get(name) for name in ("id", "image", "label", "error"))
+    id_ = _id(id_)
+    if image is None and isinstance(error, str):
+        return refused(id_, error[:MOST_ID_LENGTH])
     if not isinstance(image, str):
         return refused(id_, 'The row has no image; send {"id": "…", "image": "<base64>"}.')
     return Input(id_, partial(_from_base64, image, limits), truth if isinstance(truth, str) else None)

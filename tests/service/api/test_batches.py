@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from starlette.testclient import TestClient
 from service.api import batch_results, batch_uploads
 from service.api.batches import Batches
 from service.app import create_app
+from service.choices import Choice
 from service.jobs import runner as runner_module
 from service.jobs import store as store_module
 from service.jobs.spool import SyncedFile
@@ -189,6 +191,20 @@ def test_a_key_gives_the_same_batch_however_often_it_is_sent(idle: TestClient, s
     other = send(idle, PACKERS["zip"](PICTURES[:2]), idempotency_key="k")
     assert (other.status_code, other.json()["type"]) == (409, "/problems/conflict")
     assert len(list(settings.jobs_dir.glob("batch-*"))) == 1
+
+
+def test_a_key_gives_the_same_batch_after_another_version_became_active(
+    settings: Settings, models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(shutil.copytree(models_dir, tmp_path / "models"))
+    monkeypatch.setattr(runner_module.Runner, "start", lambda _: None)
+    answers = []
+    for active in ("1", "2"):
+        Choice(active).write(root / "colours")
+        with TestClient(create_app(settings.model_copy(update={"models_dir": root}))) as client:
+            answers.append(send(client, idempotency_key="k").json())
+    assert answers[0]["model"]["version"] == "1"
+    assert answers[0] == answers[1]
 
 
 def test_a_form_is_known_by_its_parts_not_by_its_boundary(idle: TestClient) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import socket
@@ -9,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,11 +18,13 @@ import pytest
 from service.__main__ import main
 from service.app import create_app
 from service.decoding import decode
-from service.errors import StartupError
+from service.errors import InvalidSource, StartupError
 from service.jobs import remote as remote_module
-from service.jobs.inputs import Input
+from service.jobs import runner as runner_module
+from service.jobs.exchange import Answer, Remote
+from service.jobs.inputs import Input, refused
 from service.jobs.ledger import Ledger
-from service.jobs.remote import Remote, RemoteRun, bitmap
+from service.jobs.remote import RemoteRun, bitmap
 from service.server import Server
 from service.settings import Settings
 from tests.conftest import COLOURS, clear_environment, encode, picture
@@ -104,19 +108,20 @@ def test_a_key_without_a_server_is_a_mistake(folder: Path, tmp_path: Path, capsy
 def test_a_run_that_was_cut_off_fetches_the_rest(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote_module, "FETCH_BYTES", 5000)
     with closing(Ledger(tmp_path / "out", "x")) as ledger:
-        first = RemoteRun(Remote(url), ledger, {}, "key")
+        first = RemoteRun(Remote(url), ledger, {})
         fetch = Ledger.commit
 
         def commit_and_stop(self: Ledger) -> None:
             fetch(self)
-            first.stopped = self.rows > 0
+            if self.rows:
+                first.stop()
 
         with monkeypatch.context() as context:
             context.setattr(Ledger, "commit", commit_and_stop)
             first.score(inputs())
         assert 0 < ledger.rows < len(PICTURES)
     with closing(Ledger(tmp_path / "out", "x")) as ledger:
-        second = RemoteRun(Remote(url), ledger, {}, "key")
+        second = RemoteRun(Remote(url), ledger, {})
         assert second.score(iter([])) == COLOURS
         assert [json.loads(line)["id"] for line in ledger.lines()] == [name for name, _ in PICTURES]
 
@@ -126,19 +131,98 @@ def test_what_the_server_refuses_is_one_sentence(url: str, tmp_path: Path) -> No
         closing(Ledger(tmp_path / "out", "x")) as ledger,
         pytest.raises(StartupError, match="404: There is no such model"),
     ):
-        RemoteRun(Remote(url), ledger, {"model": "nothing"}, "key").score(inputs())
+        RemoteRun(Remote(url), ledger, {"model": "nothing"}).score(inputs())
 
 
-@pytest.mark.parametrize("address", ["ftp://x", "localhost", "http://"])
-def test_what_is_no_address_is_one_sentence(address: str) -> None:
-    with pytest.raises(StartupError, match="is no address"):
-        Remote(address)
+def ids(ledger: Ledger) -> list[str]:
+    return [json.loads(line)["id"] for line in ledger.lines()]
 
 
-def test_a_server_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_module, "POLL_S", 0)
-    with pytest.raises(StartupError, match="can't be reached"):
-        Remote("http://127.0.0.1:1").ask("/")
+def test_two_who_send_the_same_have_a_batch_each(url: str, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        with closing(Ledger(tmp_path / name, "x")) as ledger:
+            RemoteRun(Remote(url), ledger, {}).score(inputs())
+    assert len(Remote(url).ask("/v1/batches").json()["batches"]) == 2
+
+
+def test_a_run_that_ended_before_the_server_answered_sends_no_second_batch(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = Remote.once
+
+    def cut(remote: Remote, method: str, *given: Any) -> Answer:  # noqa: ANN401
+        once(remote, method, *given)
+        raise StartupError("cut off")
+
+    with monkeypatch.context() as context, closing(Ledger(tmp_path / "out", "x")) as ledger:
+        context.setattr(Remote, "once", cut)
+        with pytest.raises(StartupError, match="cut off"):
+            RemoteRun(Remote(url), ledger, {}).score(inputs())
+    with closing(Ledger(tmp_path / "out", "x")) as ledger:
+        RemoteRun(Remote(url), ledger, {}).score(inputs())
+        assert ids(ledger) == [name for name, _ in PICTURES]
+    assert len(Remote(url).ask("/v1/batches").json()["batches"]) == 1
+
+
+def test_a_batch_that_is_gone_is_said_and_the_next_run_starts_anew(url: str, tmp_path: Path) -> None:
+    with closing(Ledger(tmp_path / "out", "x")) as ledger:
+        ledger.append(b"{}\n", 1, {"key": "k", "batch": "/v1/batches/batch-0"})
+        with pytest.raises(StartupError, match=r"does not have the batch any more\. The same command starts anew"):
+            RemoteRun(Remote(url), ledger, {}).score(inputs())
+        RemoteRun(Remote(url), ledger, {}).score(inputs())
+        assert ids(ledger) == [name for name, _ in PICTURES]
+
+
+def test_a_batch_that_failed_is_said_and_the_next_run_starts_anew(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def impossible(_order: object) -> int:
+        raise InvalidSource("Too much.")
+
+    with closing(Ledger(tmp_path / "out", "x")) as ledger:
+        with monkeypatch.context() as context:
+            context.setattr(runner_module, "in_a_process", impossible)
+            with pytest.raises(StartupError, match=r"The batch failed: Too much\. The same command starts anew"):
+                RemoteRun(Remote(url), ledger, {}).score(inputs())
+        RemoteRun(Remote(url), ledger, {}).score(inputs())
+        assert ids(ledger) == [name for name, _ in PICTURES]
+
+
+def test_inputs_that_changed_after_they_were_sent_are_said_and_the_next_run_starts_anew(
+    url: str, tmp_path: Path
+) -> None:
+    with closing(Ledger(tmp_path / "out", "x")) as ledger:
+        RemoteRun(Remote(url), ledger, {}).score(inputs())
+        ledger.keep({"key": ledger.kept["key"]})
+        changed = [Input("other", lambda: PICTURES[0][1])]
+        with pytest.raises(StartupError, match="have changed since an earlier run sent them"):
+            RemoteRun(Remote(url), ledger, {}).score(iter(changed))
+        RemoteRun(Remote(url), ledger, {}).score(iter(changed))
+        assert ids(ledger) == ["other"]
+
+
+def test_why_an_input_can_not_be_read_here_is_in_its_row(url: str, tmp_path: Path) -> None:
+    with closing(Ledger(tmp_path / "out", "x")) as ledger:
+        RemoteRun(Remote(url), ledger, {}).score(iter([refused("a", "The link leads nowhere.")]))
+        (row,) = map(json.loads, ledger.lines())
+    assert (row["id"], row["error"]["detail"]) == ("a", "The link leads nowhere.")
+
+
+def test_a_row_longer_than_what_is_fetched_at_once_comes_whole(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_module, "FETCH_BYTES", 10)
+    with closing(Ledger(tmp_path / "out", "x")) as ledger:
+        RemoteRun(Remote(url), ledger, {}).score(itertools.islice(inputs(), 3))
+        assert ids(ledger) == [name for name, _ in PICTURES[:3]]
+
+
+def test_a_number_of_classes_that_makes_no_sense_is_refused(
+    url: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["score", str(folder), "--output", str(tmp_path / "out.csv"), "--server", url, "--top-k", "0"]
+    assert main(words) == 1
+    assert "The server answers 400: query top_k" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 4, 5])

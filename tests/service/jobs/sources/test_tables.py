@@ -50,6 +50,8 @@ def test_an_image_that_is_too_large_has_an_error_in_its_place(kind: str) -> None
         (b"[1]", "no JSON object"),
         (b'{"id": "x"}', "has no image"),
         (b'{"image": 5}', "has no image"),
+        (b'{"id": "x", "error": "The link leads nowhere."}', "The link leads nowhere."),
+        (b'{"id": "x", "error": {}}', "has no image"),
         (b'{"image": "%%%"}', "not base64"),
         (b'{"image": "\xff"}', "no JSON object"),
     ],

@@ -1,0 +1,102 @@
+"""Requests → answers of a server that is busy, away, or elsewhere than one would think."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from service.errors import StartupError
+from service.jobs import exchange
+from service.jobs.exchange import Remote
+
+Scripted = tuple[int, dict[str, str], bytes] | None  # None: the connection ends without an answer
+GOOD: Scripted = (200, {}, b"{}")
+BUSY: Scripted = (503, {"retry-after": "0"}, json.dumps({"detail": "The process is stopping."}).encode())
+
+
+@contextmanager
+def answering(*answers: Scripted) -> Iterator[tuple[str, list[str]]]:
+    """A server's address and the paths it is asked for; the last of its answers is for all that is asked later."""
+    asked: list[str] = []
+
+    class Told(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            if (answer := answers[min(len(asked), len(answers)) - 1]) is None:
+                return
+            status, headers, body = answer
+            self.send_response(status)
+            for name, value in {**headers, "content-length": str(len(body))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Nobody reads it."""
+
+    with HTTPServer(("127.0.0.1", 0), Told) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "PAUSE_S", 0.01)
+
+
+@pytest.mark.parametrize("trouble", [BUSY, None])
+def test_a_server_that_is_busy_or_away_is_asked_again(trouble: Scripted) -> None:
+    with answering(trouble, trouble, GOOD) as (url, asked):
+        assert Remote(url).ask("/x").status == 200
+    assert len(asked) == 3
+
+
+def test_the_server_says_how_long_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(Remote, "_pause", lambda _, seconds: pauses.append(seconds))
+    with answering((429, {"retry-after": "7"}, b""), GOOD) as (url, _):
+        Remote(url).ask("/x")
+    assert pauses == [7]
+
+
+def test_a_server_that_stays_busy_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "PATIENCE_S", 0.05)
+    with answering(BUSY) as (url, _), pytest.raises(StartupError, match="503: The process is stopping"):
+        Remote(url).ask("/x").json()
+
+
+def test_a_server_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "PATIENCE_S", 0.05)
+    with pytest.raises(StartupError, match="can't be reached"):
+        Remote("http://127.0.0.1:1").ask("/x")
+
+
+def test_who_is_told_to_stop_waits_no_longer() -> None:
+    remote = Remote("http://127.0.0.1:1")
+    remote.stop()
+    with pytest.raises(StartupError):
+        remote.ask("/x")
+
+
+def test_a_server_may_be_below_a_path() -> None:
+    with answering(GOOD) as (url, asked):
+        Remote(f"{url}/convoy/").ask("/v1/batches")
+    assert asked == ["/convoy/v1/batches"]
+
+
+@pytest.mark.parametrize(
+    "address", ["ftp://x", "localhost", "http://", "http://x:port", "http://x:99999", "http://[::1", "http://a..b"]
+)
+def test_what_is_no_address_is_one_sentence(address: str) -> None:
+    with pytest.raises(StartupError, match="is no address"):
+        Remote(address)
