@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 from starlette.types import Receive, Scope, Send
 
 from service.administration import Administration
-from service.api import batches, explain, health, models, page, predict, problems
+from service.api import batches, explain, health, models, openapi, page, predict, problems
 from service.api import metrics as metrics_route
-from service.api.authentication import AdminRight, Keys, KeysMiddleware, closed
-from service.api.bodies import Problem
+from service.api.authentication import AdminRight, Keys, KeysMiddleware
 from service.api.direct import DirectRoute, DirectRoutes
 from service.api.open_inference import routes as open_inference
 from service.api.request_log import RequestLog, RequestLogMiddleware
 from service.classifier import Classifier
 from service.cores import default_workers, threads_per_worker
 from service.counters import Counters
-from service.errors import StartupError, Unauthorized
+from service.errors import StartupError
 from service.explain import Explainer
 from service.jobs.runner import Runner
 from service.jobs.store import Store
@@ -97,7 +95,7 @@ def create_app(settings: Settings, counters: Counters | None = None) -> Applicat
     if keys:
         app.add_middleware(KeysMiddleware, keys=keys)
     app.add_middleware(RequestLogMiddleware, log=log)  # the outermost: what keys refuse is counted too
-    app.openapi = lambda: _openapi(app, keyed=keys is not None)  # type: ignore[method-assign]
+    app.openapi = cache(partial(openapi.document, app, keyed=keys is not None))  # type: ignore[method-assign]
     return app
 
 
@@ -147,27 +145,3 @@ def _rpc(
         raise StartupError("gRPC is not installed here; in the checkout: pip install '.[cpu,grpc]'") from exc
     methods = Methods(served, administration, classifier, settings, metrics)
     return RpcServer(methods, settings, log, keys, right)
-
-
-def _openapi(app: FastAPI, *, keyed: bool) -> dict[str, Any]:
-    """FastAPI's document, with errors as they really are: problem+json, and 400 instead of FastAPI's own 422.
-
-    Where keys are asked for, it says of each operation whether.
-    """
-    if app.openapi_schema is None:
-        document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
-        schemas = document["components"]["schemas"]
-        schemas["Problem"] = Problem.model_json_schema()
-        schemas.update(open_inference.SCHEMAS)
-        for name in ("HTTPValidationError", "ValidationError"):
-            schemas.pop(name, None)
-        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        for path, operations in document["paths"].items():
-            for operation in operations.values():
-                if keyed and closed(path):
-                    operation["security"] = [{"key": []}]
-                    operation["responses"].update(problems.documented(Unauthorized))
-                if "HTTPValidationError" in str(operation["responses"].get("422")):
-                    del operation["responses"]["422"]
-        app.openapi_schema = document
-    return app.openapi_schema

@@ -32,6 +32,45 @@ def test_errors_are_problems_with_examples(document: dict[str, Any]) -> None:
     assert "HTTPValidationError" not in json.dumps(document)
 
 
+def test_header_fields_are_described(document: dict[str, Any]) -> None:
+    paths = document["paths"]
+    for operations in paths.values():
+        for operation in operations.values():
+            assert all("X-Request-Id" in response["headers"] for response in operation["responses"].values())
+    for status in ("429", "503", "504"):
+        assert "Retry-After" in paths["/v1/predict"]["post"]["responses"][status]["headers"]
+    assert "Location" in paths["/v1/batches"]["post"]["responses"]["202"]["headers"]
+    for path, names in {
+        "/v1/batches/{batch_id}/results": {"Range"},
+        "/v2/models/{model}/infer": {"X-Request-Timeout-Ms", "Inference-Header-Content-Length"},
+    }.items():
+        (operation,) = paths[path].values()
+        assert {each["name"] for each in operation["parameters"] if each["in"] == "header"} == names
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "query"),
+    [
+        ("GET", "/v1/batches", "?limit=0"),
+        ("GET", "/v1/batches/{batch_id}/results", "?follow=maybe"),
+        ("POST", "/v2/repository/index", ""),
+        ("POST", "/v2/repository/models/{model}/load", ""),
+    ],
+)
+def test_what_can_be_malformed_says_so(
+    client: TestClient, document: dict[str, Any], method: str, path: str, query: str
+) -> None:
+    responses = document["paths"][path][method.lower()]["responses"]
+    assert "400" in responses
+    assert ("Failure" if path.startswith("/v2") else "Problem") in str(responses["400"])
+    if "{model}" not in path:  # that one asks for a key first
+        assert client.request(method, path + query, content=b"x").status_code == 400
+
+
+def test_nothing_else_does(document: dict[str, Any]) -> None:
+    assert "400" not in document["paths"]["/v1/models/{name}"]["get"]["responses"]
+
+
 def test_every_reference_resolves(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
     text = json.dumps(document)
