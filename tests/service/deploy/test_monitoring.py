@@ -17,6 +17,7 @@ from service import errors
 from service.api.metrics import BATCHES
 from service.app import create_app
 from service.metrics import METRICS
+from service.rpc.methods import SERVICE
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[3]
@@ -126,10 +127,12 @@ def test_every_alert_says_what_to_do() -> None:
 
 @pytest.mark.parametrize(("title", "expression"), [each for each in expressions() if "route" in each[1]])
 def test_a_prediction_counts_whichever_protocol_asked_for_it(title: str, expression: str, settings: Settings) -> None:
-    with TestClient(create_app(settings)) as client:
-        posted = {path for path, ways in client.get("/openapi.json").json()["paths"].items() if "post" in ways}
-    predicting = {path for path in posted if path.endswith(("/predict", "/infer"))}
-    assert len(predicting) == 3
+    app = create_app(settings.model_copy(update={"grpc_port": 0}))
+    assert app.rpc
+    posted = {path for path, ways in app.openapi()["paths"].items() if "post" in ways}
+    posted |= {f"/{SERVICE}/{name}" for name in app.rpc._methods.all()}
+    predicting = {path for path in posted if path.endswith(("/predict", "/infer", "/ModelInfer"))}
+    assert len(predicting) == 4
     for asked in re.findall(r'route=~"(.+?)"', expression):
         assert {path for path in posted if re.fullmatch(asked, path)} == predicting, title
 
