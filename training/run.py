@@ -21,7 +21,7 @@ from training.optim import OPTIMIZERS, Lookahead
 from training.provenance import provenance
 from training.recipes import TrainConfig
 
-WHITENING_IMAGES = 5_000
+WHITENING_IMAGES, WHITENING_BATCH = 5_000, 16
 STATISTICS_IMAGES = 10_000
 STATISTICS_BATCH = 500
 
@@ -187,7 +187,8 @@ def build_network(config: TrainConfig, data: TrainingData, device: torch.device)
     torch.manual_seed(config.seed)
     model = ARCHITECTURES[config.architecture](len(data.labels), size=config.image_size)
     with torch.no_grad():
-        model.initialise((pixels(data.train.images[:WHITENING_IMAGES]) - model.mean) / model.std)
+        batches = torch.split(data.train.images[:WHITENING_IMAGES], WHITENING_BATCH)
+        model.initialise((pixels(batch) - model.mean) / model.std for batch in batches)
     return _on(device, model)
 
 

@@ -22,7 +22,7 @@ def pixels() -> Tensor:
 def used(network: Network, pixels: Tensor) -> Network:
     """After some training, so that no statistic or bias is at its start."""
     torch.manual_seed(0)
-    network.initialise((pixels - network.mean) / network.std)
+    network.initialise([(pixels - network.mean) / network.std])
     optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.01)
     for _ in range(5):
         loss = nn.functional.cross_entropy(network(pixels), torch.arange(32) % 10)
@@ -90,12 +90,20 @@ def test_whitening_makes_patches_white() -> None:
     generator = torch.Generator().manual_seed(0)
     smooth = nn.functional.avg_pool2d(torch.randn((64, 3, 36, 36), generator=generator), 5, stride=1) * 3
     network = PlainCNN()
-    network.initialise(smooth)
+    network.initialise([smooth])
     with torch.no_grad():
         responses = network.whiten(smooth)[:, :16].transpose(0, 1).flatten(1)
     covariance = torch.cov(responses)
     assert (covariance - torch.diag(covariance.diag())).abs().max() < 0.05
     assert torch.allclose(network.whiten.weight[:16], -network.whiten.weight[16:])
+
+
+def test_whitening_is_the_same_in_one_batch_and_in_many() -> None:
+    images = torch.randn((60, 3, 12, 12), generator=torch.Generator().manual_seed(0)) + 0.5
+    whole, parts = PlainCNN(size=12), PlainCNN(size=12)
+    whole.initialise([images])
+    parts.initialise(torch.split(images, 7))
+    assert torch.allclose(whole.whiten.weight, parts.whiten.weight, atol=1e-5)
 
 
 def test_convolutions_start_as_the_identity() -> None:

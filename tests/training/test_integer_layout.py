@@ -28,7 +28,7 @@ def plain(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     folder, images = tmp_path_factory.mktemp("plain"), pictures(32, 32, count=32)
     torch.manual_seed(0)
     network = ARCHITECTURES[request.param](10)
-    network.initialise((torch.from_numpy(images).permute(0, 3, 1, 2).float() - network.mean) / network.std)
+    network.initialise([(torch.from_numpy(images).permute(0, 3, 1, 2).float() - network.mean) / network.std])
     write_onnx(InferenceGraph(network, Calibrator(0.05)), folder / "fp32.onnx", height=32, width=32, properties={})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quantization, "arrange", onnx.checker.check_model)

@@ -15,7 +15,7 @@ BATCHES = [255 * torch.rand(8, 3, 32, 32, generator=GENERATOR) for _ in range(2)
 def network(seed: int) -> Network:
     torch.manual_seed(seed)
     model = ARCHITECTURES["plain-cnn-small"](10)
-    model.initialise(torch.rand(64, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    model.initialise([torch.rand(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))])
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:

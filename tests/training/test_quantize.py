@@ -26,7 +26,7 @@ def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("files")
     torch.manual_seed(0)
     network = ARCHITECTURES[request.param](10)
-    network.initialise((torch.from_numpy(IMAGES).permute(0, 3, 1, 2).float() - network.mean) / network.std)
+    network.initialise([(torch.from_numpy(IMAGES).permute(0, 3, 1, 2).float() - network.mean) / network.std])
     write_onnx(InferenceGraph(network, CALIBRATOR), folder / "fp32.onnx", height=32, width=32, properties={"name": "x"})
     quantize(folder / "fp32.onnx", folder / "int8.onnx", IMAGES[:64])
     return folder / "fp32.onnx", folder / "int8.onnx"

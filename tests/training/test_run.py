@@ -11,6 +11,7 @@ import torch
 from tests.runs import CPU, SMALL, exported_weights, run, untrained_teacher
 from training import checkpoint as checkpoints
 from training import loop
+from training.architectures import Network
 from training.checkpoint import load_teacher, network_of
 from training.data import TrainingData, load_training_data
 from training.device import Precision
@@ -18,7 +19,7 @@ from training.errors import CheckpointError
 from training.loop import next_batch, train
 from training.norms import measure_statistics
 from training.recipes import with_overrides
-from training.run import Run, pixels
+from training.run import WHITENING_BATCH, Run, build_network, pixels
 
 pytestmark = pytest.mark.usefixtures("narrow_networks")
 
@@ -134,6 +135,14 @@ def test_a_start_that_does_not_teach_is_not_asked(data: TrainingData) -> None:
         other.step = silent.step
         asked, expected = (next_batch(each, torch.arange(silent.config.batch_size))[1] for each in (silent, other))
         assert torch.equal(asked, expected)
+
+
+def test_whitening_sees_the_images_a_few_at_a_time(data: TrainingData, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    monkeypatch.setattr(Network, "initialise", lambda _, batches: sizes.extend(map(len, batches)))
+    build_network(SMALL["tutorial"], data, CPU)
+    assert sum(sizes) == 200  # of which the fixture has it make do
+    assert max(sizes) == WHITENING_BATCH
 
 
 @pytest.mark.parametrize("restarts", [(), (1, 2)])

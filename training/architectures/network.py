@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -53,5 +53,5 @@ class Network(nn.Module):
         Raises `ValueError` or `RuntimeError` when they are another architecture's.
         """
 
-    def initialise(self, images: Tensor) -> None:
-        """Set weights that depend on the data; `images` are normalised, (N, 3, H, W)."""
+    def initialise(self, batches: Iterable[Tensor]) -> None:
+        """Set weights that depend on the data: batches of normalised images, (N, 3, H, W)."""

@@ -11,7 +11,7 @@ squeeze and excitation (J. Hu et al., "Squeeze-and-excitation networks", 2018): 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
 import torch
@@ -99,11 +99,20 @@ class PlainCNN(Network):
                 norm.running_var.fill_(1 - norm.eps)
         self.head.weight.copy_(head / HEAD_SCALE)
 
-    def initialise(self, images: Tensor) -> None:
-        """Whiten the 3×3 patches of `images`: eigenvectors of their covariance over the root of the eigenvalues."""
-        patches = images.unfold(2, 3, 1).unfold(3, 3, 1)  # (N, 3, H-2, W-2, 3, 3)
-        patches = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, 27).double()
-        eigenvalues, eigenvectors = torch.linalg.eigh(torch.cov(patches.T))  # ascending
+    def initialise(self, batches: Iterable[Tensor]) -> None:
+        """Whiten the 3×3 patches of images: eigenvectors of their covariance over the root of the eigenvalues.
+
+        Only one batch's patches, which take 72 times the memory of its bytes, are there at a time.
+        """
+        count, total, products = 0, torch.zeros(27).double(), torch.zeros(27, 27).double()
+        for images in batches:
+            patches = images.unfold(2, 3, 1).unfold(3, 3, 1)  # (N, 3, H-2, W-2, 3, 3)
+            patches = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, 27).double()
+            count += len(patches)
+            total += patches.sum(0)
+            products += patches.T @ patches
+        covariance = (products - torch.outer(total, total) / count) / (count - 1)
+        eigenvalues, eigenvectors = torch.linalg.eigh(covariance)  # ascending
         scale = torch.rsqrt(eigenvalues + WHITENING_EPSILON)
         filters = (eigenvectors * scale).T[-WHITENED_DIRECTIONS:].reshape(-1, 3, 3, 3).float()
         self.whiten.weight.data = torch.cat([filters, -filters]).to(self.whiten.weight)
