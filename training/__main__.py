@@ -15,7 +15,7 @@ from training.recipes import RECIPES, SEEDS
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; errors that the user can mend are one sentence on stderr and exit status 1."""
+    """Run one command; errors that the user can mend are one sentence on stderr and exit status 1, Ctrl-C is 130."""
     options = parser().parse_args(arguments)
     try:
         options.run(options)
@@ -26,10 +26,21 @@ def main(arguments: list[str] | None = None) -> int:
     except Interrupted as exc:
         print(exc, file=sys.stderr)
         return 130
-    except TrainingError as exc:
-        print(f"convoy-train: {exc}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("convoy-train: stopped.", file=sys.stderr)
+        return 130
+    except (TrainingError, OSError, ModuleNotFoundError) as exc:
+        print(f"convoy-train: {_sentence(exc)}", file=sys.stderr)
         return 1
     return 0
+
+
+def _sentence(exc: Exception) -> str:
+    if isinstance(exc, ModuleNotFoundError):
+        return f"{exc.name} is not installed; in the checkout, install what training needs: pip install '.[cpu,train]'"
+    if isinstance(exc, OSError) and exc.strerror:
+        return f"{exc.filename}: {exc.strerror}." if exc.filename else f"{exc.strerror}."
+    return str(exc)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -113,8 +113,9 @@ def export(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Measure an exported model."""
-    from training import data, evaluate, report
+    from training import data, evaluate, report, repository
 
+    metadata = repository.read_model(options.model)
     found = data.find_data(options.data)
     evaluations = evaluate.evaluate_model(options.model, found, options.split)
     print("\n\n".join(report.table(evaluation) for evaluation in evaluations), flush=True)
@@ -124,7 +125,7 @@ def evaluate(options: argparse.Namespace) -> None:
     robustness: tuple[Robustness, ...] = ()
     if options.suite == "full":
         robustness = evaluate.evaluate_robustness(options.model, found, options.split)
-        seen = report.seen_in_training(evaluate.read_model(options.model))
+        seen = report.seen_in_training(metadata)
         print("", *(report.robustness_table(each, seen) for each in robustness), sep="\n\n")
     if options.record:
         evaluate.record(options.model, evaluations, robustness)
@@ -132,8 +133,9 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def calibrate(options: argparse.Namespace) -> None:
     """Give an exported model thresholds."""
-    from training import data, evaluate, report
+    from training import data, evaluate, report, repository
 
+    repository.read_model(options.model)  # before data is looked for, or downloaded
     evaluations = evaluate.fit_thresholds(options.model, data.find_data(options.data))
     print("\n\n".join(report.table(evaluation) for evaluation in evaluations))
 

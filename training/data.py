@@ -83,7 +83,10 @@ def find_data(given: Path | None) -> Path:
     if given is None and (variable := os.environ.get("CONVOY_DATA")):
         given = Path(variable)
     if given is not None:
-        return given.expanduser()
+        try:
+            return given.expanduser()
+        except RuntimeError as exc:
+            raise DataError(f"There is no home folder to find {given} in; give --data a path without ~.") from exc
     target = CACHE / cifar10.BINARY.archive
     if not target.exists():
         download(cifar10.OFFICIAL_SITE + cifar10.BINARY.archive, target, md5=cifar10.BINARY.archive_md5)

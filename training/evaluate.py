@@ -30,6 +30,7 @@ from training.data import Split, labels_of, load_test_split, load_training_data
 from training.errors import TrainingError
 from training.model_files import ModelFile
 from training.onnx_graph import run_onnx
+from training.repository import read_model
 from training.robustness import Answer, measure_robustness
 from training.views import six_views
 
@@ -123,14 +124,6 @@ def labelled_images(data: Path, split: SplitName, size: int) -> Split:
 def _command(metadata: ModelMetadata, split: SplitName) -> str:
     command = f"convoy-train evaluate models/{metadata.name}/{metadata.version}"
     return command if split == "test" else f"{command} --split {split}"
-
-
-def read_model(folder: Path) -> ModelMetadata:
-    """The metadata of the model in `folder`; raises `TrainingError`."""
-    try:
-        return ModelMetadata.read(folder)
-    except (OSError, ValueError) as exc:
-        raise TrainingError(f"{folder} is not an exported model: its metadata.json is missing or not valid.") from exc
 
 
 def record(folder: Path, evaluations: tuple[Evaluation, ...], robustness: tuple[Robustness, ...] = ()) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.metadata import FILE_NAME, Evaluation, ModelMetadata
+from service.metadata import Evaluation
 from training.cifar10 import LABELS
+from training.repository import read_models
 
 PANEL, MARGIN = 220, 44  # pixels
 LETTER = 5.8  # pixels that a letter takes on average
@@ -75,10 +76,9 @@ PUBLISHED = (
 
 def shipped(models: Path) -> list[Network]:
     """Every file in the model repository `models` that was measured on CIFAR-10's test split."""
-    found = (ModelMetadata.read(path.parent) for path in sorted(models.glob(f"*/*/{FILE_NAME}")))
     return [
         Network(f"{metadata.name}/{metadata.version} {e.precision}", metadata.macs / 1e6, e.accuracy, ours=True)
-        for metadata in found
+        for metadata in read_models(models)
         if metadata.labels == LABELS
         for e in metadata.evaluations
         if e.split == "test"

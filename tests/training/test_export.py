@@ -21,12 +21,13 @@ from training.corruptions import CORRUPTIONS
 from training.data import TrainingData, load_training_data
 from training.device import Precision
 from training.errors import CheckpointError, ExportError, TrainingError
-from training.evaluate import evaluate_model, evaluate_robustness, fit_thresholds, read_model, record
+from training.evaluate import evaluate_model, evaluate_robustness, fit_thresholds, record
 from training.export import export, exportable
 from training.loop import train
 from training.model_files import torch_logits
 from training.onnx_graph import run_onnx
 from training.recipes import RECIPES
+from training.repository import read_model
 from training.run import Run
 
 CALIBRATED_SOFTMAX = {"LogSoftmax", "Abs", "Pow", "Neg", "Softmax"}

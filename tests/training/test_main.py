@@ -6,9 +6,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from training import data, plots
 from training.__main__ import main
 
 
@@ -34,6 +36,9 @@ from training.__main__ import main
         ),
         (["export", "/nowhere", "models/x/1", "--data", "/nowhere"], "There is no checkpoint in /nowhere"),
         (["evaluate", "/nowhere"], "/nowhere is not an exported model"),
+        (["calibrate", "/nowhere"], "/nowhere is not an exported model"),
+        (["train", "fast", "--data", "~nosuch/x"], "There is no home folder to find ~nosuch/x in"),
+        (["export", "/nowhere", "models/X/1"], "models/X/1 names no version of a model"),
         (["compare", "/nowhere"], "No model in /nowhere was measured"),
         (["speed", "cifar10", "--data", "/nowhere"], "Recipe cifar10 has teachers"),
         (["speed", "fast", "--data", "/nowhere"], "There is no CIFAR-10 at /nowhere"),
@@ -49,6 +54,44 @@ def test_mistakes_are_one_sentence(
     assert error.startswith("convoy-train: ")
     assert sentence in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["evaluate", "calibrate"])
+def test_no_data_is_looked_for_before_the_model_is_there(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "find_data", Mock(side_effect=AssertionError))
+    assert main([command, "/nowhere"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "sentence"),
+    [
+        (KeyboardInterrupt(), 130, "convoy-train: stopped.\n"),
+        (OSError(28, "No space left on device", "models/x"), 1, "convoy-train: models/x: No space left on device.\n"),
+        (OSError(28, "No space left on device"), 1, "convoy-train: No space left on device.\n"),
+        (OSError("odd"), 1, "convoy-train: odd\n"),
+    ],
+)
+def test_what_ends_any_command_is_one_sentence(
+    raised: BaseException,
+    status: int,
+    sentence: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(plots, "shipped", Mock(side_effect=raised))
+    assert main(["compare", "/nowhere"]) == status
+    assert capsys.readouterr().err == sentence
+
+
+@pytest.mark.parametrize("module", ["torch", "onnx"])
+def test_a_missing_library_is_told_with_how_to_install_it(module: str) -> None:
+    script = (
+        f"import sys; sys.modules[{module!r}] = None\n"  # then it can't be imported
+        "from training.__main__ import main; sys.exit(main(['export', '/nowhere', 'models/x/1']))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    told = f"convoy-train: {module} is not installed; in the checkout, install what training needs: pip install "
+    assert (done.returncode, done.stderr) == (1, f"{told}'.[cpu,train]'\n")
 
 
 @pytest.mark.parametrize(
