@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[3]
 KUBERNETES = ROOT / "service" / "deploy" / "kubernetes"
 KSERVE = ROOT / "service" / "deploy" / "kserve" / "inference-service.yaml"
 MANIFESTS = sorted(path for path in KUBERNETES.glob("*/*.yaml") if path.name != "kustomization.yaml")
-WITHOUT_SCHEMA = {"ServiceMonitor"}  # the Prometheus operator's
+WITHOUT_SCHEMA = {"ServiceMonitor", "PrometheusRule"}  # the Prometheus operator's
 READY, LIVE = {"/readyz", "/v2/health/ready"}, {"/livez", "/v2/health/live"}
 PROBES = {"startup": READY, "readiness": READY, "liveness": LIVE}
 OVERLAYS = {"cpu": "cpu", "gpu": "cuda"}
@@ -162,6 +162,18 @@ def test_who_asks_for_the_port_by_name_gets_it(settings: Settings) -> None:
     assert port["name"] == offered["name"] == offered["targetPort"] == scraped["port"] == let_in["port"]
     with TestClient(create_app(settings)) as client:
         assert client.get(scraped["path"]).text.startswith("# HELP convoy_")
+
+
+def test_the_alerts_are_those_of_a_prometheus_without_kubernetes() -> None:
+    assert BASE["PrometheusRule"]["spec"] == read(KUBERNETES.parent / "monitoring" / "alerts.yml")
+    assert "prometheus-rule.yaml" in read(KUBERNETES / "core" / "kustomization.yaml")["resources"]
+
+
+def test_the_alert_of_a_pod_that_is_down_names_what_the_operator_calls_its_job() -> None:
+    """The Service's name, where the ServiceMonitor says nothing else."""
+    (down,) = (each for each in BASE["PrometheusRule"]["spec"]["groups"][0]["rules"] if each["alert"] == "ConvoyDown")
+    assert down["expr"] == f'up{{job="{BASE["Service"]["metadata"]["name"]}"}} == 0'
+    assert "jobLabel" not in BASE["ServiceMonitor"]["spec"]
 
 
 @both
