@@ -2,11 +2,13 @@
 
 A strip is a number of entries, each a key of at most KEY_BYTES and a float64. Only its owner writes it, aligned 8-byte
 stores need no lock, and it outlives the process: whoever takes a dead worker's place goes on counting where it stopped.
-Sums over all strips are exact, whichever process makes them.
+Sums over all strips are exact, whichever process makes them. What finds no room is counted where nobody sees it: no
+request fails for a number.
 """
 
 from __future__ import annotations
 
+import logging
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,8 +16,10 @@ from typing import Self
 
 KEY_BYTES = 248
 ENTRY_BYTES = KEY_BYTES + 8
-ENTRIES = 4096
+ENTRIES = 1 << 14  # memory that is not used is not taken
+SPARE = ENTRIES - 1  # is never among those in use
 STRIP_BYTES = 8 + ENTRIES * ENTRY_BYTES  # the first eight bytes are the number of entries in use
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +53,12 @@ class Counters:
         return cls(mmap.mmap(-1, STRIP_BYTES), 0)
 
     def cell(self, key: str) -> Cell:
-        """This process's number under `key`, made at the first call; raises `ValueError` when there is no room."""
+        """This process's number under `key`, made at the first call."""
         if key not in self._cells:
             entry, name = len(self._cells), key.encode()
-            if entry == ENTRIES or len(name) > KEY_BYTES:
-                raise ValueError(f"no room for another count, or its name is too long: {key}")
+            if entry == SPARE or len(name) > KEY_BYTES:
+                logger.error("there is no room to count %s: too many counts, or too long a name", key)
+                return self._cell(self._strip, SPARE)
             start = self._start(self._strip) + entry * ENTRY_BYTES
             self._memory[start : start + KEY_BYTES] = name.ljust(KEY_BYTES, b"\0")
             self._lengths[self._start(self._strip) // 8 - 1] = entry + 1  # last, so that no reader sees half a key

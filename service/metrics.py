@@ -21,6 +21,9 @@ SECONDS = tuple(base * 10.0**power for power in range(-5, 2) for base in (1, 2.5
 PROBABILITIES = tuple(step / 20 for step in range(4, 21))  # 0.2 … 1
 BATCH_SIZES = tuple(float(1 << power) for power in range(11))  # 1 … 1024
 
+MOST_LABELS, OTHER = 1000, "…"  # of more classes none is counted by itself: Prometheus would suffer from it
+LABEL_BYTES = 64  # of a label; escaped it may take twice as many
+
 ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
 
@@ -76,7 +79,8 @@ class ModelMetrics:
     def __init__(self, metrics: Metrics, name: str, version: str, labels: Sequence[str]) -> None:
         self._metrics, self._name, self._version = metrics, name, version
         self._predicted = metrics.cell("convoy_images_total", name, version, "predicted")
-        self._labels = [metrics.cell("convoy_predictions_total", name, label) for label in labels]
+        shown = [_shown(label) for label in labels] if len(labels) <= MOST_LABELS else [OTHER] * len(labels)
+        self._labels = [metrics.cell("convoy_predictions_total", name, label) for label in shown]
         self._probability = metrics.histogram("convoy_prediction_probability", name)
         self._queue, self._queued = metrics.cell("convoy_queue_images", name), 0  # shared by the model's versions
         self._batch_size = metrics.histogram("convoy_batch_size", name)
@@ -152,6 +156,12 @@ class Metrics:
         return "".join(
             line + "\n" for name, family in METRICS.items() for line in _lines(name, family, totals)
         ).encode()
+
+
+def _shown(label: str) -> str:
+    """A class's name, cut where it is too long for a count's name."""
+    cut = label.encode()[:LABEL_BYTES].decode(errors="ignore")
+    return label if cut == label else cut + "…"
 
 
 def _lines(name: str, family: Family, totals: dict[str, float]) -> Iterator[str]:

@@ -54,6 +54,20 @@ def test_a_histogram_is_cumulative_with_sum_and_count() -> None:
     assert found["convoy_batch_size_count", (("model", "m"),)] == 4
 
 
+def test_long_names_of_classes_are_cut_and_very_many_classes_are_one() -> None:
+    metrics = Metrics(Counters.alone())
+    name = "n" * 63
+    ModelMetrics(metrics, name, "1", ("é" * 100, '"' * 200, "dog"))
+    ModelMetrics(metrics, "many", "1", [f"class {number}" for number in range(20_000)])
+    shown = {labels for family, labels in samples(metrics) if family == "convoy_predictions_total"}
+    assert shown == {
+        (("label", "é" * 32 + "…"), ("model", name)),
+        (("label", '"' * 64 + "…"), ("model", name)),
+        (("label", "dog"), ("model", name)),
+        (("label", "…"), ("model", "many")),
+    }
+
+
 def test_histograms_whose_labels_begin_alike_are_kept_apart() -> None:
     metrics = Metrics(Counters.alone())
     metrics.histogram("convoy_stage_seconds", "queue").observe(1)
