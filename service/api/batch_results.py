@@ -6,27 +6,48 @@ import asyncio
 import re
 from asyncio import to_thread
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
-from service.errors import BatchNotFound, RangeNotSatisfiable
+from starlette.responses import StreamingResponse
+from starlette.types import Send
+
+from service.errors import BatchNotFound, RangeNotSatisfiable, StorageFailed
 from service.jobs.database import Batch
 from service.jobs.results import Encoder
 
 BLOCK = 256 << 10
 POLL_S = 0.25  # another process's work can't be awaited
-RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+RANGE = re.compile(r"bytes=([0-9]*)-([0-9]*)")
+DIGITS = 19  # more are more than any file has bytes
 Look = Callable[[], Awaitable[Batch]]
+
+
+class BrokenOff(Exception):
+    """Rows that were to come will not: the batch was deleted, or this process stops."""
+
+
+class Rows(StreamingResponse):
+    """An answer that is cut off, without the last chunk, where its rows break off: else they would seem to be all."""
+
+    async def stream_response(self, send: Send) -> None:
+        """Part of Starlette's class."""
+        with suppress(BrokenOff, FileNotFoundError):  # the server closes the connection of an answer without an end
+            await super().stream_response(send)
 
 
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
     """The first byte and the one behind the last (RFC 9110, section 14.2); None: everything.
 
-    Several ranges at once, or another unit, are answered with everything. Raises `RangeNotSatisfiable`.
+    Several ranges at once, another unit and what is no range are answered with everything. Raises
+    `RangeNotSatisfiable`.
     """
     found = RANGE.fullmatch(header.replace(" ", "")) if header else None
     if not found or found.groups() == ("", ""):
         return None
-    first, last = (int(text) if text else None for text in found.groups())
+    first, last = (int(text.lstrip("0")[:DIGITS] or 0) if text else None for text in found.groups())
+    if first is not None and last is not None and last < first:
+        return None
     if first is None:
         start, stop = max(0, size - (last or 0)), size
     else:
@@ -46,7 +67,10 @@ async def read_bytes(path: Path, start: int, stop: int) -> AsyncIterator[bytes]:
 
 
 async def read_lines(path: Path, batch: Batch, look: Look | None) -> AsyncIterator[bytes]:
-    """Whole rows, block by block; with `look`, what is written later too, until the batch ends or is deleted."""
+    """Whole rows, block by block; with `look`, what is written later too, until the batch ends.
+
+    Raises `BrokenOff` when that can't be waited for.
+    """
     position = 0
     while True:
         rest = b""
@@ -62,8 +86,8 @@ async def read_lines(path: Path, batch: Batch, look: Look | None) -> AsyncIterat
             await asyncio.sleep(POLL_S)
             try:
                 batch = await look()
-            except BatchNotFound:
-                return
+            except (BatchNotFound, StorageFailed) as exc:
+                raise BrokenOff from exc
 
 
 async def encode(lines: AsyncIterator[bytes], encoder: Encoder) -> AsyncIterator[bytes]:

@@ -142,7 +142,7 @@ class Batches:
             if part:
                 headers["Content-Range"] = f"bytes {start}-{stop - 1}/{batch.bytes if batch.ended else '*'}"
             body = batch_results.read_bytes(path, start, stop)
-            return StreamingResponse(body, 206 if part else 200, headers, kind.media_type)
+            return batch_results.Rows(body, 206 if part else 200, headers, kind.media_type)
 
         async def look() -> Batch:
             if self._models.draining:
@@ -151,7 +151,7 @@ class Batches:
 
         encoder = kind.encoder(orjson.loads(batch.labels))
         lines = batch_results.read_lines(path, batch, look if follow else None)
-        return StreamingResponse(batch_results.encode(lines, encoder), headers=headers, media_type=kind.media_type)
+        return batch_results.Rows(batch_results.encode(lines, encoder), headers=headers, media_type=kind.media_type)
 
 
 def router(store: Store, runner: Runner, models: ServedModels, settings: Settings) -> APIRouter:
@@ -184,7 +184,7 @@ def router(store: Store, runner: Runner, models: ServedModels, settings: Setting
         response.headers["Location"] = f"/v1/batches/{batch.id}"
         return BatchStatus(**shown(batch))
 
-    @routes.get("", responses=unknown)
+    @routes.get("", responses=problems.documented(errors.MalformedRequest, errors.BatchNotFound, errors.StorageFailed))
     async def list_batches(
         limit: Annotated[int, Query(ge=1, le=1000)] = 20,
         after: Annotated[str | None, Query(description="The last batch of the page before.")] = None,
@@ -219,7 +219,11 @@ def router(store: Store, runner: Runner, models: ServedModels, settings: Setting
             200: {"content": {each.media_type: BINARY for each in RESULTS.values()}},
             206: {"content": {RESULTS["ndjson"].media_type: BINARY}, "description": "The part that was asked for."},
             **problems.documented(
-                errors.BatchNotFound, errors.NotAcceptable, errors.RangeNotSatisfiable, errors.StorageFailed
+                errors.MalformedRequest,
+                errors.BatchNotFound,
+                errors.NotAcceptable,
+                errors.RangeNotSatisfiable,
+                errors.StorageFailed,
             ),
         },
     )

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 from httpx2 import Response
 from pyarrow import parquet
+from starlette.requests import Request
 from starlette.testclient import TestClient
+from starlette.types import Message
 
 from service.api import batch_results, batch_uploads
 from service.api.batches import Batches
@@ -140,8 +142,55 @@ def test_a_part_that_is_not_there_is_refused(client: TestClient) -> None:
     url = f"/v1/batches/{finished(client, send(client))['id']}/results"
     refused = client.get(url, headers={"range": "bytes=999999999-"})
     assert (refused.status_code, refused.json()["type"]) == (416, "/problems/range-not-satisfiable")
-    assert client.get(url, headers={"range": "bytes=0-1,5-6"}).status_code == 200
-    assert client.get(url, headers={"range": "lines=0-1"}).status_code == 200
+    assert client.get(url, headers={"range": f"bytes={'9' * 5000}-"}).status_code == 416
+
+
+@pytest.mark.parametrize("header", ["bytes=0-1,5-6", "lines=0-1", "bytes=5-2", "bytes=-", "bytes=a-b"])
+def test_what_is_no_range_is_answered_with_everything(header: str, idle: TestClient) -> None:
+    answer = idle.get(f"{send(idle).headers['location']}/results", headers={"range": header})
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["ndjson", "parquet"])
+@pytest.mark.parametrize("end", ["it is deleted", "the process stops"])
+def test_rows_that_break_off_have_no_end(kind: str, end: str, idle: TestClient) -> None:
+    """Neither the last chunk, without which the connection is cut, nor what makes a Parquet file whole."""
+    state = idle.app.state  # type: ignore[attr-defined]
+    batch = state.store.get(send(idle).json()["id"])
+    batches = Batches(state.store, state.runner, state.served, Settings())
+    asgi = {"spec_version": "2.4"}
+    scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": [], "asgi": asgi}
+    messages: list[Message] = []
+
+    async def sent(message: Message) -> None:
+        messages.append(message)
+
+    async def never() -> Message:
+        raise AssertionError
+
+    async def follow() -> None:
+        answer = await batches.results(Request(scope, never), batch, kind, follow=True)
+        if end == "it is deleted":
+            state.store.delete(batch.id)
+        else:
+            state.served.draining = True
+        await answer(scope, never, sent)
+
+    asyncio.run(follow())
+    assert messages[0]["status"] == 200
+    assert all(message["more_body"] for message in messages[1:])
+    assert not any(message["body"].endswith(b"PAR1") for message in messages[1:])
+
+
+@pytest.mark.parametrize(
+    ("path", "query"),
+    [("", "limit=abc"), ("/{batch_id}/results", "follow=maybe"), ("/{batch_id}/results", "format=xml")],
+)
+def test_the_status_that_a_bad_query_gets_is_documented(path: str, query: str, idle: TestClient) -> None:
+    documented = idle.get("/openapi.json").json()["paths"][f"/v1/batches{path}"]["get"]["responses"]
+    path = path.format(batch_id=send(idle).json()["id"])
+    assert idle.get(f"/v1/batches{path}?{query}").status_code == 400
+    assert "400" in documented
 
 
 def test_following_gives_every_row_to_the_end(client: TestClient) -> None:
