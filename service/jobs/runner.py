@@ -164,6 +164,11 @@ class Runner:
     async def _score(self, claim: Claim) -> None:
         batch, (first, count) = claim.batch, claim.span
         served = self._models.choose(batch.model, batch.version)
+        if served.loaded.identity.digest != batch.digest:
+            raise ModelNotFound(
+                f"Model {batch.model} {batch.version} is not what it was when the batch was accepted: its weights are "
+                "others. Send the batch again."
+            )
         ids, outcomes = list[str | None](), list[Outcome]()
         while len(ids) < count:
             try:

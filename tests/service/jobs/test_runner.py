@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,17 @@ def test_a_model_that_is_gone_fails_the_batch(settings: Settings, models_dir: Pa
             await state.served.reload()
             found = await ended(state.store, add(state.store, identity=identity))
             assert json.loads(found.error or "")["type"] == "model-not-found"
+
+    asyncio.run(scenario())
+
+
+def test_weights_that_were_exchanged_under_their_version_fail_the_batch(settings: Settings) -> None:
+    async def scenario() -> None:
+        async with running(settings) as state:
+            identity = replace(state.served.choose().loaded.identity, digest="sha256:others")
+            found = await ended(state.store, add(state.store, identity=identity))
+            assert "its weights are others" in json.loads(found.error or "")["detail"]
+            assert not rows(state.store, found)
 
     asyncio.run(scenario())
 
