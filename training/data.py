@@ -71,6 +71,10 @@ class TrainingData:
         digest.update(self.train.labels.contiguous().numpy().data)
         return digest.hexdigest()
 
+    def batches(self, batch_size: int) -> tuple[int, int]:
+        """How many whole batches there are to learn from, at least one, and how many images each of them has."""
+        return max(1, len(self.train) // batch_size), min(batch_size, len(self.train))
+
     def whole(self) -> TrainingData:
         """The same with nothing held back, as published numbers are trained: all to learn from, none to validate on."""
         pairs = ((self.train.images, self.validation.images), (self.train.labels, self.validation.labels))

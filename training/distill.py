@@ -112,8 +112,8 @@ def _check_answers(recipe: str, config: TrainConfig, data: TrainingData, teacher
             f"or not all; name the folder of a whole run of {config.teachers[-1]}."
         )
     differing = [name for name in DECIDE_ANSWERS if getattr(teacher.config, name) != getattr(config, name)]
-    steps = (config.view_cycle or 0) * (len(data.train) // config.batch_size)
-    if differing or teacher.answers.shape != (steps, config.batch_size, len(data.labels)):
+    steps, images = data.batches(config.batch_size)
+    if differing or teacher.answers.shape != ((config.view_cycle or 0) * steps, images, len(data.labels)):
         raise CheckpointError(
             f"The answers that {teacher.recipe} remembers are about other views than those of this run: "
             f"{', '.join(differing) or 'the number of training images'} must be the same."

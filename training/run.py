@@ -47,7 +47,7 @@ class Run:
             device,
             precision,
         )
-        self.steps_per_epoch = max(1, len(data.train) // config.batch_size)
+        self.steps_per_epoch, self.images_per_step = data.batches(config.batch_size)
         self.total_steps = min(int(config.epochs * self.steps_per_epoch), config.max_steps or 2**62)
         self.images, self.labels = data.train.images.to(device), data.train.labels.to(device)
         self.step = 0
@@ -94,7 +94,7 @@ class Run:
         if not config.view_cycle or not (self.ensemble or config.inherit_answers):
             return None
         batches = config.view_cycle * self.steps_per_epoch
-        memory = Memory(batches, config.batch_size, len(self.data.labels), self.device)
+        memory = Memory(batches, self.images_per_step, len(self.data.labels), self.device)
         if config.inherit_answers and (inherited := self.teachers[-1].answers) is not None:
             memory.restore(inherited)
         return memory
@@ -136,7 +136,7 @@ class Run:
             for record in self.history
         ]
         return sum(
-            count * self.config.batch_size / record.images_per_second
+            count * self.images_per_step / record.images_per_second
             for count, record in zip(steps, self.history, strict=True)
         )
 

@@ -27,7 +27,7 @@ from training.architectures import ARCHITECTURES
 from training.architectures.network import CIFAR10_MEAN, CIFAR10_STD
 from training.data import Split, load_training_data
 from training.device import choose_device, choose_precision
-from training.errors import TrainingError
+from training.errors import DataError, TrainingError
 from training.loop import train_one_step
 from training.process import keep_freed_memory
 from training.recipes import TrainConfig
@@ -71,8 +71,13 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 
 
 def ordinary_steps(config: TrainConfig, data: Path, device: str, _precision: str) -> Steps:
-    """Endless steps of the ordinary loop on the architecture of `config`."""
+    """Endless steps of the ordinary loop on the architecture of `config`; raises `DataError` for less than a batch."""
     chosen, there = choose_device(device), load_training_data(data, config.image_size)
+    if len(there.train) < ORDINARY_BATCH:
+        raise DataError(
+            f"There are {len(there.train)} images to learn from in {data}, and the ordinary loop takes "
+            f"{ORDINARY_BATCH} in a step; measure on more."
+        )
     model = ARCHITECTURES[config.architecture](len(there.labels), size=config.image_size).to(chosen).train()
     optimizer = torch.optim.SGD(
         [p for p in model.parameters() if p.requires_grad], lr=0.01, momentum=0.9, weight_decay=5e-4

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from service.metadata import Evaluation, Precision
 from training.architectures.tutorial_cnn import TutorialCNN
-from training.data import load_training_data
+from training.data import Split, load_training_data
 from training.errors import ExportError
 from training.model_files import check_accuracy, write_files
 
@@ -58,3 +60,12 @@ def test_a_network_that_answers_every_image_alike_is_refused(generated_data: Pat
     with pytest.raises(ExportError, match="the same answer"):
         write_files(tmp_path, network, data, data.validation, {})
     assert not list(tmp_path.glob("*.onnx"))
+
+
+def test_one_image_that_was_held_out_is_not_taken_for_answers_that_are_all_alike(
+    generated_data: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    data = load_training_data(generated_data)
+    one = Split(data.validation.images[:1], data.validation.labels[:1])
+    assert set(write_files(tmp_path, TutorialCNN(), replace(data, validation=one), one, {})) == {"fp32", "fp16", "int8"}

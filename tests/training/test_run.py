@@ -12,7 +12,7 @@ from tests.runs import CPU, SMALL, exported_weights, run, untrained_teacher
 from training import checkpoint as checkpoints
 from training import loop
 from training.architectures import Network
-from training.checkpoint import load_teacher, network_of
+from training.checkpoint import EpochRecord, load_teacher, network_of
 from training.data import TrainingData, load_training_data
 from training.device import Precision
 from training.errors import CheckpointError
@@ -153,6 +153,29 @@ def test_a_start_whose_degradations_are_unknown_is_refused_at_once(
     stranger = replace(start, config=replace(start.config, degradations=("jpeg-12", "rain-50")))
     with pytest.raises(CheckpointError, match="trained with rain-50, which this version does not know"):
         Run("cifar10", replace(SMALL["cifar10"], restarts=restarts), data, CPU, Precision.FP32, (stranger, *teachers))
+
+
+def few(data: TrainingData) -> TrainingData:
+    return replace(data, train=replace(data.train, images=data.train.images[:50], labels=data.train.labels[:50]))
+
+
+def test_less_than_a_batch_of_images_is_a_batch_whose_answers_are_remembered(
+    data: TrainingData, tmp_path: Path
+) -> None:
+    config = replace(SMALL["cifar10-small-robust"], max_steps=None, degradations=())
+    told = run("cifar10-small-robust", few(data), config)
+    train(told, tmp_path)
+    assert (told.steps_per_epoch, told.images_per_step) == (1, 50)
+    heir = replace(config, teachers=("told",), inherit_answers=True, architecture="plain-cnn", start_from_teacher=False)
+    student = Run("heir", heir, few(data), CPU, Precision.FP32, (load_teacher(tmp_path),))
+    assert torch.equal(next_batch(student, torch.arange(50))[1], next_batch(told, torch.arange(50))[1])
+
+
+def test_the_seconds_of_steps_are_those_of_the_images_they_took(data: TrainingData) -> None:
+    for there, images in ((data, 300), (few(data), 50)):
+        each = run("tutorial", there)
+        each.history = [EpochRecord(1, 1.0, 0.5, images_per_second=10.0)]
+        assert each.seconds == pytest.approx(each.steps_per_epoch * images / 10)
 
 
 def test_other_data_is_refused_on_resuming(data: TrainingData, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from training.data import Split, load_training_data
+from training.errors import DataError
 from training.recipes import RECIPES, TrainConfig
 from training.speed import (
     ORDINARY_BATCH,
@@ -46,6 +47,14 @@ def test_the_ordinary_side_loads_single_pictures_in_batches(
     monkeypatch.setattr("training.speed.WORKERS", 0)
     assert len(load_training_data(generated_data).train) >= 3 * ORDINARY_BATCH
     assert list(islice(ordinary_steps(CONFIG, generated_data, "cpu", "fp32"), 3)) == [ORDINARY_BATCH] * 3
+
+
+def test_less_than_a_batch_of_the_ordinary_side_is_refused(
+    generated_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.speed.ORDINARY_BATCH", 1_801)
+    with pytest.raises(DataError, match=r"1800 images to learn from .* the ordinary loop takes 1801 in a step"):
+        next(ordinary_steps(CONFIG, generated_data, "cpu", "fp32"))
 
 
 def test_the_table_shows_rounds_medians_and_the_median_ratio() -> None:
