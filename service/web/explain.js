@@ -9,12 +9,13 @@ export async function explain(picture, model) {
   const { prediction, occlusion, stages } = await ask(`v1/explain?${query}`, options);
   const least = Math.min(...occlusion.probabilities.flat());
   const caption = `red: what “${prediction.label}” rests on; at worst, with a part of it hidden, ${percent(least)} are left`;
-  return [figure(shown(occlusion.image), caption), stages.length ? walk(stages) : null];
+  const rests = Object.assign(figure(shown(occlusion.image), caption), { tabIndex: -1 }); // it can be given the focus
+  return [rests, stages.length ? walk(stages) : null];
 }
 
 /** The stages, to be walked through in their order. */
 function walk(stages) {
-  const strip = element("div", "", { className: "stages" });
+  const strip = element("div", "", { className: "stages", role: "group", ariaLabel: "The stages, in their order" });
   strip.tabIndex = 0; // it scrolls, and the keyboard must reach it
   for (const { name, kind, shape, image } of stages) {
     const [channels, height, width] = shape;

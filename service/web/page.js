@@ -1,33 +1,20 @@
 // Pictures → POST v1/predict → a card each. Addresses are relative, so that the page works behind any prefix too.
 
-import { explain } from "./explain.js";
-import { ask, at, element, figure, percent, reach, useKey } from "./parts.js";
+import { card } from "./cards.js";
+import { ask, at, element, percent, reach, useKey } from "./parts.js";
+import { telling } from "./status.js";
 
 const AT_ONCE = 64; // pictures in one request, and
 const BYTES_AT_ONCE = 32 << 20; // their bytes: below what the service takes unless told otherwise
-const SHOWN = 10; // classes of a picture
 const COVERAGE = 0.95; // of the prediction sets, where the model has thresholds for it
+const OF_A_PICTURE = [413, 422]; // refusals that one picture among several may have brought upon all of them
+const NO_PICTURE = "That is no picture; choose a JPEG, PNG or the like.";
+const NAMED = 5; // labels in the sentence on how many have which
 
 let version = null; // what is known of the chosen model's active version
 let known = Promise.resolve(); // settles once `version` is that of the chosen model, or can't be had
-let latest = 0; // which call of `telling` may still tell
-
-/** Do `work`, saying meanwhile what goes on and afterwards what came of it, unless something later has been begun. */
-async function telling(text, work) {
-  const mine = (latest += 1), current = () => mine === latest;
-  tell(text);
-  try {
-    const end = await work(current);
-    if (current()) tell(end ?? "");
-  } catch (error) {
-    if (current()) tell(error.message, true);
-  }
-}
-
-function tell(text, isError = false) {
-  at("status").textContent = text;
-  at("status").classList.toggle("error", isError);
-}
+let given = []; // the files whose cards are shown, or will be
+let latest = 0; // which call of `classify` may still show cards
 
 async function listModels() {
   const { models } = await ask("v1/models");
@@ -35,17 +22,21 @@ async function listModels() {
   at("model").replaceChildren(
     ...served.map((model) => element("option", model.name, { value: model.name, selected: model.default })),
   );
+  if (at("key-form").contains(document.activeElement)) at("files").focus(); // what comes next, instead of nothing
   at("key-form").hidden = true;
   await showModel();
 }
 
 async function showModel() {
-  const name = at("model").value;
+  const name = at("model").value, path = `v1/models/${encodeURIComponent(name)}`;
   version = null; // not the one before, should this fail
   at("facts").textContent = "";
-  const model = await ask(`v1/models/${encodeURIComponent(name)}`);
-  const path = `v1/models/${encodeURIComponent(name)}/versions/${encodeURIComponent(model.active_version)}`;
-  version = await ask(path);
+  if (!name) throw new Error("No model of this service has an active version; whoever runs it can activate one.");
+  const { active_version: active } = await ask(path);
+  if (active === null) throw new Error(`The model ${name} has no active version any more; choose another.`);
+  const found = await ask(`${path}/versions/${encodeURIComponent(active)}`);
+  if (name !== at("model").value) return; // another has been chosen meanwhile
+  version = found;
   const measured = version.metadata.evaluations.find((e) => e.split === "test" && e.precision === version.precision);
   at("facts").textContent = [
     `Version ${version.version}, ${version.precision} on ${version.provider.replace("ExecutionProvider", "")}.`,
@@ -55,37 +46,48 @@ async function showModel() {
 }
 
 async function classify(files) {
-  const pictures = [...files].filter((file) => file.type.startsWith("image/") || file.type === "");
-  const what = pictures.length === 1 ? "a picture" : `${pictures.length} pictures`;
+  const all = [...files], pictures = all.filter(isPicture).length;
+  if (!pictures) return telling("", () => Promise.reject(new Error(NO_PICTURE))); // what is shown stays
+  const mine = (latest += 1);
+  given = all;
   at("results").replaceChildren();
-  await telling(`Classifying ${what} …`, async (current) => {
-    if (!pictures.length) throw new Error("That is no picture; choose a JPEG, PNG or the like.");
+  await telling(`Classifying ${pictures === 1 ? "a picture" : `${pictures} pictures`} …`, async () => {
     await known.catch(() => {}); // why, has been told
-    const began = performance.now();
-    for (const some of portions(pictures)) {
-      const cards = await classifySome(some);
-      if (!current()) return;
-      at("results").append(...cards);
+    const began = performance.now(), answers = [];
+    for (const some of portions(all)) {
+      const more = await answersTo(some);
+      if (mine !== latest) return;
+      at("results").append(...more.map((answer) => card(answer, version?.metadata.input)));
+      answers.push(...more);
     }
-    return `Answered in ${Math.round(performance.now() - began)} ms, the way there and back included.`;
+    return `${summary(answers)}. Answered in ${Math.round(performance.now() - began)} ms, the way there and back included.`;
   });
 }
 
-/** The pictures in as many requests as it takes. */
-function* portions(pictures) {
+const isPicture = (file) => file.type.startsWith("image/") || file.type === "";
+
+/** The files in as many requests as it takes. */
+function* portions(files) {
   let some = [], bytes = 0;
-  for (const picture of pictures) {
-    if (some.length && (some.length === AT_ONCE || bytes + picture.size > BYTES_AT_ONCE)) {
+  for (const file of files) {
+    if (some.length && (some.length === AT_ONCE || bytes + file.size > BYTES_AT_ONCE)) {
       yield some;
       [some, bytes] = [[], 0];
     }
-    some.push(picture);
-    bytes += picture.size;
+    some.push(file);
+    bytes += file.size;
   }
   yield some;
 }
 
-async function classifySome(pictures) {
+/** An answer for each file, in their order; those that are no pictures are not sent. */
+async function answersTo(files) {
+  const answers = await predict(files.filter(isPicture));
+  return files.map((file) => (isPicture(file) ? answers.shift() : { file, error: NO_PICTURE }));
+}
+
+async function predict(pictures) {
+  if (!pictures.length) return [];
   const body = new FormData();
   for (const picture of pictures) body.append("images", picture, picture.name);
   const chosen = at("model").value; // none as long as none are known: then the default one answers
@@ -93,86 +95,27 @@ async function classifySome(pictures) {
   const thresholds = Object.keys(version?.metadata.calibration.thresholds[version.precision] ?? {});
   if (thresholds.some((coverage) => Number(coverage) === COVERAGE)) query.set("coverage", COVERAGE);
   try {
-    const { model, predictions, coverage } = await ask(`v1/predict?${query}`, { method: "POST", body });
-    return predictions.map((prediction, place) => card(pictures[place], prediction, model, coverage));
+    const { predictions, ...rest } = await ask(`v1/predict?${query}`, { method: "POST", body });
+    return predictions.map((prediction, place) => (
+      { file: pictures[place], prediction, error: prediction.error?.detail, ...rest }
+    ));
   } catch (error) {
-    if (pictures.length > 1 || error.status !== 422) throw error;
-    return [card(pictures[0], { error: { detail: error.message } })]; // it is the picture, so that is said beside it
+    if (!OF_A_PICTURE.includes(error.status)) throw error;
+    if (pictures.length === 1) return [{ file: pictures[0], error: error.message }]; // it is said beside the picture
+    const answers = [];
+    for (const picture of pictures) answers.push(...await predict([picture])); // to know which
+    return answers;
   }
 }
 
-function card(picture, prediction, model, coverage) {
-  const article = element("article");
-  const pictures = element("div", "", { className: "pictures" });
-  const text = element("div");
-  article.append(pictures, text);
-  if (prediction.error) {
-    text.append(element("h2", picture.name), element("p", prediction.error.detail, { className: "error" }));
-    return article;
-  }
-  pictures.append(...figures(picture), explainButton(picture, model, article));
-  const set = prediction.prediction_set;
-  text.append(element("h2", `${prediction.label}, ${percent(prediction.probability)}`));
-  text.append(element("p", picture.name, { className: "note" }));
-  if (set) text.append(element("p", told(set, coverage)));
-  text.append(bars(Object.entries(prediction.probabilities), set ?? []));
-  return article;
-}
-
-function told(set, { asked, measured, images, split }) {
-  const sentence = `Set for ${100 * asked} %: ${set.join(", ")}.`;
-  if (measured == null) return sentence;
-  return `${sentence} Such sets held the true class of ${percent(measured)} of ${images.toLocaleString("en")} ${split} images.`;
-}
-
-function bars(probabilities, set) {
-  const table = element("table");
-  for (const [label, probability] of probabilities.sort((a, b) => b[1] - a[1]).slice(0, SHOWN)) {
-    const row = table.insertRow();
-    row.className = set.includes(label) ? "in-set" : "";
-    row.append(element("th", label, { scope: "row" }));
-    row.insertCell().append(element("meter", "", { value: probability, ariaLabel: `probability of ${label}` }));
-    row.insertCell().textContent = percent(probability);
-  }
-  return table;
-}
-
-/** The picture in a figure, and a canvas, in another, with about what is left of it for the network. */
-function figures(picture) {
-  const image = element("img", "", { alt: "", src: URL.createObjectURL(picture) });
-  const shown = figure(image);
-  if (!version) return [shown];
-  const { height, width, resize_policy: policy } = version.metadata.input;
-  const seen = element("canvas", "", { width, height });
-  const both = [shown, figure(seen, `about what the network sees of it: ${width} × ${height} pixels`)];
-  image.addEventListener("load", () => {
-    const across = image.naturalWidth, down = image.naturalHeight;
-    const scale = policy === "squash" ? 0 : Math.min(across / width, down / height);
-    const [w, h] = scale ? [scale * width, scale * height] : [across, down];
-    const context = seen.getContext("2d");
-    context.imageSmoothingQuality = "high";
-    context.drawImage(image, (across - w) / 2, (down - h) / 2, w, h, 0, 0, width, height);
-    URL.revokeObjectURL(image.src);
-  });
-  image.addEventListener("error", () => { // a format that only the service knows
-    for (const each of both) each.hidden = true;
-  });
-  return both;
-}
-
-function explainButton(picture, model, article) {
-  const button = element("button", "How does it come to that?", { type: "button" });
-  button.addEventListener("click", () => telling("Hiding one part after the other …", async () => {
-    button.disabled = true;
-    try {
-      const [occlusion, stages] = await explain(picture, model);
-      button.replaceWith(occlusion);
-      if (stages) article.append(stages);
-    } finally {
-      button.disabled = false;
-    }
-  }));
-  return button;
+/** How many have which label, or the only one with its probability. */
+function summary(answers) {
+  const labels = new Map(), good = answers.filter(({ error }) => !error), refused = answers.length - good.length;
+  for (const { prediction: { label } } of good) labels.set(label, (labels.get(label) ?? 0) + 1);
+  const counts = [...labels].sort((a, b) => b[1] - a[1]).map(([label, count]) => `${count} × ${label}`);
+  const [parts, more] = [counts.slice(0, NAMED), counts.length - NAMED];
+  if (good.length === 1) parts[0] = `${good[0].prediction.label}, ${percent(good[0].prediction.probability)}`;
+  return [...parts, more > 0 && `${more} more labels`, refused && `${refused} refused`].filter(Boolean).join("; ");
 }
 
 async function example() {
@@ -187,11 +130,16 @@ at("files").addEventListener("change", (event) => {
   event.target.value = ""; // or the same file could not be chosen again
 });
 at("example").addEventListener("click", example);
-at("model").addEventListener("change", () => telling("", () => (known = showModel())));
+at("model").addEventListener("change", () => {
+  telling("", () => (known = showModel()));
+  if (given.length) classify(given); // or answers of one model would stand below the facts of another
+});
 at("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  useKey(at("key").value.trim());
-  telling("Asking for the models …", () => (known = listModels()));
+  telling("Asking for the models …", () => {
+    useKey(at("key").value.trim());
+    return (known = listModels());
+  });
 });
 document.addEventListener("paste", (event) => {
   if (event.clipboardData.files.length) classify(event.clipboardData.files);

@@ -3,7 +3,9 @@
 export const at = (id) => document.getElementById(id);
 let key = null; // only as long as the page is open
 
+/** Ask with this key from now on; throws an Error with a sentence when it can't be one. */
 export function useKey(given) {
+  if (!/^[\x21-\x7e]+$/.test(given)) throw new Error("That is no key: keys are of plain letters, digits and signs.");
   key = given;
 }
 

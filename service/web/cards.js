@@ -1,0 +1,85 @@
+// An answer → its card: the picture, what the network sees of it, its label and a bar for each class; or why it has none.
+
+import { explain } from "./explain.js";
+import { element, figure, percent } from "./parts.js";
+import { telling } from "./status.js";
+
+const SHOWN = 10; // classes of a picture
+
+/** The card of `file`: `error` says why it has no `prediction`, `input` is what the model takes, where that is known. */
+export function card({ file, error, prediction, model, coverage }, input) {
+  const article = element("article");
+  const pictures = element("div", "", { className: "pictures" });
+  const text = element("div");
+  article.append(pictures, text);
+  if (error) {
+    text.append(element("h2", file.name), element("p", error, { className: "error" }));
+    return article;
+  }
+  pictures.append(...figures(file, input), explainButton(file, model, article));
+  const set = prediction.prediction_set;
+  text.append(element("h2", `${prediction.label}, ${percent(prediction.probability)}`));
+  text.append(element("p", `${file.name}, by ${model.name}, version ${model.version}`, { className: "note" }));
+  if (set) text.append(element("p", told(set, coverage)));
+  text.append(bars(Object.entries(prediction.probabilities), set ?? []));
+  return article;
+}
+
+function told(set, { asked, measured, images, split }) {
+  const sentence = `Set for ${100 * asked} %: ${set.join(", ")}.`;
+  if (measured == null) return sentence;
+  return `${sentence} Such sets held the true class of ${percent(measured)} of ${images.toLocaleString("en")} ${split} images.`;
+}
+
+function bars(probabilities, set) {
+  const table = element("table");
+  for (const [label, probability] of probabilities.sort((a, b) => b[1] - a[1]).slice(0, SHOWN)) {
+    const row = table.insertRow();
+    row.className = set.includes(label) ? "in-set" : "";
+    row.append(element("th", label, { scope: "row" }));
+    row.insertCell().append(element("meter", "", { value: probability, ariaHidden: "true" })); // the number is beside it
+    row.insertCell().textContent = percent(probability);
+  }
+  return table;
+}
+
+/** The picture in a figure, and a canvas, in another, with about what is left of it for the network. */
+function figures(picture, input) {
+  const image = element("img", "", { alt: "", src: URL.createObjectURL(picture) });
+  const shown = figure(image);
+  if (!input) return [shown];
+  const { height, width, resize_policy: policy } = input;
+  const seen = element("canvas", "", { width, height });
+  const both = [shown, figure(seen, `about what the network sees of it: ${width} × ${height} pixels`)];
+  image.addEventListener("load", () => {
+    const across = image.naturalWidth, down = image.naturalHeight;
+    const scale = policy === "squash" ? 0 : Math.min(across / width, down / height);
+    const [w, h] = scale ? [scale * width, scale * height] : [across, down];
+    const context = seen.getContext("2d");
+    context.imageSmoothingQuality = "high";
+    context.drawImage(image, (across - w) / 2, (down - h) / 2, w, h, 0, 0, width, height);
+    URL.revokeObjectURL(image.src);
+  });
+  image.addEventListener("error", () => { // a format that only the service knows
+    for (const each of both) each.hidden = true;
+  });
+  return both;
+}
+
+function explainButton(picture, model, article) {
+  const button = element("button", "How does it come to that?", { type: "button" });
+  const work = async () => {
+    button.ariaDisabled = "true"; // not `disabled`: that would take the focus away
+    try {
+      const [occlusion, stages] = await explain(picture, model);
+      const focused = document.activeElement === button;
+      button.replaceWith(occlusion);
+      if (focused) occlusion.focus(); // or the keyboard would be back at the page's start
+      if (stages) article.append(stages);
+    } finally {
+      button.ariaDisabled = null;
+    }
+  };
+  button.addEventListener("click", () => button.ariaDisabled || telling("Hiding one part after the other …", work));
+  return button;
+}
