@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import codecs
 import json
 from collections.abc import Iterator
 from functools import partial
@@ -34,6 +35,8 @@ def ndjson_inputs(stream: BinaryIO, _size: int, limits: Limits) -> Iterator[Inpu
     longest = limits.max_image_bytes * 4 // 3 + BESIDE_THE_IMAGE
     seen = 0
     while line := stream.readline(longest):
+        if not seen:
+            line = line.removeprefix(codecs.BOM_UTF8)
         if len(line) == longest and not line.endswith(b"\n"):
             while (rest := stream.readline(longest)) and not rest.endswith(b"\n"):
                 pass
@@ -64,6 +67,8 @@ def _row(line: bytes, limits: Limits) -> Input:
 
 
 def _id(value: object) -> str | None:
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
     return None if value is None else str(value)[:MOST_ID_LENGTH]
 
 
@@ -94,6 +99,8 @@ def parquet_inputs(stream: BinaryIO, size: int, limits: Limits) -> Iterator[Inpu
         if image is None:
             raise InvalidSource("The Parquet file has no column `image`; name the images' column so.")
         names = _label_names(schema)
+        if twice := next((name for name in (image, "id", "label") if schema.names.count(name) > 1), None):
+            raise InvalidSource(f"The Parquet file has two columns `{twice}`; name one of them otherwise.")
         columns = [name for name in (image, "id", "label") if name in schema.names]
         budget = limits.budget(size)
         for batch in table.iter_batches(ROWS_AT_ONCE, columns=columns):

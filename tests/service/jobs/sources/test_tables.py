@@ -98,6 +98,20 @@ def test_a_struct_without_bytes_or_without_value_has_an_error_in_its_place() -> 
         assert outcomes("parquet", table({"image": rows}))[-1][1] == "The row has no image: its cell holds no bytes."
 
 
+def test_ids_may_be_bytes() -> None:
+    packed = table({"image": [b"x", b"y"], "id": [b"a.png", b"\xff"]})
+    assert [each.id for each in inputs("parquet", packed)] == ["a.png", "�"]
+
+
+@pytest.mark.parametrize("name", ["image", "id", "label"])
+def test_two_columns_of_one_name_are_refused(name: str) -> None:
+    names = ["image", "id", "label", name]
+    stream = io.BytesIO()
+    parquet.write_table(pyarrow.Table.from_arrays([pyarrow.array([b"x"])] * 4, names), stream)
+    with pytest.raises(InvalidSource, match=f"two columns `{name}`"):
+        outcomes("parquet", stream.getvalue())
+
+
 def test_labels_are_text_or_numbers_with_names_beside_them() -> None:
     names = json.dumps({"info": {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}})
     numbers = table({"img": [b"x", b"y", b"z"], "label": [1, 0, 2]}, {"huggingface": names})
