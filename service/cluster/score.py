@@ -40,11 +40,12 @@ class Unread:
     absolute: Sequence[str]
     prefixed: bool
     passed: int
+    output: Path | None
     limits: Limits
 
     def inputs(self) -> Iterator[Input]:
         """What has no rows yet."""
-        opened = (open_path(path, self.limits) for path in self.absolute)
+        opened = (open_path(path, self.limits, self.output) for path in self.absolute)
         found = (
             each
             for path, one in zip(self.paths, opened, strict=True)
@@ -76,7 +77,9 @@ def _score(parts: Sequence[Part], first: int, task: Task, workers: int, *, addre
         workers = workers or max(1, int(resources["GPU"] * GPU_WORKERS if gpu else resources.get("CPU", 1)))
         limits = Limits(task.settings.max_image_bytes)
         unread = [
-            Unread(part.paths, [_absolute(path) for path in part.paths], part.prefixed, part.passed, limits)
+            Unread(
+                part.paths, [_absolute(path) for path in part.paths], part.prefixed, part.passed, part.output, limits
+            )
             for part in parts
         ]
         dataset = pipeline(unread, task.sized(threads=1, gpu=gpu), workers, num_gpus=1 / GPU_WORKERS if gpu else 0)

@@ -26,7 +26,7 @@ from service.jobs.sources.files import Opened, open_path
 from service.jobs.tally import Tally
 from service.keys import read_keys
 from service.metadata import ModelMetadata
-from service.settings import Settings, load
+from service.settings import Settings, load, metavar
 
 if TYPE_CHECKING:  # with them come the engine and all it needs, which `convoy serve`'s parent process does without
     from service.jobs.remote import RemoteRun
@@ -63,7 +63,8 @@ def add_options(parser: argparse.ArgumentParser, engines: Mapping[str, OpenEngin
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes (default: as many as pay)")
     for name in FROM_SETTINGS:
         description = Settings.model_fields[name].description
-        parser.add_argument(f"--{name.replace('_', '-')}", help=f"{description} (default: as `serve`'s)")
+        flag = f"--{name.replace('_', '-')}"
+        parser.add_argument(flag, metavar=metavar(name), help=f"{description} (default: as `serve`'s)")
     parser.set_defaults(run=partial(run, engines=engines))
 
 
@@ -91,7 +92,7 @@ def _here(options: argparse.Namespace, engines: Mapping[str, OpenEngine]) -> int
 
     task = Task(folder, settings, options.top_k)
     encoder = _format(options.output).encoder(metadata.labels)
-    opened = [open_path(path, Limits(settings.max_image_bytes)) for path in options.paths]
+    opened = [open_path(path, Limits(settings.max_image_bytes), options.output) for path in options.paths]
     with closing(Ledger(options.output, _fingerprint(options.paths, opened, _facts(metadata, task)))) as ledger:
         return _score(ledger, opened, task, engine, encoder, options)
 
@@ -104,7 +105,7 @@ def _there(options: argparse.Namespace) -> int:
         raise StartupError(f"--{given[0].replace('_', '-')} is the server's own business; leave it out with --server.")
     key = read_keys(options.api_key_file)[0] if options.api_key_file else None
     result_format, remote = _format(options.output), Remote(options.server, key)
-    opened = [open_path(path, Limits()) for path in options.paths]
+    opened = [open_path(path, Limits(), options.output) for path in options.paths]
     asked = {name: getattr(options, name) for name in ("model", "version", "top_k")}
     query = {name: str(value) for name, value in asked.items() if value is not None}
     ledger = Ledger(options.output, _fingerprint(options.paths, opened, [options.server, query]))
@@ -123,7 +124,7 @@ def _there(options: argparse.Namespace) -> int:
             return _interrupted(ledger)
         seconds = time.monotonic() - began
         if options.summary:
-            again = [open_path(path, Limits()) for path in options.paths]
+            again = [open_path(path, Limits(), options.output) for path in options.paths]
             tally = Tally(labels)
             tally.add_rows(ledger.lines(), (each.truth for one in again for each in one.inputs))
             print(tally.text())
@@ -189,7 +190,7 @@ def _score(
     the_run = Run(ledger, Tally(labels), on_rows)
     _stop_on_signals(the_run)
     try:
-        the_run.score(_parts(options.paths, opened), task, engine, options.workers)
+        the_run.score(_parts(options.paths, opened, options.output.absolute()), task, engine, options.workers)
     finally:
         bar.close()
     if the_run.stopped:
@@ -221,7 +222,7 @@ def _stop_on_signals(the_run: Run | RemoteRun) -> None:
         signal.signal(number, stop)
 
 
-def _parts(paths: list[str], opened: list[Opened]) -> list[Part]:
+def _parts(paths: list[str], opened: list[Opened], output: Path) -> list[Part]:
     """All inputs in order: what holds many is a part of its own, images that follow each other are one together."""
     from service.jobs.score import Part
 
@@ -229,7 +230,7 @@ def _parts(paths: list[str], opened: list[Opened]) -> list[Part]:
     for alone, pairs in groupby(zip(paths, opened, strict=True), lambda pair: pair[1].alone):
         group = list(pairs)
         for part in [group] if alone else ([pair] for pair in group):
-            parts.append(Part([path for path, _ in part], _inputs(part, len(paths) > 1), len(paths) > 1))
+            parts.append(Part([path for path, _ in part], _inputs(part, len(paths) > 1), len(paths) > 1, output=output))
     return parts
 
 

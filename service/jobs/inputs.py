@@ -79,9 +79,14 @@ def refused(id_: str | None, reason: str) -> Input:
     return Input(id_, read)
 
 
+def text(name: str) -> str:
+    """A file's name as a row can show it: with marks where it is no UTF-8."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def member(name: str, read: Callable[[], Content], *, anywhere: bool = False) -> Input:
     """An archive's member or a folder's file: its folder's name may be its label. A path that leads out is refused."""
-    name = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    name = text(name)
     parts = name.replace("\\", "/").split("/")
     if len(name) > MOST_ID_LENGTH:
         return refused(name[:MOST_ID_LENGTH], f"A path may have {MOST_ID_LENGTH} characters at most; shorten it.")

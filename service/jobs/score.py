@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from service.cores import may_use_gpu, usable_cores
 from service.errors import StartupError
@@ -36,6 +37,7 @@ class Part:
     inputs: Iterator[Input]
     prefixed: bool = False  # ids begin with the path
     passed: int = 0  # how many of them had their rows already
+    output: Path | None = None  # whose own files are no inputs
 
 
 @dataclass(frozen=True, slots=True)

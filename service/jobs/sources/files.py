@@ -1,29 +1,32 @@
 """Paths and URLs of the command line → inputs: folders, globs, lists of paths, archives and tables, single images.
 
-fsspec opens them, so a URL may lead to any store it knows. Servers never come here: they read uploads, not paths.
+fsspec opens them, so a URL may lead to any store it knows. What can't be listed or read on is `InvalidSource`, and one
+image that can't be read has its error in its place. Servers never come here: they read uploads, not paths.
 """
 
 from __future__ import annotations
 
-import os
 import posixpath
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from fsspec import AbstractFileSystem
 from fsspec.core import has_magic, url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from service.decoding import DECODERS
 from service.errors import InvalidImage, InvalidSource
-from service.jobs.inputs import Content, Input, Limits, ReadStream, hidden, member, refused
-from service.jobs.sources import HEAD_BYTES, kind_of
+from service.jobs.inputs import Content, Input, Limits, ReadStream, hidden, member, text
+from service.jobs.sources import HEAD_BYTES, is_image, kind_of, local
 from service.jobs.sources.cifar import FILE_NAME
+from service.jobs.sources.edge import Stream, guarded, told
+from service.jobs.sources.lists import LIST_SUFFIX, list_inputs
+from service.jobs.sources.zips import is_zip, zip_inputs
 
-LIST_SUFFIX = ".txt"
-LONGEST_LINE = 32 << 10
+IMAGE_SUFFIXES = (*(f".{name}" for name in DECODERS), ".jpg", ".tif")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,55 +39,154 @@ class Opened:
     alone: bool = False  # one image
 
     def inputs_of(self, path: str | None) -> Iterator[Input]:
-        """The inputs, with ids that begin with `path`."""
+        """The inputs, with ids that begin with `path`; a single image's is just that."""
         for each in self.inputs:
-            yield each if path is None else replace(each, id="/".join(filter(None, (path.rstrip("/"), each.id))))
+            yield each if path is None else replace(each, id=text(path if self.alone else _joined(path, each.id)))
 
 
-def open_path(path: str, limits: Limits) -> Opened:
-    """What is at `path`; raises `InvalidSource`."""
-    try:
+def _joined(path: str, id_: str | None) -> str:
+    return "/".join(filter(None, (path.rstrip("/"), id_)))
+
+
+def open_path(path: str, limits: Limits, output: Path | None = None) -> Opened:
+    """What is at `path`, without the files that `output` is made of; raises `InvalidSource`."""
+    with told(path):
         files, place = url_to_fs(path)
+        store = _Store(files, limits, local.Own(output if isinstance(files, LocalFileSystem) else None))
         if files.isdir(place):
-            return Opened(_folder(files, place, limits), "folder")
+            return Opened(guarded(path, store.folder(place)), "folder")
         if has_magic(path) and not files.exists(place):
-            return Opened(_glob(files, place, limits), "glob")
-        return _file(files, place, limits)
-    except (ImportError, ValueError) as exc:  # a protocol that needs a package, or that nothing knows
-        raise InvalidSource(f"{path}: {exc}") from exc
-    except OSError as exc:
-        raise InvalidSource(f"{path} can't be read: {exc.strerror or exc}.") from exc
+            return Opened(guarded(path, store.glob(place)), "glob")
+        return store.file(place)
 
 
-def _file(files: AbstractFileSystem, place: str, limits: Limits) -> Opened:
-    about = files.info(place)
-    size, name = int(about["size"]), posixpath.basename(place)
-    changed = next((str(about[key]) for key in ("mtime", "ETag", "etag", "LastModified") if key in about), "")
-    fingerprint = f"{size} {changed}"
-    with files.open(place, "rb") as stream:
-        kind = kind_of(name, stream.read(HEAD_BYTES))
-    read = (
-        kind.read if kind else partial(_list, files, posixpath.dirname(place)) if name.endswith(LIST_SUFFIX) else None
-    )
-    if read is None:
-        return Opened(iter([Input(name, partial(_read, files, place, limits), anywhere=True)]), fingerprint, alone=True)
-    reading = _Reading(files, place, size, limits)
-    return Opened(reading.inputs(read), fingerprint, reading.progress)
+@dataclass(frozen=True, slots=True)
+class _Store:
+    """Where files are, and what holds for all that are read from there."""
+
+    files: AbstractFileSystem
+    limits: Limits
+    own: local.Own
+
+    @property
+    def is_local(self) -> bool:
+        """Whether they are this machine's."""
+        return isinstance(self.files, LocalFileSystem)
+
+    def file(self, place: str) -> Opened:
+        """An archive, a table, a list, or a single image."""
+        about = self.files.info(place)
+        if self.own.is_output(place):
+            raise InvalidSource(f"{text(place)} is what --output names; choose another output.")
+        if about["type"] == "other":
+            raise InvalidSource(f"{text(place)} can't be read: it is no plain file.")
+        size = int(about["size"])
+        changed = next((str(about[key]) for key in ("mtime", "ETag", "etag", "LastModified") if key in about), "")
+        fingerprint, read = f"{size} {changed}", self._reader(place, size)
+        if read is None:
+            name = text(posixpath.basename(place))
+            return Opened(iter([replace(self._image(place, name), truth=None)]), fingerprint, alone=True)
+        reading = _Reading(self, place, size)
+        return Opened(guarded(place, reading.inputs(read)), fingerprint, reading.progress)
+
+    def _reader(self, place: str, size: int) -> ReadStream | None:
+        """How the file's inputs are read; None for an image, a damaged one perhaps."""
+        name = posixpath.basename(place)
+        with self.files.open(place, "rb") as stream:
+            head = stream.read(HEAD_BYTES)
+            if kind := kind_of(name, head):
+                return kind.read
+            if name.endswith(LIST_SUFFIX):
+                return partial(list_inputs, partial(self._named, posixpath.dirname(place)))
+            if is_image(head) or name.lower().endswith(IMAGE_SUFFIXES):
+                return None
+            if is_zip(stream, size):  # behind other bytes
+                return zip_inputs
+        raise InvalidSource(f"{text(place)} is no image, and of no kind that holds images.")
+
+    def folder(self, place: str) -> Iterator[Input]:
+        """Every file below a folder, by name, folder after folder; CIFAR-10's batches in one are read as such."""
+        batches = [
+            path
+            for path, is_folder in self._listed(place, frozenset()).items()
+            if not is_folder and FILE_NAME.fullmatch(posixpath.basename(path))
+        ]
+        for path in batches:
+            for found in self.file(path).inputs:
+                yield replace(found, id=_joined(posixpath.basename(path), found.id))
+        if not batches:
+            for path in self._below(place, frozenset()):
+                yield self._image(path, path.removeprefix(place).lstrip("/"))
+
+    def _below(self, folder: str, above: frozenset[local.Inode]) -> Iterator[str]:
+        if self.is_local:
+            above |= {local.inode(folder)}
+        for path, is_folder in self._listed(folder, above).items():
+            if is_folder:
+                yield from self._below(path, above)
+            else:
+                yield path
+
+    def _listed(self, folder: str, above: frozenset[local.Inode]) -> dict[str, bool]:
+        """Path → whether it is a folder, by name."""
+        if self.is_local:  # where fsspec's own `ls` asks the disk about every single file
+            found = local.listed(folder, above)
+        else:
+            entries = self.files.ls(folder, detail=True)
+            found = {entry["name"].rstrip("/"): entry["type"] == "directory" for entry in entries}
+        return {
+            path: is_folder
+            for path, is_folder in sorted(found.items())
+            if path != folder.rstrip("/") and not hidden(posixpath.basename(path)) and path not in self.own
+        }
+
+    def glob(self, pattern: str) -> Iterator[Input]:
+        """The inputs of all files that match, by name; raises `InvalidSource` at once where none does."""
+        root = posixpath.dirname(pattern[: min(pattern.find(sign) for sign in "*?[" if sign in pattern)])
+        found = [path for path in sorted(self.files.glob(pattern)) if path not in self.own]
+        if not found:
+            raise InvalidSource(f"{text(pattern)} matches nothing.")
+        return (each for path in found for each in self._matched(path, text(path.removeprefix(root).lstrip("/"))))
+
+    def _matched(self, place: str, name: str) -> Iterator[Input]:
+        if self.files.isdir(place):
+            return
+        if not name.lower().endswith(IMAGE_SUFFIXES):  # those would have to be opened one by one, here
+            with self.files.open(place, "rb") as stream:
+                kind = kind_of(posixpath.basename(place), stream.read(HEAD_BYTES))
+            if kind:
+                for found in self.file(place).inputs:
+                    yield replace(found, id=_joined(name, found.id))
+                return
+        yield self._image(place, name)
+
+    def _named(self, folder: str, path: str) -> Input:
+        """What a list names: a URL, or a path that is relative to the list's folder."""
+        truth = posixpath.basename(posixpath.dirname(path)) or None
+        read = (
+            partial(_read_url, path, self.limits)
+            if "://" in path
+            else partial(_read, self.files, posixpath.join(folder, path), self.limits)
+        )
+        return Input(path, read, truth, anywhere=True)
+
+    def _image(self, place: str, name: str) -> Input:
+        return member(name, partial(_read, self.files, place, self.limits), anywhere=True)
 
 
 class _Reading:
     """A file that is open as long as its inputs are being read."""
 
-    def __init__(self, files: AbstractFileSystem, place: str, size: int, limits: Limits) -> None:
-        self._files, self._place, self._size, self._limits = files, place, size, limits
+    def __init__(self, store: _Store, place: str, size: int) -> None:
+        self._store, self._place, self._size = store, place, size
         self._position: Callable[[], int] = lambda: 0
 
     def inputs(self, read: ReadStream) -> Iterator[Input]:
         """The file's inputs."""
-        with self._files.open(self._place, "rb") as stream:
+        with self._store.files.open(self._place, "rb") as stream:
             self._position = stream.tell
             try:
-                yield from read(stream, self._size, self._limits)
+                yield from read(cast(BinaryIO, Stream(stream, self._place)), self._size, self._store.limits)
             finally:
                 self._position = lambda: self._size
 
@@ -93,71 +195,16 @@ class _Reading:
         return self._position() / max(self._size, 1)
 
 
-def _folder(files: AbstractFileSystem, place: str, limits: Limits) -> Iterator[Input]:
-    """Every file below a folder, by name, folder after folder; CIFAR-10's batches in one are read as such."""
-    batches = [path for path in _listed(files, place) if FILE_NAME.fullmatch(posixpath.basename(path))]
-    if batches:
-        for path in batches:
-            name = posixpath.basename(path)
-            for found in _file(files, path, limits).inputs:
-                yield Input(f"{name}/{found.id}", found.read, found.truth)
-        return
-    for path in _below(files, place):
-        name = path.removeprefix(place).lstrip("/")
-        yield member(name, partial(_read, files, path, limits), anywhere=True)
-
-
-def _below(files: AbstractFileSystem, folder: str) -> Iterator[str]:
-    for path, is_folder in _listed(files, folder).items():
-        if is_folder:
-            yield from _below(files, path)
-        else:
-            yield path
-
-
-def _listed(files: AbstractFileSystem, folder: str) -> dict[str, bool]:
-    """Path → whether it is a folder, by name."""
-    if isinstance(files, LocalFileSystem):  # whose own `ls` asks the disk about every single file
-        with os.scandir(folder) as entries:
-            found = {f"{folder.rstrip('/')}/{entry.name}": entry.is_dir() for entry in entries}
-    else:
-        found = {entry["name"].rstrip("/"): entry["type"] == "directory" for entry in files.ls(folder, detail=True)}
-    return {
-        path: is_folder
-        for path, is_folder in sorted(found.items())
-        if path != folder.rstrip("/") and not hidden(posixpath.basename(path))
-    }
-
-
-def _glob(files: AbstractFileSystem, pattern: str, limits: Limits) -> Iterator[Input]:
-    root = posixpath.dirname(pattern[: min(pattern.find(sign) for sign in "*?[" if sign in pattern)])
-    for path in sorted(files.glob(pattern)):
-        if not files.isdir(path):
-            yield member(path.removeprefix(root).lstrip("/"), partial(_read, files, path, limits), anywhere=True)
-
-
-def _list(files: AbstractFileSystem, folder: str, stream: BinaryIO, _size: int, limits: Limits) -> Iterator[Input]:
-    """One path or URL per line; a path is relative to the list's folder."""
-    while line := stream.readline(LONGEST_LINE):
-        path = line.decode("utf-8", "replace").strip()
-        if not path:
-            continue
-        if len(line) == LONGEST_LINE:
-            yield refused(path[:64], "The line is no path; write one path per line.")
-        elif "://" in path:
-            truth = posixpath.basename(posixpath.dirname(path)) or None
-            yield Input(path, partial(_read_url, path, limits), truth, anywhere=True)
-        else:
-            truth = posixpath.basename(posixpath.dirname(path)) or None
-            yield Input(path, partial(_read, files, posixpath.join(folder, path), limits), truth, anywhere=True)
-
-
 def _read(files: AbstractFileSystem, path: str, limits: Limits) -> Content:
     try:
-        with Path(path).open("rb") if isinstance(files, LocalFileSystem) else files.open(path, "rb") as stream:
+        with local.open_plain(path) if isinstance(files, LocalFileSystem) else files.open(path, "rb") as stream:
             content: bytes = stream.read(limits.max_image_bytes + 1)
-    except OSError as exc:
-        raise InvalidImage("The file can't be read: it is missing, no plain file, or closed to this user.") from exc
+    except MemoryError:
+        raise
+    except Exception as exc:  # each store has its own
+        raise InvalidImage(
+            "The file can't be read: it is missing, no plain file, closed to this user, or its store broke off."
+        ) from exc
     if len(content) > limits.max_image_bytes:
         raise limits.too_large()
     return content
@@ -166,6 +213,6 @@ def _read(files: AbstractFileSystem, path: str, limits: Limits) -> Content:
 def _read_url(url: str, limits: Limits) -> Content:
     try:
         files, place = url_to_fs(url)
-    except (ImportError, ValueError, OSError) as exc:
+    except Exception as exc:
         raise InvalidImage("Nothing here can open this URL; install fsspec's package for its store.") from exc
     return _read(files, place, limits)

@@ -22,8 +22,26 @@ else:
     from backports import zstd
 
 BLOCK = 256 << 10
+MAGIC, CHECKSUM = slice(257, 262), slice(148, 156)  # of a member's header; the second counts as spaces in its own sum
 BROKEN_TAR = "The tar archive is damaged or cut off; send it whole."
+NO_TAR = "There is no tar archive in it, or one damaged from its beginning; what is no archive goes uncompressed."
 T = TypeVar("T")
+
+
+def is_tar(name: str, head: bytes) -> bool:
+    """Whether a file that is called and begins so is a tar archive. The oldest kind has no mark but its checksum.
+
+    One without members is nothing but zeros, and so is many a damaged file.
+    """
+    if head[MAGIC] == b"ustar":
+        return True
+    if not any(head):
+        return bool(head) and name.endswith(".tar")
+    try:
+        told = int(head[CHECKSUM].strip(b" \0"), 8)
+    except ValueError:
+        return False
+    return len(head) >= tarfile.BLOCKSIZE and told == sum(head[: tarfile.BLOCKSIZE]) - sum(head[CHECKSUM]) + 8 * 0x20
 
 
 class _Readable(Protocol):
@@ -71,7 +89,7 @@ class _Forward:
 def _tar_inputs(open_: Open, stream: BinaryIO, size: int, limits: Limits) -> Iterator[Input]:
     most_at_once = max(limits.max_image_bytes + tarfile.BLOCKSIZE, BLOCK)
     forward = _Forward(open_(stream), limits.budget(size), most_at_once)
-    archive = _translated(lambda: tarfile.TarFile(fileobj=forward))  # type: ignore[arg-type]  # all it needs of a file
+    archive = _translated(lambda: _archive(forward))
     seen = 0
     while (entry := _translated(archive.next)) is not None:
         archive.members.clear()  # type: ignore[attr-defined]  # it would remember every one of them
@@ -86,6 +104,13 @@ def _tar_inputs(open_: Open, stream: BinaryIO, size: int, limits: Limits) -> Ite
                 member(entry.name, bytes).id, "The archive's member is a link or no plain file; pack the image itself."
             )
     _translated(forward.check_end)
+
+
+def _archive(forward: _Forward) -> tarfile.TarFile:
+    try:
+        return tarfile.TarFile(fileobj=forward)  # type: ignore[arg-type]  # all it needs of a file
+    except tarfile.ReadError as exc:
+        raise InvalidSource(NO_TAR) from exc
 
 
 def _untar(archive: tarfile.TarFile, entry: tarfile.TarInfo, limits: Limits) -> bytes:

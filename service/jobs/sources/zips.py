@@ -66,6 +66,14 @@ def zip_inputs(stream: BinaryIO, size: int, limits: Limits) -> Iterator[Input]:
         yield member(entry.name, partial(_unzip, stream, entry, directory, limits, budget))
 
 
+def is_zip(stream: BinaryIO, size: int) -> bool:
+    """Whether the file ends as a zip archive does, whatever it begins with."""
+    try:
+        return bool(_find_directory(stream, size))
+    except InvalidSource:
+        return False
+
+
 def _find_directory(stream: BinaryIO, size: int) -> _Directory:
     tail_start = max(0, size - END.size - 0xFFFF)
     stream.seek(tail_start)

@@ -143,6 +143,15 @@ def test_the_version_is_the_one_that_a_server_would_answer_by(models_dir: Path, 
     assert sure("named.ndjson", "--version", "2") == second
 
 
+@pytest.mark.usefixtures("in_this_process")
+def test_an_output_among_the_inputs_is_no_input(models_dir: Path, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "in", PICTURES[:2])
+    words = arguments(folder, output=folder / "out.csv", models_dir=models_dir)
+    for _ in range(2):
+        assert main(words) == 0
+        assert len((folder / "out.csv").read_text().splitlines()) == 1 + 2
+
+
 def test_ids_of_several_paths_begin_with_them(models_dir: Path, tmp_path: Path) -> None:
     one, two = (write_folder(tmp_path / name, PICTURES[:2]) for name in ("one", "two"))
     assert main(arguments(one, two, output=tmp_path / "out.csv", models_dir=models_dir)) == 0
@@ -161,6 +170,7 @@ def test_ids_of_several_paths_begin_with_them(models_dir: Path, tmp_path: Path) 
         (["--output", "out.xlsx"], "its ending says the format"),
         (["--device", "tpu"], "--device"),
         (["/nowhere/at/all"], "can't be read"),
+        (["/nowhere/at/all/*.png"], "matches nothing"),
     ],
 )
 def test_what_keeps_it_from_running_is_one_sentence(

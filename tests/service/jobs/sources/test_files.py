@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import fsspec
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from service.errors import InvalidSource
 from service.jobs.inputs import Limits
@@ -48,6 +51,20 @@ def test_a_glob_gives_what_matches_by_name(tmp_path: Path) -> None:
     assert [id_ for id_, _ in found(tmp_path / "**" / "*.png")] == [name for name, _ in PICTURES]
 
 
+def test_a_glob_of_tables_gives_their_rows(tmp_path: Path) -> None:
+    for name in ("1.parquet", "2.parquet"):
+        (tmp_path / name).write_bytes(PACKERS["parquet"](PICTURES[:1]))
+    assert found(tmp_path / "*.parquet") == [("1.parquet/cat/a.png", PNG), ("2.parquet/cat/a.png", PNG)]
+    store = fsspec.filesystem("memory")
+    store.pipe("/shards/1.parquet", PACKERS["parquet"](PICTURES[:1]))
+    assert found("memory://shards/*.parquet") == [("1.parquet/cat/a.png", PNG)]
+
+
+def test_a_glob_that_matches_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSource, match="matches nothing"):
+        open_path(f"{tmp_path}/*.png", Limits())
+
+
 def test_a_list_names_files_beside_it(tmp_path: Path) -> None:
     write_folder(tmp_path, PICTURES)
     (tmp_path / "list.txt").write_text(f"dog/a.png\n\n{tmp_path}/e.png\nnowhere.png\nnowhere://x\n")
@@ -61,6 +78,125 @@ def test_a_single_image_is_one_input(tmp_path: Path) -> None:
     write_folder(tmp_path, PICTURES)
     assert found(tmp_path / "e.png") == [("e.png", PNG)]
     assert found(tmp_path / "cat" / "b.png") == [("b.png", b"no image")]
+
+
+def test_a_file_of_no_known_kind_is_refused(tmp_path: Path) -> None:
+    write_folder(tmp_path, [("labels.csv", b"id,label"), ("rows.ndjson", b"")])
+    for name in ("labels.csv", "rows.ndjson"):
+        with pytest.raises(InvalidSource, match=f"{name} is no image, and of no kind that holds images"):
+            open_path(str(tmp_path / name), Limits())
+
+
+def test_a_zip_behind_other_bytes_is_read(tmp_path: Path) -> None:
+    (tmp_path / "self-extracting").write_bytes(b"#!/bin/sh\nexit\n" + PACKERS["zip"](PICTURES))
+    assert found(tmp_path / "self-extracting") == PICTURES
+
+
+def test_a_tar_of_nothing_has_no_inputs_and_a_picture_of_nothing_but_zeros_its_error(tmp_path: Path) -> None:
+    for name in ("empty.tar", "zeros.png"):
+        (tmp_path / name).write_bytes(bytes(10240))
+    assert found(tmp_path / "empty.tar") == []
+    assert found(tmp_path / "zeros.png") == [("zeros.png", bytes(10240))]
+
+
+@pytest.mark.parametrize("kind", ["ndjson", "list.txt"])
+def test_a_mark_at_the_beginning_costs_no_row(kind: str, tmp_path: Path) -> None:
+    write_folder(tmp_path, PICTURES)
+    content = PACKERS["ndjson"](PICTURES) if kind == "ndjson" else b"".join(b"%s\n" % p[0].encode() for p in PICTURES)
+    (tmp_path / kind).write_bytes(b"\xef\xbb\xbf" + content)
+    assert found(tmp_path / kind) == PICTURES
+
+
+def test_the_id_of_one_image_among_several_paths_is_its_path(tmp_path: Path) -> None:
+    write_folder(tmp_path, PICTURES)
+    paths = [str(tmp_path / folder / "a.png") for folder in ("cat", "dog")]
+    assert [each.id for path in paths for each in open_path(path, Limits()).inputs_of(path)] == paths
+
+
+def test_names_that_are_no_text_have_marks_in_their_ids(tmp_path: Path) -> None:
+    path = os.fsdecode(bytes(tmp_path) + b"/\xff")
+    write_folder(Path(path), [("\udcfe.png", PNG)])
+    assert [each.id for each in open_path(path, Limits()).inputs_of(path)] == [f"{tmp_path}/�/�.png"]
+    single = f"{path}/\udcfe.png"
+    assert found(single) == [("�.png", PNG)]
+    assert [each.id for each in open_path(single, Limits()).inputs_of(single)] == [f"{tmp_path}/�/�.png"]
+
+
+def test_links_back_and_pipes_are_passed_over_and_a_dead_link_has_its_error(tmp_path: Path) -> None:
+    write_folder(tmp_path, PICTURES[:1])
+    os.mkfifo(tmp_path / "cat" / "pipe.png")
+    (tmp_path / "cat" / "up").symlink_to(tmp_path)
+    (tmp_path / "cat" / "z.png").symlink_to("nowhere")
+    first, (id_, error) = found(tmp_path)
+    assert first == PICTURES[0]
+    assert id_ == "cat/z.png"
+    assert "missing" in str(error)
+
+
+def test_a_pipe_is_no_source(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "list.txt").write_text("pipe\n")
+    ((_, error),) = found(tmp_path / "list.txt")
+    assert "no plain file" in str(error)
+    with pytest.raises(InvalidSource, match="no plain file"):
+        open_path(str(tmp_path / "pipe"), Limits())
+
+
+def test_a_folder_that_may_not_be_listed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path, PICTURES)
+    scandir = os.scandir
+
+    def closed(folder: str) -> object:
+        if folder.endswith("dog"):
+            raise PermissionError(errno.EACCES, "Permission denied", folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(InvalidSource, match="dog can't be read: Permission denied"):
+        found(tmp_path)
+
+
+def test_a_folder_that_is_called_like_cifar_10s_batches_is_one(tmp_path: Path) -> None:
+    write_folder(tmp_path, [("test_batch/a.png", PNG)])
+    assert found(tmp_path) == [("test_batch/a.png", PNG)]
+
+
+def test_the_outputs_own_files_are_no_inputs(tmp_path: Path) -> None:
+    output, names = tmp_path / "out.csv", ["out.csv", "out.csv.partial", "out.csv.partial.json", "out.csv.new"]
+    write_folder(tmp_path, [("a.png", PNG), *((name, b"x") for name in names), ("in/out.csv", b"x")])
+    (tmp_path / "link").symlink_to(tmp_path)
+    for path in (tmp_path, tmp_path / "link"):
+        ids = [each.id for each in open_path(str(path), Limits(), output).inputs]
+        assert ids == ["a.png", "in/out.csv"]
+    assert [each.id for each in open_path(f"{tmp_path}/*", Limits(), output).inputs] == ["a.png"]
+
+
+def test_an_output_that_is_an_input_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "rows.ndjson").write_bytes(PACKERS["ndjson"](PICTURES))
+    (tmp_path / "link").symlink_to("rows.ndjson")
+    for name in ("rows.ndjson", "link"):
+        with pytest.raises(InvalidSource, match="is what --output names"):
+            open_path(str(tmp_path / name), Limits(), tmp_path / "rows.ndjson")
+
+
+def test_what_a_store_raises_is_one_sentence_or_one_rows_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exceptions of their own, as those of HTTP and of the clouds have."""
+    store = fsspec.filesystem("memory")
+    store.pipe("/in/a.png", PNG)
+    store.pipe("/rows.ndjson", PACKERS["ndjson"](PICTURES))
+    rows = open_path("memory://rows.ndjson", Limits()).inputs
+
+    def refuse(*_: object, **__: object) -> None:
+        raise LookupError("the store says no")
+
+    monkeypatch.setattr(MemoryFileSystem, "_open", refuse)
+    ((_, error),) = found("memory://in")
+    assert "its store broke off" in str(error)
+    with pytest.raises(InvalidSource, match="the store says no"):
+        next(rows)
+    monkeypatch.setattr(MemoryFileSystem, "info", refuse)
+    with pytest.raises(InvalidSource, match="the store says no"):
+        open_path("memory://rows.ndjson", Limits())
 
 
 def test_a_file_that_is_too_large_has_an_error_in_its_place(tmp_path: Path) -> None:

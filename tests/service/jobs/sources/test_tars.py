@@ -9,6 +9,7 @@ import tarfile
 import pytest
 
 from service.errors import InvalidSource
+from service.jobs.sources import SOURCES, kind_of
 from tests.service.jobs.packing import as_tar, outcomes
 
 
@@ -30,6 +31,27 @@ def test_an_absurd_header_in_a_tar_is_not_read_into_memory() -> None:
     packed = gzip.compress(member.tobuf(tarfile.USTAR_FORMAT) + bytes(64 << 20))
     with pytest.raises(InvalidSource, match="absurd"):
         outcomes("tar.gz", packed)
+
+
+@pytest.mark.parametrize("name", ["BMW.png", "GIF89a.png", "a.png"])
+@pytest.mark.parametrize("oldest", [False, True])
+def test_a_tar_is_known_whatever_its_first_member_is_called(name: str, oldest: bool) -> None:
+    packed = bytearray(as_tar([(name, b"x")]))
+    if oldest:  # without a mark of its own, as the seventh edition of Unix wrote it
+        packed[257:265] = bytes(8)
+        packed[148:156] = b"%06o\0 " % (sum(packed[:148]) + 8 * 0x20 + sum(packed[156:512]))
+    assert kind_of("", bytes(packed[:512])) is SOURCES["tar"]
+    assert outcomes("tar", bytes(packed)) == [(name, b"x")]
+
+
+@pytest.mark.parametrize("head", [b"BM" + bytes(510), b"GIF89a" + bytes(506)])
+def test_an_image_is_no_tar(head: bytes) -> None:
+    assert kind_of("x.tar", head) is None
+
+
+def test_what_is_compressed_and_no_tar_is_told_so() -> None:
+    with pytest.raises(InvalidSource, match="no tar archive in it"):
+        outcomes("tar.gz", gzip.compress(b'{"id": "a", "image": ""}\n' * 100))
 
 
 def test_a_sparse_member_has_an_error_in_its_place() -> None:

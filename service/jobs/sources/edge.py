@@ -1,0 +1,49 @@
+"""What stores raise → `InvalidSource`: some have classes of their own, which are no `OSError`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+
+from service.errors import InvalidSource, ServiceError
+from service.jobs.inputs import Input, text
+
+
+@contextmanager
+def told(path: str) -> Iterator[None]:
+    """Whatever is raised at `path`, or at the file below it that the exception names."""
+    try:
+        yield
+    except (ServiceError, MemoryError):
+        raise
+    except Exception as exc:
+        reason = getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
+        place = exc.filename if isinstance(exc, OSError) and isinstance(exc.filename, str) else path
+        raise InvalidSource(f"{text(place)} can't be read: {reason}.") from exc
+
+
+def guarded(path: str, inputs: Iterator[Input]) -> Iterator[Input]:
+    """The inputs, as long as they can be found."""
+    with told(path):
+        yield from inputs
+
+
+class Stream:
+    """A store's file, whose reading raises nothing but `InvalidSource`."""
+
+    def __init__(self, stream: BinaryIO, path: str) -> None:
+        self._stream, self._path = stream, path
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - all else that a file has
+        return getattr(self._stream, name)
+
+    def read(self, size: int = -1) -> bytes:
+        """As of any file."""
+        with told(self._path):
+            return self._stream.read(size)
+
+    def readline(self, size: int = -1) -> bytes:
+        """As of any file."""
+        with told(self._path):
+            return self._stream.readline(size)

@@ -1,0 +1,29 @@
+"""Lists of paths, one a line → inputs."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable, Iterator
+from typing import BinaryIO
+
+from service.errors import InvalidSource
+from service.jobs.inputs import Input, Limits, refused
+
+LIST_SUFFIX = ".txt"
+LONGEST_LINE = 32 << 10
+OTHER_ENCODINGS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def list_inputs(named: Callable[[str], Input], stream: BinaryIO, _size: int, _limits: Limits) -> Iterator[Input]:
+    """What each line names, as `named` tells; raises `InvalidSource` where the list is no UTF-8."""
+    line = stream.readline(LONGEST_LINE)
+    if line.startswith(OTHER_ENCODINGS):
+        raise InvalidSource("The list is UTF-16; save it as UTF-8.")
+    line = line.removeprefix(codecs.BOM_UTF8)
+    while line:
+        path = line.decode("utf-8", "replace").strip()
+        if len(line) == LONGEST_LINE or "\0" in path:
+            yield refused(path[:64], "The line is no path; write one path per line.")
+        elif path:
+            yield named(path)
+        line = stream.readline(LONGEST_LINE)
