@@ -16,7 +16,7 @@ from service import telemetry
 from service.cores import default_workers, may_use_gpu
 from service.errors import StartupError
 from service.listening import listen, shared
-from service.settings import Settings, load
+from service.settings import Settings, load, metavar
 from service.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def _add_serve(serve: argparse.ArgumentParser) -> None:
             f"--{name.replace('_', '-')}",
             dest=name,
             default=argparse.SUPPRESS,
+            metavar=metavar(name),
             help=f"{setting.description} (default: {setting.default})",
         )
     serve.add_argument(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args, get_origin
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -97,6 +97,12 @@ class Settings(BaseSettings):
     def client_images(self) -> int:
         """The most images that one client may have under way."""
         return int(self.queue_capacity * self.client_share)
+
+
+def metavar(name: str) -> str | None:
+    """What a setting's help says after its flag: its values where they can be listed, else None for argparse's own."""
+    annotation = Settings.model_fields[name].annotation
+    return f"{{{','.join(get_args(annotation))}}}" if get_origin(annotation) is Literal else None
 
 
 def load(given: dict[str, str], file: Path | None = None) -> Settings:

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -22,6 +23,21 @@ from tests.conftest import clear_environment
 def test_every_setting_is_a_flag() -> None:
     flags = parser().parse_args(["serve", *(f"--{name.replace('_', '-')}=x" for name in Settings.model_fields)])
     assert set(vars(flags)) - {"run"} == set(Settings.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [("serve", ("device", "precision", "log_format", "log_requests")), ("score", ("device", "precision"))],
+)
+def test_help_lists_the_values_of_a_setting_that_has_only_some(
+    command: str, names: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    told = capsys.readouterr().out
+    for name in names:
+        values = ",".join(get_args(Settings.model_fields[name].annotation))
+        assert f"--{name.replace('_', '-')} {{{values}}}" in told
 
 
 @pytest.mark.parametrize(
