@@ -14,11 +14,13 @@ def router(served: ServedModels) -> APIRouter:
     """The probes, bound to the core they ask."""
     routes = APIRouter(tags=["health"])
 
+    @routes.head("/livez", response_model_exclude_none=True, include_in_schema=False)  # as probes of uptime ask
     @routes.get("/livez", response_model_exclude_none=True)
     async def livez() -> Status:
         """The process answers."""
         return Status(status="live")
 
+    @routes.head("/readyz", response_model_exclude_none=True, include_in_schema=False)
     @routes.get(
         "/readyz",
         response_model_exclude_none=True,

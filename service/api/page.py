@@ -26,6 +26,7 @@ def router() -> APIRouter:
     files = {path.name: path.read_bytes() for path in FOLDER.iterdir()}
     routes = APIRouter(include_in_schema=False)
 
+    @routes.head("/")
     @routes.get("/")
     async def index() -> Response:
         return _response(INDEX, files[INDEX])
