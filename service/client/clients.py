@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Self
 
 import httpx2
@@ -14,6 +14,24 @@ from service.client.requests import Asked, Image, Outcome, Patience, Server, ask
 from service.types import Probabilities, Rows
 
 URL, TIMEOUT_S = "http://127.0.0.1:8000", 30.0
+TIME_IS_UP = "the time was up before the answer was whole"
+
+
+class _InTime(httpx2.SyncByteStream):
+    """A response's body, as long as there is time for it."""
+
+    def __init__(self, stream: httpx2.SyncByteStream, patience: Patience) -> None:
+        self._stream, self._patience = stream, patience
+
+    def __iter__(self) -> Iterator[bytes]:
+        for block in self._stream:
+            if self._patience.over:
+                raise httpx2.ReadTimeout(TIME_IS_UP)
+            yield block
+
+    def close(self) -> None:
+        """Part of httpx's class."""
+        self._stream.close()
 
 
 class Client:
@@ -65,12 +83,24 @@ class Client:
         patience = Patience(self._server.timeout_s)
         while True:
             try:
-                outcome: Outcome = self._http.post(**self._server.arguments(request, patience.left_s))
+                outcome: Outcome = self._try(request, patience)
             except httpx2.TransportError as exc:
                 outcome = exc
             if (pause_s := patience.pause_s(outcome)) is None:
                 return _stands(outcome, self._server)
             time.sleep(pause_s)
+
+    def _try(self, request: Asked, patience: Patience) -> httpx2.Response:
+        """A try has its own timeout for each byte that it waits for; all of them together have one here."""
+        sent = self._http.build_request("POST", **self._server.arguments(request, patience.left_s))
+        response = self._http.send(sent, stream=True)
+        try:
+            if isinstance(response.stream, httpx2.SyncByteStream):
+                response.stream = _InTime(response.stream, patience)
+            response.read()
+        finally:
+            response.close()
+        return response
 
 
 class AsyncClient:
@@ -118,9 +148,12 @@ class AsyncClient:
         patience = Patience(self._server.timeout_s)
         while True:
             try:
-                outcome: Outcome = await self._http.post(**self._server.arguments(request, patience.left_s))
+                async with asyncio.timeout(patience.left_s):
+                    outcome: Outcome = await self._http.post(**self._server.arguments(request, patience.left_s))
             except httpx2.TransportError as exc:
                 outcome = exc
+            except TimeoutError:
+                outcome = httpx2.ReadTimeout(TIME_IS_UP)
             if (pause_s := patience.pause_s(outcome)) is None:
                 return _stands(outcome, self._server)
             await asyncio.sleep(pause_s)

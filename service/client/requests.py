@@ -21,7 +21,7 @@ PATH, NPY = "/v1/predict", "application/x-npy"
 FIRST_PAUSE_S = 0.05  # before the second try, where the service does not say how long; doubled from then on
 BREAKS = 6  # of a connection in one call: about two seconds, in which a server that restarts may be back
 BUSY = {httpx2.codes.TOO_MANY_REQUESTS, httpx2.codes.SERVICE_UNAVAILABLE}
-APART = (0.75, 1.25)  # times the pause: those who were refused together don't come back together
+APART = (1.0, 1.25)  # times the pause: those who were refused together don't come back together, and none too early
 Outcome = httpx2.Response | httpx2.TransportError
 
 
@@ -102,6 +102,11 @@ class Patience:
         """Seconds, a thousandth at least."""
         return max(self._ends - time.monotonic(), 0.001)
 
+    @property
+    def over(self) -> bool:
+        """Whether the time is up."""
+        return time.monotonic() >= self._ends
+
     def pause_s(self, outcome: Outcome) -> float | None:
         """How long to wait before the next try; None where there will be none."""
         told = ""
@@ -113,6 +118,6 @@ class Patience:
             told = outcome.headers.get("retry-after", "")
         else:
             return None
-        pause_s = (float(told) if told.isdigit() else self._pause_s) * random.uniform(*APART)
+        pause_s = max(float(told) if told.isdecimal() else 0.0, self._pause_s) * random.uniform(*APART)
         self._pause_s *= 2
         return pause_s if pause_s < self._ends - time.monotonic() else None

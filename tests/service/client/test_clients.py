@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Self
 
@@ -172,6 +175,35 @@ def test_where_nobody_listens_that_is_said(opened: Opened) -> None:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
     with opened(url, timeout_s=0.2) as client, pytest.raises(Unreachable, match=f"{url} can't be reached"):
+        client.predict(b"x")
+
+
+class Trickle(BaseHTTPRequestHandler):
+    """An answer of which a byte comes now and then, and never the last one."""
+
+    def do_POST(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            while not self.server.stopped.wait(0.02):  # type: ignore[attr-defined]
+                self.wfile.write(b" ")
+
+    def log_message(self, *_: object) -> None:
+        """Nobody reads it."""
+
+
+@pytest.fixture
+def trickling() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Trickle) as server:
+        server.stopped = threading.Event()  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.stopped.set()  # type: ignore[attr-defined]
+        server.shutdown()
+
+
+def test_a_calls_time_is_that_of_the_whole_answer(opened: Opened, trickling: str) -> None:
+    with opened(trickling, timeout_s=0.3) as client, pytest.raises(Unreachable, match="before the answer was whole"):
         client.predict(b"x")
 
 
