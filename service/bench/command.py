@@ -28,7 +28,7 @@ def add_options(parser: argparse.ArgumentParser, *, example: Path) -> None:
     )
     parser.add_argument("--connections", type=_positive, default=64, metavar="N", help="at a time (default: 64)")
     parser.add_argument("--rate", type=_positive, metavar="N", help="open loop: N requests per second, come what may")
-    parser.add_argument("--seconds", type=_positive, default=10, metavar="S", help="how long (default: 10)")
+    parser.add_argument("--seconds", type=_duration, default=10.0, metavar="S", help="how long (default: 10)")
     parser.add_argument("--deadline-ms", type=_positive, metavar="MS", help="of each request (default: the server's)")
     parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="holds the key that the server asks for")
     parser.set_defaults(run=run)
@@ -62,7 +62,16 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError("must be a whole number, at least 1")
+    return int(text)
+
+
+def _duration(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError("must be a number of seconds, more than 0")
+    return seconds

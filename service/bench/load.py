@@ -75,6 +75,7 @@ class Load:
         self._connections: set[Connection] = set()
         self._began: dict[Connection, float] = {}
         self._sent = 0
+        self._last = 0.0  # when a request was answered
         self._next: Callable[[Connection], None] = lambda _connection: None
         self._free: deque[Connection] = deque()
         self._due: deque[float] = deque()
@@ -121,10 +122,11 @@ class Load:
 
     def _answered(self, connection: Connection, status: int) -> None:
         began = self._began.pop(connection)
+        self._last = time.perf_counter()
         self.outcome.statuses[status] += 1
         if status:
             latencies = self.outcome.latencies_s if status == 200 else self.outcome.refusals_s
-            latencies.append(time.perf_counter() - began)
+            latencies.append(self._last - began)
         if connection.usable:
             self._next(connection)
         else:
@@ -173,6 +175,7 @@ class Load:
         self._running = False
         while self._began and time.perf_counter() < began + seconds + DRAIN_S:
             await asyncio.sleep(0.01)
+        self.outcome.seconds = max(self.outcome.seconds, self._last - began)  # answers after the end took their time
         self.outcome.late = len(self._due)
         if self._began:
             self.outcome.statuses[0] += len(self._began)

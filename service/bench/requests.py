@@ -32,11 +32,14 @@ def read_images(path: Path) -> list[EncodedImage]:
     chosen = [file for file in files if file.suffix.lower() in IMAGE_TYPES and file.is_file()][:MOST_FILES]
     if not chosen:
         raise ValueError(f"{path} is not, and does not hold, an image in a format of {', '.join(IMAGE_TYPES)}.")
-    return [(IMAGE_TYPES[file.suffix.lower()], file.read_bytes()) for file in chosen]
+    try:
+        return [(IMAGE_TYPES[file.suffix.lower()], file.read_bytes()) for file in chosen]
+    except OSError as exc:
+        raise ValueError(f"{exc.filename} can't be read: {exc.strerror}.") from exc
 
 
 def resized(images: Sequence[EncodedImage], size: int) -> list[EncodedImage]:
-    """The images as JPEGs of `size` × `size` pixels."""
+    """The images as JPEGs of `size` × `size` pixels; raises `ValueError` where one is damaged."""
     return [("image/jpeg", _jpeg(_pixels(content, size))) for _, content in images]
 
 
@@ -46,7 +49,10 @@ def single(images: Sequence[EncodedImage], head: Head) -> list[bytes]:
 
 
 def bulk(images: Sequence[EncodedImage], count: int, head: Head, *, size: int) -> list[bytes]:
-    """`count` images per request, as one array uint8 (count, size, size, 3), answered with an array."""
+    """`count` images per request, as one array uint8 (count, size, size, 3), answered with an array.
+
+    Raises `ValueError` where one is damaged.
+    """
     rows = [_pixels(content, size) for _, content in images[:count]]
     stream = io.BytesIO()
     np.save(stream, np.stack([rows[i % len(rows)] for i in range(count)]))
@@ -68,7 +74,10 @@ def post(body: bytes, media_type: str, head: Head, *, accept: str = "*/*") -> by
 
 
 def _pixels(content: bytes, size: int) -> RGBImage:
-    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB").resize((size, size)))
+    try:
+        return np.asarray(Image.open(io.BytesIO(content)).convert("RGB").resize((size, size)))
+    except Exception as exc:  # Pillow raises nearly anything on damaged files
+        raise ValueError("An image to be resized can't be decoded; choose others with --image.") from exc
 
 
 def _jpeg(pixels: RGBImage) -> bytes:

@@ -12,7 +12,7 @@ from tests.conftest import write_colour_model
 from tests.processes import Convoy, running
 
 KEY = "0123456789abcdef"
-SHORT = ("--seconds", "1", "--connections", "2")
+SHORT = ("--seconds", "0.5", "--connections", "2")
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,33 @@ def test_it_shows_what_was_answered_and_where_the_time_went(
 def test_without_the_key_nothing_is_answered(server: Convoy, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", f"http://127.0.0.1:{server.port}", *SHORT]) == 1
     assert "401" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", [("bench", "--bulk", "2"), ("bench", "--size", "32"), ("tune", "--size", "32")])
+def test_an_image_that_can_not_be_decoded_is_one_sentence(
+    kind: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    assert main([*kind, "--image", str(tmp_path / "broken.png")]) == 1
+    assert capsys.readouterr().err.startswith("convoy: An image to be resized can't be decoded")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--seconds", "0"), "must be a number of seconds, more than 0"),
+        (("--seconds", "nan"), "must be a number of seconds, more than 0"),
+        (("--seconds", "soon"), "must be a number of seconds, more than 0"),
+        (("--connections", "0.5"), "must be a whole number, at least 1"),
+        (("--rate", "0"), "must be a whole number, at least 1"),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_told_what_it_must_be(
+    words: tuple[str, ...], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["bench", *words])
+    assert sentence in capsys.readouterr().err
 
 
 def test_a_key_that_can_not_be_read_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -68,6 +68,12 @@ def test_a_closed_loop_counts_what_the_server_counts() -> None:
     assert outcome.images_per_second == pytest.approx(3 * server.requests / outcome.seconds)
 
 
+def test_the_time_of_answers_after_the_end_counts_as_they_do() -> None:
+    outcome = run(Server(lambda _: OK, delay=0.4), connections=2, seconds=0.1)
+    assert outcome.statuses == {200: 2}
+    assert outcome.seconds >= 0.4
+
+
 def test_statuses_are_kept_apart_and_only_good_ones_have_a_latency() -> None:
     server = Server(lambda number: BUSY if number % 2 else OK)
     outcome = run(server)
