@@ -85,6 +85,8 @@ def _here(options: argparse.Namespace, engines: Mapping[str, OpenEngine]) -> int
         metadata = ModelMetadata.read(folder)
     except (OSError, ValueError) as exc:
         raise StartupError(str(exc)) from exc
+    if options.workers < 0:
+        raise StartupError("--workers: ask for 1 or more, or leave it out for as many as pay.")
     if options.top_k is not None and not 1 <= options.top_k <= len(metadata.labels):
         raise StartupError(f"--top-k: the model has {len(metadata.labels)} classes; ask for 1 to that many.")
     engine = engines[options.engine or next(iter(engines))](options.address)  # which knows what must be installed

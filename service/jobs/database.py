@@ -56,7 +56,7 @@ class Batch:
     claimed: int  # chunks that have been begun
     written: int  # chunks whose rows are in the results
     created: float  # seconds since 1970
-    started: float | None
+    started: float | None  # scoring: the upload has been read then
     finished: float | None
     error: str | None  # JSON
 

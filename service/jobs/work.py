@@ -80,7 +80,7 @@ class Work:
             connection.execute(
                 """UPDATE batches SET status = 'running', started = coalesce(started, ?), claimed = max(claimed, ?)
                    WHERE number = ?""",
-                [now, chunk + 1, number],
+                [None if chunk == PREPARING else now, chunk + 1, number],  # what is left is told from the scoring alone
             )
             row = connection.execute("SELECT * FROM batches WHERE number = ?", [number]).fetchone()
             return Claim(Batch(**row), chunk, owner)

@@ -167,6 +167,7 @@ def test_ids_of_several_paths_begin_with_them(models_dir: Path, tmp_path: Path) 
         (["--model", "nothing"], "There is no model nothing"),
         (["--version", "9"], "There is no model colours 9"),
         (["--top-k", "4"], "3 classes"),
+        (["--workers", "-1"], "--workers: ask for 1 or more"),
         (["--output", "out.xlsx"], "its ending says the format"),
         (["--device", "tpu"], "--device"),
         (["/nowhere/at/all"], "can't be read"),

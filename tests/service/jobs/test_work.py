@@ -75,11 +75,12 @@ def test_an_upload_is_read_by_one_process_before_its_chunks_are_claimed(store: S
     batch = add(store, None)
     one, two = worker(), worker()
     claim = claimed(one)
-    assert claim.chunk == PREPARING
+    assert (claim.chunk, claim.batch.status, claim.batch.started) == (PREPARING, "running", None)
     assert two.claim() is None
     one.prepared(claim, 15)
     assert not (store.folder(batch.id) / "upload").exists()
     assert [claimed(one).span, claimed(two).span] == [(0, 10), (10, 5)]
+    assert store.get(batch.id).started
     assert one.claim() is None
 
 
