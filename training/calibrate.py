@@ -21,7 +21,9 @@ from training.data import Split
 BINS = 15
 MIRRORING, MIRRORED = "alternating-flip", " and their mirror images"  # in a recipe, and in what was fitted on
 COVERAGES = (0.9, 0.95, 0.99)
+FEW, FOLDS = 1_000, 5  # pictures, and into how many parts fewer are divided to find thresholds
 PRIOR = 0.5  # standard deviation of biases and log exponents before any image is seen: a few images move them little
+LIMITS = [5.0, 3.0, 20.0]  # of log T, log exponent and a bias; far beyond them the search meets inf, and ends in NaN
 PRIOR_TEMPERATURE = 1.0  # that of log T; without it, images that are all answered rightly would make it 0
 
 
@@ -80,37 +82,63 @@ def fit(logits: Tensor, labels: Tensor) -> Calibrator:
     images, classes = logits.shape
     parameters = torch.zeros(2 + classes, dtype=torch.double, requires_grad=True)  # log T, log exponent, biases
     deviations = parameters.new_tensor([PRIOR_TEMPERATURE] + [PRIOR] * (1 + classes))
+    limits = parameters.new_tensor(LIMITS[:2] + LIMITS[2:] * classes)
     optimizer = torch.optim.LBFGS([parameters], max_iter=300, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        log_t, log_exponent, biases = parameters[0], parameters[1], parameters[2:]
-        surprisal = -F.log_softmax(logits / log_t.exp() + biases, 1)
+        log_t, log_exponent, *_ = bounded = parameters.clamp(-limits, limits)
+        surprisal = -F.log_softmax(logits / log_t.exp() + bounded[2:], 1)
         bent = surprisal.clamp_min(1e-12) ** log_exponent.exp()  # at 0 the power has no derivative
         value = F.cross_entropy(-bent, labels) + (parameters / deviations).square().sum() / (2 * images)
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
     optimizer.step(loss)  # type: ignore[no-untyped-call]
-    log_t, log_exponent, *biases = parameters.detach().tolist()
+    log_t, log_exponent, *biases = parameters.detach().clamp(-limits, limits).tolist()
     return Calibrator(math.exp(log_t), tuple(biases), math.exp(log_exponent))
 
 
-def conformal_threshold(probabilities: Tensor, labels: Tensor, coverage: float) -> float:
+def conformal_threshold(
+    probabilities: Tensor, labels: Tensor, coverage: float, *, pictures: int | None = None
+) -> float:
     """The probability from which on a class belongs to the set that holds the true one with probability `coverage`.
 
     Split-conformal with one minus the true class's probability as the score (V. Vovk et al., 2005; M. Sadinle et al.,
     "Least Ambiguous Set-Valued Classifiers", 2019): (N, classes), (N,) held out → 0 … 1. The promise is for new images
-    like these, on average over them.
+    like these, on average over them. Where the N are equally many views of each of `pictures`, these are what counts
+    (Y. Lee et al., "Distribution-free inference with hierarchical data", 2023): a mirror image is no new evidence.
     """
     scores = (1 - probabilities.double().gather(1, labels.unsqueeze(1)).squeeze(1)).sort().values
-    place = math.ceil((len(scores) + 1) * coverage)
+    pictures = pictures or len(scores)
+    place = math.ceil((pictures + 1) * coverage * (len(scores) // pictures))
     return 1 - float(scores[place - 1]) if place <= len(scores) else 0.0
 
 
-def conformal_thresholds(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
-    """The threshold for each of `COVERAGES`, from images that were held out: (N, classes), (N,)."""
-    return {str(coverage): conformal_threshold(probabilities, labels, coverage) for coverage in COVERAGES}
+def conformal_thresholds(probabilities: Tensor, logits: Tensor, labels: Tensor, *, pictures: int) -> dict[str, float]:
+    """The threshold for each of `COVERAGES`, from all views of held-out pictures: (N, classes), (N, classes), (N,).
+
+    `probabilities` are what a calibrator that was fitted on these very images makes of `logits`. Where they are few, it
+    is surer of them than of new ones, so that sets for 90 % from 30 pictures held the class 86.5 % of the time; then
+    each fifth is calibrated by what was fitted on the other four. In simulations with 20 to 300 pictures of 5 or 10
+    classes, such sets held it 90 to 93 % of the time.
+    """
+    if pictures < FEW:
+        probabilities = _cross_fitted(logits, labels, pictures)
+    return {
+        str(coverage): conformal_threshold(probabilities, labels, coverage, pictures=pictures) for coverage in COVERAGES
+    }
+
+
+def _cross_fitted(logits: Tensor, labels: Tensor, pictures: int) -> Tensor:
+    """Probabilities (N, classes) by calibrators that have seen no view of the picture in question."""
+    fold = torch.arange(len(labels)) % pictures % FOLDS  # the views of a picture are `pictures` apart
+    probabilities = torch.empty_like(logits)
+    for number in range(min(FOLDS, pictures)):
+        mine = fold == number
+        calibrator = Calibrator() if bool(mine.all()) else fit(logits[~mine], labels[~mine])
+        probabilities[mine] = calibrator(logits[mine])
+    return probabilities
 
 
 def cross_fitted_sets(probabilities: Tensor, labels: Tensor, coverage: float) -> Tensor:

@@ -74,7 +74,11 @@ def fit_thresholds(folder: Path, data: Path) -> tuple[Evaluation, ...]:
     metadata, files, images = _open(folder, data, "validation")
     fitting = images.mirrored_too() if metadata.calibration.fitted_on.endswith(MIRRORED) else images
     thresholds = {
-        precision: conformal_thresholds(torch.from_numpy(run_onnx(file, fitting.images.numpy())), fitting.labels)
+        precision: conformal_thresholds(
+            *ModelFile(file, _calibrator(metadata, precision)).answers(fitting.images.numpy()),
+            fitting.labels,
+            pictures=len(images),
+        )
         for precision, file in files.items()
     }
     calibration = metadata.calibration.model_copy(update={"thresholds": thresholds})
@@ -145,7 +149,7 @@ def _replaced(old: tuple[R, ...], new: tuple[R, ...]) -> tuple[R, ...]:
 
 def evaluate_probabilities(
     p: Tensor,
-    uncalibrated: Tensor,
+    logits: Tensor,
     truth: Tensor,
     *,
     labels: tuple[str, ...],
@@ -154,7 +158,7 @@ def evaluate_probabilities(
     precision: Precision,
     command: str,
 ) -> Evaluation:
-    """Measure probabilities `p`, and those without calibration (N, classes), against the true classes int64 (N,)."""
+    """Measure probabilities `p`, made of `logits` by a calibrator (N, classes), against true classes int64 (N,)."""
     correct = p.argmax(1) == truth
     return Evaluation(
         split=split,
@@ -164,7 +168,7 @@ def evaluate_probabilities(
         nll=negative_log_likelihood(p, truth),
         brier=brier_score(p, truth),
         ece=expected_calibration_error(p, truth),
-        ece_uncalibrated=expected_calibration_error(uncalibrated, truth),
+        ece_uncalibrated=expected_calibration_error(logits.softmax(1), truth),
         class_accuracy={
             label: float(correct[truth == i].double().mean())
             for i, label in enumerate(labels)

@@ -108,11 +108,14 @@ def _fill(
     command = f"convoy-train export runs/{saved.recipe}-{saved.config.seed} models/{name}/{number}"
     answers = {precision: file.answers(fitting.images.numpy()) for precision, file in files.items()}
     truth = data.validation.labels
-    thresholds = {precision: conformal_thresholds(p, fitting.labels) for precision, (p, _) in answers.items()}
+    thresholds = {
+        precision: conformal_thresholds(*answer, fitting.labels, pictures=len(truth))
+        for precision, answer in answers.items()
+    }
     evaluations = tuple(
         evaluate_probabilities(
             p[: len(truth)],  # mirror images come behind
-            uncalibrated[: len(truth)],
+            logits[: len(truth)],
             truth,
             labels=saved.labels,
             thresholds=thresholds[precision],
@@ -120,7 +123,7 @@ def _fill(
             precision=precision,
             command=command,
         )
-        for precision, (p, uncalibrated) in answers.items()
+        for precision, (p, logits) in answers.items()
     )
     check_accuracy(evaluations)
     golden_file = _write_golden(folder / "golden.npz", network, files, height, width)

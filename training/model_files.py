@@ -46,10 +46,9 @@ class ModelFile:
         return run_onnx(self.path, images)
 
     def answers(self, images: npt.NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
-        """Probabilities as the file gives them, and without its calibrator: (N, classes), (N, classes)."""
-        probabilities, logits = run_onnx_with_logits(self.path, images)
-        uncalibrated = torch.softmax(self.calibrator.unscaled(torch.from_numpy(logits)), 1)
-        return torch.from_numpy(probabilities), uncalibrated
+        """Probabilities as the file gives them, and the logits before its calibrator: (N, classes), (N, classes)."""
+        probabilities, scaled = run_onnx_with_logits(self.path, images)
+        return torch.from_numpy(probabilities), self.calibrator.unscaled(torch.from_numpy(scaled))
 
 
 def write_files(

@@ -11,6 +11,7 @@ from training.calibrate import (
     Calibrator,
     brier_score,
     conformal_threshold,
+    conformal_thresholds,
     cross_fitted_sets,
     expected_calibration_error,
     fit,
@@ -75,6 +76,23 @@ def test_right_answers_alone_make_no_certainty() -> None:
     assert 0.4 < float(unsure.max()) < 0.9  # by likelihood alone it would be 0.99
 
 
+def views(pictures: int, views: int, seed: int, classes: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of several views of each picture, much alike, and the labels: what a network too sure of itself says."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(classes, (pictures,), generator=generator)
+    seen = torch.randn((pictures, classes), generator=generator) + 2.2 * torch.nn.functional.one_hot(labels, classes)
+    noise = 0.15 * torch.randn((views, pictures, classes), generator=generator)
+    return 1.8 * (seen + noise).flatten(0, 1), labels.repeat(views)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_of_few_images_of_many_classes_the_search_for_a_calibrator_comes_back(seed: int) -> None:
+    logits, labels = views(20, 2, seed, classes=10)
+    found = fit(logits, labels)
+    assert all(map(math.isfinite, (found.temperature, found.exponent, *found.biases)))
+    assert negative_log_likelihood(found(logits), labels) < negative_log_likelihood(logits.softmax(1), labels)
+
+
 def test_a_neutral_calibrator_is_the_softmax() -> None:
     logits = torch.randn((50, 5), generator=torch.Generator().manual_seed(0))
     assert torch.equal(Calibrator()(logits), logits.softmax(1))
@@ -134,6 +152,41 @@ def test_prediction_sets_hold_the_true_class_as_often_as_promised(coverage: floa
     held = sets.gather(1, labels[4_000:].unsqueeze(1)).double().mean()
     assert abs(float(held) - coverage) < 0.015  # 2.5 standard deviations of the two samples together
     assert bool(sets.any(1).all())
+
+
+def test_a_second_view_of_each_picture_is_no_second_picture() -> None:
+    p_true = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
+    p, labels = torch.stack([p_true, 1 - p_true], 1).repeat(2, 1), torch.zeros(18, dtype=torch.long)
+    for coverage in (0.5, 0.9, 0.95):
+        alone = conformal_threshold(p[:9], labels[:9], coverage)
+        assert conformal_threshold(p, labels, coverage, pictures=9) == pytest.approx(alone)
+
+
+def held(found: dict[str, float], calibrator: Calibrator, seed: int) -> float:
+    """How often sets for 90 % hold the true class of new images."""
+    logits, labels = views(1_000, 1, seed)
+    sets = prediction_sets(calibrator(logits), found["0.9"])
+    return float(sets.gather(1, labels.unsqueeze(1)).double().mean())
+
+
+def test_sets_keep_their_promise_though_few_pictures_made_calibrator_and_thresholds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cross_fitted, on_the_same = list[float](), list[float]()
+    for seed in range(60):
+        logits, labels = views(30, 2, seed)
+        calibrator = fit(logits, labels)
+        for few, coverages in ((1_000, cross_fitted), (0, on_the_same)):
+            monkeypatch.setattr("training.calibrate.FEW", few)
+            found = conformal_thresholds(calibrator(logits), logits, labels, pictures=30)
+            coverages.append(held(found, calibrator, 1_000 + seed))
+    assert sum(cross_fitted) / 60 > 0.9
+    assert sum(on_the_same) / 60 < 0.89
+
+
+def test_one_picture_promises_nothing() -> None:
+    logits, labels = views(1, 2, 0)
+    assert set(conformal_thresholds(logits.softmax(1), logits, labels, pictures=1).values()) == {0.0}
 
 
 def test_each_half_is_measured_with_the_threshold_of_the_other() -> None:
