@@ -1,8 +1,9 @@
 """A batch of uint8 images → the same batch as uploads are: some JPEGs, some grey, dark, noisy, enlarged or distorted.
 
 Only the student sees this; its teachers answer for the pixels as they were. Each row leaves most images alone.
-Two of them are among the corruptions of CIFAR-10-C too: JPEG, which is what a service is sent, and noise, which every
-sensor adds. What is measured on those by a network that has seen them says nothing of the unforeseen: see `SEEN`.
+Three of them are, or are much like, corruptions of CIFAR-10-C: JPEG, which is what a service is sent, noise, which
+every sensor adds, and enlarging, which blurs as a lens out of focus does. What is measured on those by a network that
+has seen them says nothing of the unforeseen: see `SEEN`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 
 from training.device import moved
 
+SMALLEST = 1e-8  # what a random number of 0, one in 2 ** 24, counts as in a logarithm; the next is six times as large
 Degradation = Callable[[Tensor, torch.Generator], Tensor]  # uint8 (N, H, W, 3) → uint8 (N, H, W, 3)
 
 
@@ -111,10 +113,9 @@ class AugMix:
                 if len(rows):
                     rows = moved(rows, device)
                     x[rows] = operation(x[rows], levels[rows])
-        weights = moved(torch.rand((self.chains, n, 1, 1, 1), generator=generator), device).log()
-        mixture = (x.view(self.chains, *pixels.shape) * (weights / weights.sum(0))).sum(
-            0
-        )  # exponentials over their sum
+        drawn_weights = torch.rand((self.chains, n, 1, 1, 1), generator=generator).clamp_min(SMALLEST)
+        weights = moved(drawn_weights, device).log()  # exponentials, but for their sign
+        mixture = (x.view(self.chains, *pixels.shape) * (weights / weights.sum(0))).sum(0)
         share = moved(torch.rand((n, 1, 1, 1), generator=generator), device)
         return pixels.lerp(mixture, share).clamp(0, 255).round().byte().permute(0, 2, 3, 1)
 
@@ -215,7 +216,11 @@ def degrade(images: Tensor, names: Iterable[str], generator: torch.Generator) ->
     return images
 
 
-SEEN = {"jpeg": ("jpeg",), "noise": ("gaussian-noise", "shot-noise")}  # corruptions much like a degradation
+SEEN = {  # corruptions much like a degradation: nearer to pictures that went through it than to those that did not
+    "enlarged": ("defocus-blur",),
+    "jpeg": ("jpeg",),
+    "noise": ("gaussian-noise", "shot-noise"),
+}
 
 
 def seen_corruptions(degradations: Iterable[str]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.corruptions import CORRUPTIONS
+from training.corruptions import CORRUPTIONS, corrupt
 from training.degrade import (
     DEGRADATIONS,
     OPERATIONS,
@@ -103,8 +103,31 @@ def test_enlarged_images_have_lost_their_finest_structure_and_keep_their_light(i
 
 def test_what_a_network_was_prepared_for_is_told_in_the_names_of_the_corruptions() -> None:
     assert seen_corruptions(["augmix-40", "dark-10", "noise-20", "jpeg-33"]) == ("gaussian-noise", "shot-noise", "jpeg")
+    assert seen_corruptions(["dark-4", "enlarged-4"]) == ("defocus-blur",)
     assert {corruption for alike in SEEN.values() for corruption in alike} <= set(CORRUPTIONS)
     assert set(SEEN) <= {name.partition("-")[0] for name in DEGRADATIONS}
+
+
+def test_a_picture_out_of_focus_is_nearer_to_an_enlarged_one_than_to_itself() -> None:
+    board = torch.randint(0, 2, (64, 3, 16, 16), generator=random()).float() * 255
+    sharp = torch.nn.functional.interpolate(board, (32, 32)).byte().permute(0, 2, 3, 1)
+    seen = [enlarged(sharp, random(seed)) for seed in range(9)]
+    (alike,) = SEEN["enlarged"]
+    for severity in (4, 5):
+        blurred = corrupt(sharp, alike, severity).float()
+        to_itself, *to_seen = ((each - blurred).square().mean((1, 2, 3)) for each in (sharp, *seen))
+        assert bool((torch.stack(to_seen).amin(0) < to_itself / 4).all())
+
+
+def test_a_random_number_of_zero_makes_no_black_picture(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    rand = torch.rand
+
+    def with_a_zero(size: tuple[int, ...] | int, generator: torch.Generator) -> Tensor:
+        drawn = rand(size, generator=generator)
+        return drawn.index_fill_(0, torch.tensor(0), 0.0) if isinstance(size, tuple) and size[0] == 3 else drawn
+
+    monkeypatch.setattr(torch, "rand", with_a_zero)
+    assert float(AugMix()(images, random()).float().mean((1, 2, 3)).min()) > 60
 
 
 @pytest.mark.parametrize("count", [1, 2, 64])

@@ -42,7 +42,7 @@ def motion(x: Tensor, severity: int, generator: torch.Generator) -> Tensor:
 
 
 def zoom(x: Tensor, severity: int, _generator: torch.Generator) -> Tensor:
-    """The mean over pictures taken while zooming in, by up to 6, 11, 16, 21 or 26 %."""
+    """The mean over pictures taken while zooming in, by up to 5, 10, 15, 20 or 25 %."""
     factors = [1 + 0.01 * step for step in range(5 * severity + 1)]
     total = x.clone()
     for factor in factors:
