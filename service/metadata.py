@@ -183,7 +183,7 @@ class Provenance(Record):
     dataset: str
     recipe: str
     config: TrainingConfig
-    epochs: PositiveInt
+    epochs: Annotated[int, Field(ge=0)]  # 0 where it was trained elsewhere
     training: dict[str, str]
     teachers: tuple[TeacherRecord, ...] = ()
     export: dict[str, str]

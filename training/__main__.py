@@ -1,4 +1,4 @@
-"""The command line `convoy-train`: train | trials | speed | export | evaluate | calibrate | compare."""
+"""The command line `convoy-train`: train | trials | speed | export | import | evaluate | calibrate | compare."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from training import command
 from training.errors import Interrupted, TrainingError
@@ -108,9 +108,33 @@ def _export(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("checkpoint", type=Path, metavar="RUN", help="the run's folder")
     sub.add_argument("model", type=Path, metavar="models/NAME/VERSION", help="the folder to make")
     _add_data(sub)
-    sub.add_argument("--description", default="", help="first paragraph of the model card")
-    sub.add_argument("--note", action="append", default=[], help="a line for the model card; may be repeated")
+    _add_words(sub)
     sub.set_defaults(run=command.export)
+
+
+def _import(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("network", type=Path, metavar="FILE.onnx", help="float32 images in, logits or probabilities out")
+    sub.add_argument("model", type=Path, metavar="models/NAME/VERSION", help="the folder to make")
+    sub.add_argument("--labels", type=Path, required=True, help="a file with one class per line, as the outputs are")
+    channels: Any = {"type": float, "nargs": 3, "metavar": ("R", "G", "B")}
+    sub.add_argument(
+        "--mean",
+        **channels,
+        default=[0, 0, 0],
+        help="what was subtracted from pixels of 0 to 1 in training; 0.485 0.456 0.406 for most networks that learned "
+        "from ImageNet (default: 0 0 0)",
+    )
+    sub.add_argument(
+        "--std", **channels, default=[1, 1, 1], help="and divided by; 0.229 0.224 0.225 there (default: 1 1 1)"
+    )
+    sub.add_argument("--size", type=_positive, help="pixels of its images, where the file leaves them open")
+    sub.add_argument(
+        "--data",
+        type=Path,
+        help="pictures that it has not learned from, in a folder for each class: makes its probabilities honest",
+    )
+    _add_words(sub)
+    sub.set_defaults(run=command.import_network)
 
 
 def _evaluate(sub: argparse.ArgumentParser) -> None:
@@ -151,6 +175,11 @@ def _add_recipe(command: argparse.ArgumentParser, *, nargs: Literal["?"] | None 
         metavar="RECIPE",
         help=f"{meaning or 'what to train, and how'}: one of {', '.join(sorted(RECIPES))}",
     )
+
+
+def _add_words(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--description", default="", help="first paragraph of the model card")
+    command.add_argument("--note", action="append", default=[], help="a line for the model card; may be repeated")
 
 
 def _add_data(command: argparse.ArgumentParser) -> None:
@@ -202,6 +231,7 @@ COMMANDS = {
     "trials": ("train a recipe with several seeds: its accuracy by one view and by six", _trials),
     "speed": ("measure a recipe's images/s beside an ordinary PyTorch loop, in turn", _speed),
     "export": ("export a finished run to the model repository", _export),
+    "import": ("serve a network from elsewhere: its ONNX file to the model repository", _import),
     "evaluate": ("measure an exported model on the test images", _evaluate),
     "calibrate": ("give an exported model the thresholds of prediction sets", _calibrate),
     "compare": ("plot the models' accuracy and arithmetic beside published networks", _compare),

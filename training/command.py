@@ -111,6 +111,26 @@ def export(options: argparse.Namespace) -> None:
     )
 
 
+def import_network(options: argparse.Namespace) -> None:
+    """Somebody else's network → a version in the model repository."""
+    from training import data, foreign_graph, imported, report
+
+    labels = imported.read_labels(options.labels)
+    normalisation = foreign_graph.Normalisation(tuple(options.mean), tuple(options.std))
+    source = imported.Source(options.network, labels, normalisation, options.size)
+    pictures = data.load_training_data(options.data, imported.size_of(source)) if options.data else None
+    metadata = imported.import_network(
+        source, options.model, pictures, description=options.description, notes=tuple(options.note)
+    )
+    for evaluation in metadata.evaluations:
+        print(report.table(evaluation), end="\n\n")
+    print(
+        f"Imported {options.model}: {metadata.input.width} × {metadata.input.height} pixels, {len(labels):,} classes, "
+        f"{metadata.macs / 1e6:,.1f} million multiply-accumulates. "
+        f"Next: {shlex.join(['convoy', 'serve', '--default-model', metadata.name])}"
+    )
+
+
 def evaluate(options: argparse.Namespace) -> None:
     """Measure an exported model."""
     from training import data, evaluate, report, repository

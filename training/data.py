@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +36,10 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def renumbered(self, classes: Sequence[str], wanted: Sequence[str]) -> Split:
+        """The same where the classes have the order `wanted` instead of that of `classes`."""
+        return Split(self.images, torch.tensor([wanted.index(name) for name in classes])[self.labels])
 
     def mirrored_too(self) -> Split:
         """These images, and then their mirror images."""

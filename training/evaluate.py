@@ -103,7 +103,8 @@ def evaluate_robustness(folder: Path, data: Path, split: SplitName = "test") -> 
 def _open(folder: Path, data: Path, split: SplitName) -> tuple[ModelMetadata, dict[Precision, Path], Split]:
     """What the model in `folder` says of itself, its files, and the images; raises `TrainingError`."""
     metadata = read_model(folder)
-    if metadata.labels != (classes := labels_of(data)):
+    classes = labels_of(data)
+    if sorted(metadata.labels) != sorted(classes):
         raise TrainingError(
             f"{folder} knows {', '.join(metadata.labels)}, and the images in {data} are of {', '.join(classes)}; point "
             "--data at images of its own classes."
@@ -112,7 +113,8 @@ def _open(folder: Path, data: Path, split: SplitName) -> tuple[ModelMetadata, di
         files = {precision: file.verify(folder) for precision, file in metadata.files.items()}
     except ValueError as exc:
         raise TrainingError(f"The model in {folder} is damaged: {exc}; restore the folder or export it again.") from exc
-    return metadata, files, labelled_images(data, split, metadata.input.height)
+    images = labelled_images(data, split, metadata.input.height)
+    return metadata, files, images.renumbered(classes, metadata.labels)
 
 
 def _calibrator(metadata: ModelMetadata, precision: Precision) -> Calibrator:

@@ -75,9 +75,21 @@ def export(
 def exportable(run: Path, target: Path) -> Checkpoint:
     """The finished run in `run`, if it may become `target`: all that can be known before the data is read.
 
-    Raises `CheckpointError` for an unfinished run, `ExportError` for one that held nothing back, when no model can be
-    called so, or when the version exists.
+    Raises what `check_target` does, `CheckpointError` for an unfinished run, `ExportError` for one that held nothing
+    back.
     """
+    check_target(target)
+    saved = checkpoints.load_finished(run)
+    if saved.held_nothing_back:
+        raise ExportError(
+            f"{run} has learned from the validation images too, and nothing can be calibrated on what a network "
+            "has learned; export a run of convoy-train train."
+        )
+    return saved
+
+
+def check_target(target: Path) -> None:
+    """Raise `ExportError` when no model can be called so, or when the version exists."""
     try:
         NAME.validate_python(target.parent.name)
         VERSION.validate_python(target.name)
@@ -88,13 +100,6 @@ def exportable(run: Path, target: Path) -> Checkpoint:
         ) from exc
     if target.exists():
         raise ExportError(f"{target} exists, and versions never change; export to the next version.")
-    saved = checkpoints.load_finished(run)
-    if saved.held_nothing_back:
-        raise ExportError(
-            f"{run} has learned from the validation images too, and nothing can be calibrated on what a network "
-            "has learned; export a run of convoy-train train."
-        )
-    return saved
 
 
 def _fill(

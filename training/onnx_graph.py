@@ -24,6 +24,8 @@ from training.errors import ExportError
 Array = npt.NDArray[Any]  # of whatever type a constant of a graph has
 OPSET = 20
 INPUT, OUTPUT = "image", "probabilities"
+LOGITS = "scaled_logits"  # what a network from elsewhere has in place of a last linear layer's output
+BATCH_PIXELS = 256 * 32 * 32  # of images that are run together, and 8 images at least
 
 
 class InferenceGraph(nn.Module):
@@ -100,18 +102,19 @@ def _forget_source(graph: onnx.GraphProto) -> None:
         item.doc_string = ""
 
 
-def run_onnx(path: Path, images: npt.NDArray[np.uint8], batch_size: int = 256) -> npt.NDArray[np.float32]:
+def run_onnx(path: Path, images: npt.NDArray[np.uint8], batch_size: int | None = None) -> npt.NDArray[np.float32]:
     """Probabilities (N, classes) of uint8 images (N, H, W, 3) by the exported file, on the CPU."""
     (probabilities,) = _run(str(path), [OUTPUT], images, batch_size)
     return probabilities
 
 
 def run_onnx_with_logits(
-    path: Path, images: npt.NDArray[np.uint8], batch_size: int = 256
+    path: Path, images: npt.NDArray[np.uint8], batch_size: int | None = None
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """As `run_onnx`, and what the last layer gave: (N, classes), (N, classes)."""
     model = onnx.load(path)
-    logits = last_layer(model.graph).output[0]
+    named = any(LOGITS in node.output for node in model.graph.node)
+    logits = LOGITS if named else last_layer(model.graph).output[0]
     model.graph.output.append(onnx.ValueInfoProto(name=logits))
     probabilities, values = _run(model.SerializeToString(), [OUTPUT, logits], images, batch_size)
     return probabilities, values.astype(np.float32)
@@ -133,7 +136,7 @@ def change_constant(graph: onnx.GraphProto, name: str, made: Callable[[Array], A
 
 
 def _run(
-    model: str | bytes, outputs: list[str], images: npt.NDArray[np.uint8], batch_size: int
+    model: str | bytes, outputs: list[str], images: npt.NDArray[np.uint8], batch_size: int | None
 ) -> list[npt.NDArray[np.float32]]:
     """Integers are summed without overflow everywhere.
 
@@ -144,7 +147,8 @@ def _run(
     if not torch.cpu._is_vnni_supported():
         options.add_session_config_entry("session.x64quantprecision", "1")
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    batches = [session.run(outputs, {INPUT: images[i : i + batch_size]}) for i in range(0, len(images), batch_size)]
+    size = batch_size or max(8, BATCH_PIXELS // (images.shape[1] * images.shape[2]))
+    batches = [session.run(outputs, {INPUT: images[i : i + size]}) for i in range(0, len(images), size)]
     return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
 
 

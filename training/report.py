@@ -11,6 +11,7 @@ from training.degrade import seen_corruptions
 
 CARD = "MODEL_CARD.md"
 RELIABILITY = "reliability.svg"
+MOST_LABELS = 100  # that are listed in one line
 
 
 def table(evaluation: Evaluation) -> str:
@@ -93,19 +94,12 @@ def card(metadata: ModelMetadata) -> str:
         f"{metadata.macs / 1e6:.1f} million multiply-accumulates |",
         f"| input | `image`, uint8 (N, {spec.height}, {spec.width}, 3), RGB; other sizes: `{spec.resize_policy}` |",
         "| output | `probabilities`, float32 (N, classes), softmax and calibration inside the graph |",
-        f"| labels | {', '.join(metadata.labels)} |",
+        f"| labels | {_listed(metadata.labels)} |",
         f"| calibration | {_calibration(metadata)}; fitted on {metadata.calibration.fitted_on} |",
         "",
         "## Evaluation",
         "",
-        "Last epoch, the shipped ONNX file, one view of each image.",
-        "",
-        "| split | file | images | accuracy | NLL | Brier | ECE (15 bins) | ECE uncalibrated | command |",
-        "|---|---|---|---|---|---|---|---|---|",
-        *(_evaluation_row(e) for e in metadata.evaluations),
-        "",
-        "The calibration was fitted on the validation split, so the validation ECE flatters; the test ECE does not.",
-        "",
+        *_evaluation_table(metadata),
         *([f"![How often an answer is right, over its probability]({RELIABILITY})", ""] if plotted(metadata) else []),
         *_class_table(metadata),
         *_set_table(metadata),
@@ -115,7 +109,9 @@ def card(metadata: ModelMetadata) -> str:
         "## Training",
         "",
         f"Data: {p.dataset}. Recipe `{p.recipe}`, {p.epochs} epochs: "
-        f"`convoy-train train {p.recipe} --seed {p.config['seed']}`.",
+        f"`convoy-train train {p.recipe} --seed {p.config['seed']}`."
+        if p.epochs
+        else f"Not here: {p.dataset}.",
         "",
         "| | |",
         "|---|---|",
@@ -163,6 +159,8 @@ def _teachers(teachers: tuple[TeacherRecord, ...], config: TrainingConfig) -> li
 def _calibration(metadata: ModelMetadata) -> str:
     def told(scaling: Scaling) -> str:
         biases = ", ".join(f"{bias:+.3f}" for bias in scaling.biases)
+        if len(scaling.biases) > MOST_LABELS:
+            biases = f"from {min(scaling.biases):+.3f} to {max(scaling.biases):+.3f}"
         return (
             f"temperature {scaling.temperature:.4f}"
             + (f", class biases {biases}" if biases else "")
@@ -173,6 +171,26 @@ def _calibration(metadata: ModelMetadata) -> str:
     return "; ".join((told(metadata.calibration), *others))
 
 
+def _listed(labels: tuple[str, ...]) -> str:
+    return ", ".join(labels[:MOST_LABELS]) + (f", … ({len(labels):,} in all)" if len(labels) > MOST_LABELS else "")
+
+
+def _evaluation_table(metadata: ModelMetadata) -> list[str]:
+    if not metadata.evaluations:
+        command = f"convoy-train evaluate models/{metadata.name}/{metadata.version} --record"
+        return [f"Not measured yet: `{command}`, with `--data` for pictures of its classes.", ""]
+    return [
+        ("Last epoch, the" if metadata.provenance.epochs else "The") + " shipped ONNX file, one view of each image.",
+        "",
+        "| split | file | images | accuracy | NLL | Brier | ECE (15 bins) | ECE uncalibrated | command |",
+        "|---|---|---|---|---|---|---|---|---|",
+        *(_evaluation_row(e) for e in metadata.evaluations),
+        "",
+        "The calibration was fitted on the validation split, so the validation ECE flatters; the test ECE does not.",
+        "",
+    ]
+
+
 def _evaluation_row(e: Evaluation) -> str:
     return (
         f"| {e.split} | {e.precision} | {e.images:,} | {e.accuracy:.2%} | {e.nll:.4f} | {e.brier:.4f} | {e.ece:.2%} "
@@ -181,6 +199,8 @@ def _evaluation_row(e: Evaluation) -> str:
 
 
 def _class_table(metadata: ModelMetadata) -> list[str]:
+    if not metadata.evaluations:
+        return []
     head = [f"{e.split} ({e.precision})" for e in metadata.evaluations]
     lines = ["| class | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
     for label in metadata.labels:

@@ -1,0 +1,247 @@
+"""Somebody else's ONNX network → one that the service can run: a way in for pixels, and a way out for probabilities.
+
+The network takes one float32 tensor, (N, 3, H, W) or (N, H, W, 3), of (pixel / 255 - mean) / std, and its first output
+are logits or probabilities, (N, classes). What it does is left as it is. What is otherwise raises `ExportError`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper, shape_inference
+
+from training.calibrate import Calibrator
+from training.errors import ExportError
+from training.onnx_graph import INPUT, LOGITS, OUTPUT
+
+OLDEST_OPSET = 11
+SOFTMAXES = {"Softmax", "LogSoftmax"}
+BEFORE, AFTER = "convoy_in_", "convoy_out_"  # names that no exporter gives
+SMALLEST = 1e-30  # of a probability before its logarithm
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Pixels, 0 … 1 for each channel → what the network takes: (pixel - mean) / std."""
+
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        """Raise `ExportError` for deviations that nothing can be divided by."""
+        if min(self.std) <= 0:
+            raise ExportError("Standard deviations are above 0; give --std as training had it.")
+
+    def __call__(self, images: npt.NDArray[np.uint8]) -> Array:
+        """uint8 (N, H, W, 3) → float32 (N, H, W, 3)."""
+        values: Array = ((images / 255 - np.array(self.mean)) / np.array(self.std)).astype(np.float32)
+        return values
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """The network as it came, less a softmax at its end; what is known of it."""
+
+    model: onnx.ModelProto
+    input: str
+    channels_first: bool
+    height: int
+    width: int
+    output: str  # logits, or probabilities if they are computed in another way than by a softmax
+
+    def run(self, values: Array) -> Array:
+        """The output (N, classes) for float32 (N, H, W, 3), one image at a time: its batch size may be fixed."""
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors only
+        try:
+            session = onnxruntime.InferenceSession(self.model.SerializeToString(), options, ["CPUExecutionProvider"])
+            tensors = values.transpose(0, 3, 1, 2) if self.channels_first else values
+            parts = [session.run([self.output], {self.input: tensors[i : i + 1]})[0] for i in range(len(tensors))]
+        except Exception as exc:  # ONNX Runtime's own kinds are many, and private
+            raise ExportError(f"ONNX Runtime can't run the network: {_first_line(exc)}") from exc
+        if {part.shape[:1] + part.shape[2:] for part in parts} != {(1,)}:
+            raise ExportError(f"The network's first output has the shape {parts[0].shape}, not (N, classes).")
+        return np.concatenate(parts).astype(np.float32)
+
+
+def read(path: Path, size: int | None = None) -> Foreign:
+    """The network in an ONNX file; `size` is that of its images where the file leaves it open."""
+    try:
+        model = onnx.load(path)
+        opset = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 0)
+        if 0 < opset < OLDEST_OPSET:
+            raise ExportError(f"{path} has opset {opset}; export the network again with {OLDEST_OPSET} or newer.")
+        onnx.checker.check_model(model)
+    except FileNotFoundError as exc:
+        raise ExportError(f"There is no file {path}.") from exc
+    except ExportError:
+        raise
+    except Exception as exc:  # of protobuf, of the checker
+        raise ExportError(f"{path} is no valid ONNX file: {_first_line(exc)}") from exc
+    graph = model.graph
+    taken = _input(path, graph)
+    first, *_ = (dimension.dim_value for dimension in taken.type.tensor_type.shape.dim[1:])
+    channels_first = first == 3
+    height, width = _sizes(path, taken, channels_first=channels_first, size=size)
+    taken.type.tensor_type.shape.dim[0].dim_param = "batch"
+    output = _without_softmax(graph)
+    del graph.output[1:], graph.value_info[:]  # other outputs; and shapes, which may have a batch size in them
+    graph.output[0].CopyFrom(helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", None]))
+    return Foreign(model, taken.name, channels_first, height, width, output)
+
+
+def _input(path: Path, graph: onnx.GraphProto) -> onnx.ValueInfoProto:
+    constants = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in constants]
+    if len(inputs) == 1 and inputs[0].type.tensor_type.elem_type == TensorProto.FLOAT:
+        dimensions = [dimension.dim_value for dimension in inputs[0].type.tensor_type.shape.dim]
+        if len(dimensions) == 4 and 3 in dimensions[1::2]:
+            return cast(onnx.ValueInfoProto, inputs[0])
+    told = ", ".join(f"{value.name} {_told(value)}" for value in inputs) or "none"
+    raise ExportError(
+        f"{path} has the inputs {told}; one is needed, float32 images (N, 3, height, width) or (N, height, width, 3)."
+    )
+
+
+def _told(value: onnx.ValueInfoProto) -> str:
+    tensor = value.type.tensor_type
+    dimensions = (str(dimension.dim_value or dimension.dim_param or "?") for dimension in tensor.shape.dim)
+    return f"{TensorProto.DataType.Name(tensor.elem_type).lower()} ({', '.join(dimensions)})"
+
+
+def _sizes(path: Path, taken: onnx.ValueInfoProto, *, channels_first: bool, size: int | None) -> tuple[int, int]:
+    """Height and width, which the input has from now on."""
+    dimensions = taken.type.tensor_type.shape.dim[2:] if channels_first else taken.type.tensor_type.shape.dim[1:3]
+    for dimension in dimensions:
+        if size and dimension.dim_value not in (0, size):
+            raise ExportError(f"{path} takes images of {_told(taken)}, not of {size} × {size}; leave out --size.")
+        if not size and not dimension.dim_value:
+            raise ExportError(
+                f"{path} takes images of any size, {_told(taken)}; say with --size what it was trained on."
+            )
+        dimension.dim_value = dimension.dim_value or size or 0
+    height, width = (dimension.dim_value for dimension in dimensions)
+    return height, width
+
+
+def _without_softmax(graph: onnx.GraphProto) -> str:
+    """The tensor that a softmax at the end is made of, which is taken away; without one, the first output."""
+    output = str(graph.output[0].name)
+    last = next((node for node in graph.node if output in node.output), None)
+    if last is None or last.op_type not in SOFTMAXES:
+        return output
+    graph.node.remove(last)
+    return str(last.input[0])
+
+
+def wrapped(
+    foreign: Foreign, normalisation: Normalisation, calibrator: Calibrator, properties: dict[str, str], *, classes: int
+) -> onnx.ModelProto:
+    """uint8 `image` (N, H, W, 3) → float32 `probabilities` (N, classes), calibrated as `InferenceGraph`'s are."""
+    model = onnx.ModelProto()
+    model.CopyFrom(foreign.model)
+    graph = model.graph
+    before, after = Nodes(BEFORE), Nodes(AFTER)
+    pixels = before.add("Cast", INPUT, to=TensorProto.FLOAT)
+    if foreign.channels_first:
+        pixels = before.add("Transpose", pixels, perm=[0, 3, 1, 2])
+    shape = (3, 1, 1) if foreign.channels_first else (3,)
+    mean, std = (np.reshape(values, shape) for values in (normalisation.mean, normalisation.std))
+    scaled = before.add("Mul", pixels, before.constant(1 / (255 * std)))
+    before.add("Add", scaled, before.constant(-mean / std), named=foreign.input)
+
+    logits = after.add("Mul", foreign.output, after.constant(1 / calibrator.temperature))
+    biases = calibrator.biases or (0.0,) * classes
+    logits = after.add("Add", logits, after.constant(biases), named=LOGITS)
+    if calibrator.exponent != 1:
+        surprisal = after.add("Abs", after.add("LogSoftmax", logits, axis=1))
+        logits = after.add("Neg", after.add("Pow", surprisal, after.constant(calibrator.exponent)))
+    after.add("Softmax", logits, axis=1, named=OUTPUT)
+
+    nodes = [*before.nodes, *graph.node, *after.nodes]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend([*before.constants, *after.constants])
+    constants = [value for value in graph.input if value.name != foreign.input]
+    del graph.input[:]
+    image = helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["batch", foreign.height, foreign.width, 3])
+    graph.input.extend([image, *constants])
+    graph.output[0].CopyFrom(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", classes]))
+    del model.metadata_props[:]
+    helper.set_model_props(model, properties)
+    return model
+
+
+class Nodes:
+    """Nodes that follow each other, and their constants; names begin with `prefix`."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+
+    def add(self, kind: str, *inputs: str, named: str | None = None, **attributes: int | list[int]) -> str:
+        """One more; returns the name of its output."""
+        output = named or f"{self._prefix}{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))  # type: ignore[arg-type]
+        return output
+
+    def constant(self, values: float | Sequence[float] | npt.NDArray[np.float64]) -> str:
+        """Float32 numbers; returns their name."""
+        name = f"{self._prefix}constant_{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.asarray(values, np.float32), name))
+        return name
+
+
+def from_probabilities(foreign: Foreign) -> Foreign:
+    """The same with their logarithms as output, which are logits."""
+    model = onnx.ModelProto()
+    model.CopyFrom(foreign.model)
+    end = Nodes("convoy_log_")
+    output = end.add("Log", end.add("Max", foreign.output, end.constant(SMALLEST)))
+    model.graph.node.extend(end.nodes)
+    model.graph.initializer.extend(end.constants)
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", None]))
+    return Foreign(model, foreign.input, foreign.channels_first, foreign.height, foreign.width, output)
+
+
+def parameters(foreign: Foreign) -> int:
+    """How many floating-point constants it has."""
+    kinds = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE}
+    return sum(math.prod(tensor.dims) for tensor in foreign.model.graph.initializer if tensor.data_type in kinds)
+
+
+def count_macs(foreign: Foreign) -> int:
+    """Multiply-accumulates of convolutions and matrix products for one image, by the graph's shapes."""
+    model = onnx.ModelProto()
+    model.CopyFrom(foreign.model)
+    (taken,) = (value for value in model.graph.input if value.name == foreign.input)
+    taken.type.tensor_type.shape.dim[0].dim_value = 1
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 1
+    graph = shape_inference.infer_shapes(model, data_prop=True).graph
+    shapes = {
+        value.name: [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
+        for value in (*graph.value_info, *graph.input, *graph.output)
+    } | {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    total = 0
+    for node in graph.node:
+        if node.op_type == "Conv":  # each output value: the filter's inputs × its height × its width
+            total += math.prod(shapes.get(node.output[0], [0])) * math.prod(shapes.get(node.input[1], [0])[1:])
+        elif node.op_type in {"Gemm", "MatMul"}:
+            left = shapes.get(node.input[0], [0])
+            transposed = any(each.name == "transA" and each.i for each in node.attribute)
+            total += math.prod(shapes.get(node.output[0], [0])) * (left[-2] if transposed else left[-1])
+    return total
+
+
+def _first_line(exc: Exception) -> str:
+    return str(exc).strip().partition("\n")[0]
