@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,9 +19,10 @@ from tests.container.containers import docker, free_port
 PROJECT = "convoy-test"
 
 
-def compose(*arguments: str, port: int = 8000, keys: str = "") -> str:
+def compose(*arguments: str, port: int = 8000, keys: str = "", **settings: str) -> str:
     command = [
         "env",
+        *(f"CONVOY_{name.upper()}={value}" for name, value in settings.items()),
         f"CONVOY_PORT={port}",
         f"CONVOY_API_KEYS={keys}",
         "docker",
@@ -42,14 +44,20 @@ def port(image: str) -> Iterator[int]:  # noqa: ARG001 - compose takes the image
     compose("down", "--volumes", "--timeout", "60")
 
 
-def predicted(port: int, **headers: str) -> str:
-    """The example's label; raises `HTTPError`."""
+def answer(port: int, **headers: str) -> dict[str, Any]:
+    """What is answered for the example; raises `HTTPError`."""
     asked = urllib.request.Request(
         f"http://127.0.0.1:{port}/v1/predict", EXAMPLE.read_bytes(), {"Content-Type": "image/png", **headers}
     )
     with urllib.request.urlopen(asked, timeout=60) as response:
-        label: str = json.load(response)["predictions"][0]["label"]
-        return label
+        told: dict[str, Any] = json.load(response)
+        return told
+
+
+def predicted(port: int, **headers: str) -> str:
+    """The example's label; raises `HTTPError`."""
+    label: str = answer(port, **headers)["predictions"][0]["label"]
+    return label
 
 
 def test_a_file_of_keys_becomes_a_secret_of_the_container(port: int, tmp_path: Path) -> None:
@@ -74,6 +82,19 @@ def test_compose_brings_a_service_up_and_down(port: int) -> None:
     assert limits["RestartPolicy"]["Name"] == "unless-stopped"
     compose("down", "--timeout", "60")
     assert not docker("ps", "--all", "--quiet", "--filter", f"label=com.docker.compose.project={PROJECT}")
+
+
+def test_a_setting_in_the_environment_reaches_the_service(port: int) -> None:
+    compose("up", "--wait", "--no-build", port=port, default_model="cifar10-small")
+    assert answer(port)["model"]["name"] == "cifar10-small"
+
+
+def test_the_settings_that_tune_found_reach_the_service(port: int, tmp_path: Path) -> None:
+    (tmp_path / "convoy.env").write_text("# found by convoy tune\nCONVOY_WORKERS=3\n")
+    told = compose("--env-file", str(tmp_path / "convoy.env"), "config", "--format", "json", port=port)
+    environment = json.loads(told)["services"]["cpu"]["environment"]
+    assert environment["CONVOY_WORKERS"] == "3"
+    assert environment.get("CONVOY_THREADS") is None
 
 
 @pytest.mark.usefixtures("port")
