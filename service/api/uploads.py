@@ -33,6 +33,7 @@ RAW_IMAGE = {
     *(f"image/{kind}" for kind in ("jpeg", "jpg", "png", "webp", "bmp", "gif", "tiff")),
     "application/octet-stream",
 }
+COMMAS = 64  # in a JSON body beside those of its images
 INLINE_BYTES = 256 << 10  # of JSON: more of it is parsed in a thread, since nothing else is answered meanwhile
 
 
@@ -89,6 +90,8 @@ async def _json(request: Incoming, settings: Settings, _parameters: dict[str, st
 
 
 def _from_json(body: bytes, settings: Settings) -> Uploads:
+    if body.count(b",") > 2 * settings.max_images_per_request + COMMAS:  # one after each image, one in a data URL
+        check_count(settings.max_images_per_request + 1, settings)  # millions of values hold up everybody: unparsed
     try:
         document: Any = orjson.loads(body)
     except orjson.JSONDecodeError as exc:

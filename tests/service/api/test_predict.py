@@ -283,6 +283,7 @@ def limited(settings: Settings) -> Iterator[TestClient]:
         (b'{"images": ["' + b"A" * 4000 + b'"]}', "application/json", 413, "body-too-large"),
         (b'{"images": ["' + b"A" * 2000 + b'"]}', "application/json", 413, "body-too-large"),
         (b'{"images": ["", "", ""]}', "application/json", 413, "too-many-images"),
+        (b'{"images": [' + b"{}," * 1000 + b"not parsed", "application/json", 413, "too-many-images"),
         (npy(np.zeros((3, 2, 2, 3), np.uint8)), NPY, 413, "too-many-images"),
         (npy(np.zeros((1, 30, 30, 3), np.uint8)), NPY, 422, "image-too-large"),
         (encode(picture("red", (21, 20))), "image/png", 422, "image-too-large"),
