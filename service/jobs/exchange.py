@@ -72,9 +72,7 @@ class Remote:
         """One request, its body sent as it is made."""
         connection = self._kind(self._host, self._port, timeout=TIMEOUT_S)
         try:
-            connection.request(
-                method, self._root + path, lines, {**self._always, **(headers or {})}, encode_chunked=lines is not None
-            )
+            self._send(connection, method, path, headers or {}, lines)
             answer = connection.getresponse()
             return Answer(answer.status, answer.read(), answer.getheader("retry-after", ""))
         except (OSError, http.client.HTTPException) as exc:
@@ -83,6 +81,23 @@ class Remote:
             ) from exc
         finally:
             connection.close()
+
+    def _send(
+        self,
+        connection: http.client.HTTPConnection,
+        method: str,
+        path: str,
+        headers: Headers,
+        lines: Iterator[bytes] | None,
+    ) -> None:
+        try:
+            connection.request(
+                method, self._root + path, lines, {**self._always, **headers}, encode_chunked=lines is not None
+            )
+        except (BrokenPipeError, ConnectionResetError):
+            if connection.sock is None:
+                raise
+            # else it reads no more: it may have said why
 
     def ask(self, path: str, headers: Headers | None = None) -> Answer:
         """A request that only asks, again and again while the server is busy or away, for `PATIENCE_S` or so."""

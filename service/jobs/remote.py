@@ -82,7 +82,7 @@ class RemoteRun:
         key = self.ledger.kept.get("key") or uuid.uuid4().hex
         self.ledger.keep({"key": key})  # before anything is sent: the server may have it all when this run ends
         headers = {"content-type": NDJSON, "idempotency-key": key}
-        answer = self.remote.once("POST", f"/v1/batches?{urlencode(self.query)}", headers, lines(inputs))
+        answer = self.remote.once("POST", f"/v1/batches?{urlencode(self.query)}", headers, self._lines(inputs))
         if answer.status == HTTPStatus.CONFLICT:
             self._begin_anew("The inputs have changed since an earlier run sent them.")
         if not (batch := answer.json().get("id")):
@@ -90,6 +90,12 @@ class RemoteRun:
         path = f"/v1/batches/{batch}"
         self.ledger.keep({"key": key, "batch": path})
         return path
+
+    def _lines(self, inputs: Iterator[Input]) -> Iterator[bytes]:
+        for line in lines(inputs):
+            if self.stopped:
+                raise StartupError("Told to stop.")  # the server takes no body that breaks off
+            yield line
 
     def _ask(self, path: str, headers: Headers | None = None) -> Answer:
         answer = self.remote.ask(path, headers)

@@ -19,6 +19,8 @@ def told(path: str) -> Iterator[None]:
         raise
     except Exception as exc:
         reason = getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
+        if isinstance(exc, FileNotFoundError) and not exc.strerror:  # all that it says is the path
+            reason = "it is not there"
         place = exc.filename if isinstance(exc, OSError) and isinstance(exc.filename, str) else path
         raise InvalidSource(f"{text(place)} can't be read: {reason}.") from exc
 

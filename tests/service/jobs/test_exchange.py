@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -92,6 +93,23 @@ def test_a_server_may_be_below_a_path() -> None:
     with answering(GOOD) as (url, asked):
         Remote(f"{url}/convoy/").ask("/v1/batches")
     assert asked == ["/convoy/v1/batches"]
+
+
+def test_why_a_server_reads_no_further_is_said() -> None:
+    """As a proxy does that takes no such bodies: it answers, reads nothing more and closes."""
+
+    def refuse(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(100)
+            connection.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=refuse, args=[listener])
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        assert Remote(url).once("POST", "/x", lines=(bytes(1 << 20) for _ in range(1000))).status == 413
+        thread.join()
 
 
 @pytest.mark.parametrize(

@@ -188,6 +188,24 @@ def test_a_batch_that_failed_is_said_and_the_next_run_starts_anew(
         assert ids(ledger) == [name for name, _ in PICTURES]
 
 
+def test_who_is_told_to_stop_sends_no_more_and_goes_on_later(url: str, tmp_path: Path) -> None:
+    sent = 0
+
+    def counted(run: RemoteRun) -> Iterator[Input]:
+        nonlocal sent
+        for sent, each in enumerate(inputs(), 1):
+            if sent == 3:
+                run.stop()
+            yield each
+
+    with closing(Ledger(tmp_path / "out", "x")) as ledger:
+        run = RemoteRun(Remote(url), ledger, {})
+        assert run.score(counted(run)) == ()
+        assert sent == 3
+        assert RemoteRun(Remote(url), ledger, {}).score(inputs()) == COLOURS
+        assert ids(ledger) == [name for name, _ in PICTURES]
+
+
 def test_inputs_that_changed_after_they_were_sent_are_said_and_the_next_run_starts_anew(
     url: str, tmp_path: Path
 ) -> None:

@@ -32,6 +32,11 @@ def test_the_file_that_an_error_names_is_the_one_that_is_told() -> None:
         raise FileNotFoundError(2, "No such file", "in/a")
 
 
+def test_what_is_not_there_is_said_to_be() -> None:
+    with pytest.raises(InvalidSource, match="http://x/a can't be read: it is not there"), told("http://x/a"):
+        raise FileNotFoundError("http://x/a")
+
+
 @pytest.mark.parametrize("error", [InvalidSource("as it stands"), MemoryError()])
 def test_what_is_no_stores_business_stays_what_it_is(error: Exception) -> None:
     with pytest.raises(type(error)) as raised, told("in"):
