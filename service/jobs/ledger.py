@@ -6,6 +6,7 @@ row is lost and none is doubled. Raises `StartupError` when the disk is full or 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from service.jobs.results import Encoder
 
 BLOCK = 4 << 20
 BESIDE = (".partial", ".partial.json", ".partial.json.new", ".new")  # what the output's name is given beside it
+WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}  # some file systems of clusters have none
 Kept = dict[str, Any]
 
 
@@ -166,7 +168,9 @@ def _locked(path: Path) -> int:
         except BlockingIOError as exc:
             os.close(file)
             raise StartupError(f"Another run is writing this output: it holds {path}; wait for its end.") from exc
-        except BaseException:
+        except OSError as exc:
+            if exc.errno in WITHOUT_LOCKS:
+                return file
             os.close(file)
             raise
         os.close(file)  # the run that had it has ended meanwhile and removed it

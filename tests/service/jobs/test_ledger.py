@@ -111,6 +111,15 @@ def test_a_run_that_waited_for_anothers_end_has_a_file_of_its_own(
     assert (tmp_path / "out").read_bytes() == b"3\n"
 
 
+def test_a_disk_without_locks_will_do(ledger: OpenLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    begun(ledger).close()
+    assert ledger().rows == 1
+
+
 @pytest.mark.parametrize("lost", ["rows", "record", "half the rows", "half the record"])
 def test_what_a_crash_left_useless_is_begun_again(ledger: OpenLedger, tmp_path: Path, lost: str) -> None:
     begun(ledger, b"1\n" * 100, 100).close()
