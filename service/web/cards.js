@@ -8,14 +8,14 @@ const SHOWN = 10; // classes of a picture
 
 /** The card of `file`: `error` says why it has no `prediction`, `input` is what the model takes, where that is known. */
 export function card({ file, error, prediction, model, coverage }, input) {
-  const article = element("article");
-  const pictures = element("div", "", { className: "pictures" });
-  const text = element("div");
-  article.append(pictures, text);
+  const article = element("article"), text = element("div");
+  article.append(text);
   if (error) {
     text.append(element("h2", file.name), element("p", error, { className: "error" }));
     return article;
   }
+  const pictures = element("div", "", { className: "pictures" });
+  article.prepend(pictures);
   pictures.append(...figures(file, input), explainButton(file, model, article));
   const set = prediction.prediction_set;
   text.append(element("h2", `${prediction.label}, ${percent(prediction.probability)}`));

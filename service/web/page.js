@@ -9,6 +9,7 @@ const BYTES_AT_ONCE = 32 << 20; // their bytes: below what the service takes unl
 const COVERAGE = 0.95; // of the prediction sets, where the model has thresholds for it
 const OF_A_PICTURE = [413, 422]; // refusals that one picture among several may have brought upon all of them
 const NO_PICTURE = "That is no picture; choose a JPEG, PNG or the like.";
+const UNREADABLE = "This can't be read: it is empty or a folder, or has been changed or removed since it was chosen.";
 const NAMED = 5; // labels in the sentence on how many have which
 
 let version = null; // what is known of the chosen model's active version
@@ -80,10 +81,17 @@ function* portions(files) {
   yield some;
 }
 
-/** An answer for each file, in their order; those that are no pictures are not sent. */
+/** An answer for each file, in their order. */
 async function answersTo(files) {
-  const answers = await predict(files.filter(isPicture));
-  return files.map((file) => (isPicture(file) ? answers.shift() : { file, error: NO_PICTURE }));
+  const reasons = await Promise.all(files.map(reasonNotToSend));
+  const answers = await predict(files.filter((_, place) => !reasons[place]));
+  return files.map((file, place) => (reasons[place] ? { file, error: reasons[place] } : answers.shift()));
+}
+
+async function reasonNotToSend(file) {
+  if (!isPicture(file)) return NO_PICTURE;
+  const { byteLength } = await file.slice(0, 1).arrayBuffer().catch(() => ({ byteLength: 0 }));
+  return byteLength ? null : UNREADABLE; // with it `fetch` would fail for all of them
 }
 
 async function predict(pictures) {

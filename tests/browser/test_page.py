@@ -83,6 +83,20 @@ def test_a_picture_that_comes_before_the_models_are_known_waits_for_them(page: P
     expect(page.locator("article canvas")).to_have_attribute("width", "8")
 
 
+def test_a_file_that_is_gone_before_it_is_sent_does_not_take_the_others_with_it(
+    page: Page, convoy: Convoy, tmp_path: Path
+) -> None:
+    listed, gone, there = held_back(page), tmp_path / "gone.png", tmp_path / "there.png"
+    for path in (gone, there):
+        path.write_bytes(RED["buffer"])
+    opened(page, convoy).set_input_files("#files", [gone, there])
+    expect(page.locator("#status")).to_have_text("Classifying 2 pictures …")
+    gone.unlink()
+    listed[0].continue_()
+    expect(page.locator("article h2")).to_contain_text(["gone.png", "red, "])
+    expect(page.locator("article .error")).to_contain_text("This can't be read")
+
+
 def test_where_keys_are_asked_for_it_asks_for_one(page: Page, models_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text(f"{KEY}\n")
     with running(models_dir, workers="1", api_keys_file=str(tmp_path / "keys")) as convoy:
