@@ -27,6 +27,8 @@ def train(options: argparse.Namespace) -> None:
     run = Run(planned.recipe, planned.config, training_data, chosen, precision, planned.teachers)
     if planned.saved:
         run.restore(planned.saved)
+    else:
+        run.provenance["command"] = planned.command(options, training_data)
     where = f"on {chosen.type} in {precision.value}"
     print(f"{run.recipe}: {run.total_steps:,} steps {where}, into {planned.folder}", flush=True)
     try:

@@ -55,6 +55,7 @@ class TrainingData:
     labels: tuple[str, ...]
     name: str = cifar10.NAME
     left_out: Mapping[str, int] = field(default_factory=dict)  # files not looked at, by the ends of their names
+    option: tuple[str, ...] = ()  # what asks for it on the command line, where that is needed
 
     def __str__(self) -> str:
         counts = torch.bincount(self.train.labels, minlength=len(self.labels)).tolist()
@@ -116,7 +117,7 @@ def load_training_data(path: Path, size: int = cifar10.SIZE) -> TrainingData:
     read = pictures.load(layout, size, {"train", "validation"})
     train, validation = _split(*read["train"]), _split(*read["validation"])
     name = f"{path.resolve().name}, a folder of pictures"
-    return TrainingData(train, validation, layout.labels, name, layout.left_out)
+    return TrainingData(train, validation, layout.labels, name, layout.left_out, option_of(path))
 
 
 def load_test_split(path: Path, size: int = cifar10.SIZE) -> Split:
@@ -129,6 +130,11 @@ def load_test_split(path: Path, size: int = cifar10.SIZE) -> Split:
 def labels_of(path: Path) -> tuple[str, ...]:
     """The classes, in the order of their numbers."""
     return cifar10.LABELS if _is_cifar10(path, cifar10.all_files) else pictures.survey(path).labels
+
+
+def option_of(path: Path) -> tuple[str, ...]:
+    """What a recorded command has for the data set at `path`: nothing for CIFAR-10, the folder's name for pictures."""
+    return () if _is_cifar10(path, cifar10.all_files) else ("--data", path.resolve().name)
 
 
 def _is_cifar10(path: Path, choose: cifar10.Choose) -> bool:

@@ -5,6 +5,7 @@ It measures the shipped ONNX file, single view, not the network in torch.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from training.calibrate import (
     prediction_sets,
     reliability,
 )
-from training.data import Split, labels_of, load_test_split, load_training_data
+from training.data import Split, labels_of, load_test_split, load_training_data, option_of
 from training.errors import TrainingError
 from training.model_files import ModelFile
 from training.onnx_graph import run_onnx
@@ -48,7 +49,7 @@ def evaluate_model(folder: Path, data: Path, split: SplitName = "test") -> tuple
             thresholds=metadata.calibration.thresholds.get(precision, {}),
             split=split,
             precision=precision,
-            command=_command(metadata, split),
+            command=_command(metadata, data, split),
         )
         for precision, file in files.items()
     )
@@ -97,7 +98,7 @@ def evaluate_robustness(folder: Path, data: Path, split: SplitName = "test") -> 
     answers: dict[Precision, Answer] = {
         precision: partial(run_onnx, file) for precision, file in files.items() if precision != "fp16"
     }
-    return measure_robustness(answers, images, split=split, command=_command(metadata, split) + " --suite full")
+    return measure_robustness(answers, images, split=split, command=_command(metadata, data, split) + " --suite full")
 
 
 def _open(folder: Path, data: Path, split: SplitName) -> tuple[ModelMetadata, dict[Precision, Path], Split]:
@@ -127,9 +128,10 @@ def labelled_images(data: Path, split: SplitName, size: int) -> Split:
     return load_test_split(data, size) if split == "test" else load_training_data(data, size).validation
 
 
-def _command(metadata: ModelMetadata, split: SplitName) -> str:
-    command = f"convoy-train evaluate models/{metadata.name}/{metadata.version}"
-    return command if split == "test" else f"{command} --split {split}"
+def _command(metadata: ModelMetadata, data: Path, split: SplitName) -> str:
+    asked = () if split == "test" else ("--split", split)
+    model = f"models/{metadata.name}/{metadata.version}"
+    return shlex.join(["convoy-train", "evaluate", model, *option_of(data), *asked])
 
 
 def record(folder: Path, evaluations: tuple[Evaluation, ...], robustness: tuple[Robustness, ...] = ()) -> None:

@@ -7,6 +7,7 @@ the smaller ones, fp16 for GPUs and int8 for CPUs, are right about as often.
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import shutil
 import tempfile
 from datetime import UTC, datetime
@@ -41,7 +42,7 @@ from training.errors import ExportError
 from training.evaluate import evaluate_probabilities
 from training.model_files import ModelFile, check_accuracy, torch_logits, write_files
 from training.onnx_graph import OPSET, InferenceGraph, count_macs
-from training.provenance import git_revision
+from training.provenance import git_revision, recorded
 from training.recipes import TrainConfig
 from training.stages import write_stages
 
@@ -64,7 +65,7 @@ def export(
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=".export-", dir=target.parent))
     try:
-        metadata = _fill(folder, saved, data, target, description, notes)
+        metadata = _fill(folder, run, saved, data, target, description, notes)
         folder.chmod(0o755)
         folder.rename(target)
     finally:
@@ -103,14 +104,20 @@ def check_target(target: Path) -> None:
 
 
 def _fill(
-    folder: Path, saved: Checkpoint, data: TrainingData, target: Path, description: str, notes: tuple[str, ...]
+    folder: Path,
+    run: Path,
+    saved: Checkpoint,
+    data: TrainingData,
+    target: Path,
+    description: str,
+    notes: tuple[str, ...],
 ) -> ModelMetadata:
     name, number = target.parent.name, target.name
     network, (_, height, width, _) = checkpoints.network_of(saved), data.validation.images.shape
     properties = {"name": name, "version": number, "labels": ",".join(saved.labels)}
     fitting = held_out(data.validation, saved.config.augmentations)
     files = write_files(folder, network, data, fitting, properties)
-    command = f"convoy-train export runs/{saved.recipe}-{saved.config.seed} models/{name}/{number}"
+    command = shlex.join(["convoy-train", "export", recorded(run), f"models/{name}/{number}", *data.option])
     answers = {precision: file.answers(fitting.images.numpy()) for precision, file in files.items()}
     truth = data.validation.labels
     thresholds = {

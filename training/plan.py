@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import torch
 
 from training import checkpoint, device, exported
 from training.checkpoint import Checkpoint, Teacher
+from training.data import TrainingData
 from training.device import Precision
 from training.errors import TrainingError
+from training.provenance import recorded
 from training.recipes import RECIPES, TrainConfig, with_overrides
 
 # options that decide what a new run is
@@ -27,6 +30,16 @@ class Plan:
     teachers: tuple[Teacher, ...]
     folder: Path
     saved: Checkpoint | None = None  # what it goes on from
+
+    def command(self, options: argparse.Namespace, data: TrainingData) -> str:
+        """What a new run was asked for with, for others to read."""
+        words = ["convoy-train", "train", self.recipe]
+        for name in STARTING:
+            if (given := getattr(options, name)) is not None:
+                each = given if isinstance(given, list) else [given]
+                shown = (recorded(value) if isinstance(value, Path) else str(value) for value in each)
+                words += [f"--{name.replace('_', '-')}", *shown]
+        return shlex.join([*words, *data.option])
 
     def precision(self, name: str, chosen: torch.device) -> Precision:
         """Where `name` leaves the choice, that which the run began in; raises `TrainingError` if `chosen` lacks it."""

@@ -22,6 +22,11 @@ def provenance(device: torch.device, precision: Precision) -> dict[str, str]:
     }
 
 
+def recorded(path: Path) -> str:
+    """How a command that others will read names `path`: not by the folders of one machine."""
+    return path.name if path.is_absolute() else str(path)
+
+
 def git_revision() -> str:
     """The commit of this source tree, `-dirty` when it was changed since; `unknown` outside a checkout."""
     here = Path(__file__).parent

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from service.metadata import Evaluation, ModelMetadata, Robustness, Scaling, TeacherRecord, TrainingConfig
+from service.metadata import Evaluation, ModelMetadata, Robustness, Scaling
 from training import plots
 from training.degrade import seen_corruptions
+from training.lineage import command, plain, teachers
 
 CARD = "MODEL_CARD.md"
 RELIABILITY = "reliability.svg"
@@ -108,52 +109,20 @@ def card(metadata: ModelMetadata) -> str:
         *([""] if metadata.notes else []),
         "## Training",
         "",
-        f"Data: {p.dataset}. Recipe `{p.recipe}`, {p.epochs} epochs: "
-        f"`convoy-train train {p.recipe} --seed {p.config['seed']}`."
+        f"Data: {p.dataset}. Recipe `{p.recipe}`, {p.epochs} epochs: `{command(p)}`."
         if p.epochs
         else f"Not here: {p.dataset}.",
         "",
         "| | |",
         "|---|---|",
-        *(f"| {key} | {_plain(value)} |" for key, value in p.config.items()),
-        *(f"| trained with: {key} | {value} |" for key, value in p.training.items()),
+        *(f"| {key} | {plain(value)} |" for key, value in p.config.items()),
+        *(f"| trained with: {key} | {value} |" for key, value in p.training.items() if key != "command"),
         *(f"| exported with: {key} | {value} |" for key, value in p.export.items()),
         f"| created | {p.created_at} |",
         "",
-        *_teachers(p.teachers, p.config),
+        *teachers(p.teachers, p.config),
     ]
     return "\n".join(lines)
-
-
-def _teachers(teachers: tuple[TeacherRecord, ...], config: TrainingConfig) -> list[str]:
-    """What the card says of the networks before this one; `config` is this one's."""
-    if not teachers:
-        return []
-    asked = teachers if config.get("start_teaches", True) else teachers[1:]
-    told = "what these networks say" if asked == teachers else f"what the last {len(asked)} of these networks say"
-    if config.get("inherit_answers"):
-        told = "what the teachers of the last of these networks said"
-    learned = f"The student learned from {told} of the same pixels, seen both ways round, not from labels."
-    if not asked:
-        learned = "The network learned from labels."
-    start = " It went on from the weights of the first." if config.get("start_from_teacher") else ""
-    if start and isinstance(restarts := config.get("restarts"), list) and restarts:
-        counted = f", counted {weight} times," if (weight := config.get("start_weight", 1)) != 1 else ""
-        start += (
-            f" The last weights are the mean of those{counted} and of the ends of {len(restarts) + 1} lr schedules."
-        )
-    fields = [(f"`{t.recipe}`", t.config | {f"trained with: {k}": v for k, v in t.training.items()}) for t in teachers]
-    names = list(dict.fromkeys(name for _, values in fields for name in values))
-    return [
-        "## Teachers" if asked else "## Start",
-        "",
-        learned + start,
-        "",
-        "| | " + " | ".join(recipe for recipe, _ in fields) + " |",
-        "|---" * (len(fields) + 1) + "|",
-        *(f"| {name} | " + " | ".join(_plain(values.get(name, "–")) for _, values in fields) + " |" for name in names),
-        "",
-    ]
 
 
 def _calibration(metadata: ModelMetadata) -> str:
@@ -177,8 +146,8 @@ def _listed(labels: tuple[str, ...]) -> str:
 
 def _evaluation_table(metadata: ModelMetadata) -> list[str]:
     if not metadata.evaluations:
-        command = f"convoy-train evaluate models/{metadata.name}/{metadata.version} --record"
-        return [f"Not measured yet: `{command}`, with `--data` for pictures of its classes.", ""]
+        missing = f"convoy-train evaluate models/{metadata.name}/{metadata.version} --record"
+        return [f"Not measured yet: `{missing}`, with `--data` for pictures of its classes.", ""]
     return [
         ("Last epoch, the" if metadata.provenance.epochs else "The") + " shipped ONNX file, one view of each image.",
         "",
@@ -247,7 +216,3 @@ def _robustness(metadata: ModelMetadata) -> list[str]:
         "| command | " + " | ".join(f"`{each.command}`" for each in metadata.robustness) + " |",
         "",
     ]
-
-
-def _plain(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -28,7 +28,10 @@ def test_train_stop_resume_export_evaluate(
     assert "(validation split, single view, fp32 ONNX file)" in output
     assert "ECE, 15 bins" in output
     assert "by six views" in output
-    assert "convoy-train evaluate" in (Path(model) / "MODEL_CARD.md").read_text()
+    card = (Path(model) / "MODEL_CARD.md").read_text()
+    assert "epochs: `convoy-train train tutorial --output run --max-steps 40`." in card
+    assert "`convoy-train evaluate models/tiny/1`" in card
+    assert "trained with: command" not in card
 
 
 def test_a_time_budget_stops_a_run_with_a_checkpoint(

@@ -10,7 +10,7 @@ import torch
 
 from tests.training.test_pictures import fill
 from training import cifar10, data
-from training.data import find_data, labels_of, load_training_data
+from training.data import find_data, labels_of, load_training_data, option_of
 from training.errors import DataError
 
 
@@ -52,6 +52,14 @@ def test_only_evaluate_opens_the_test_split() -> None:
     assert users == {"data.py", "evaluate.py"}
     doors = {path.name for path in source.rglob("*.py") if re.search(r"test_files|pictures\.load", path.read_text())}
     assert doors == {"cifar10.py", "data.py"}
+
+
+def test_a_recorded_command_names_the_data_by_the_folder_where_it_is_not_cifar10(
+    generated_data: Path, tmp_path: Path
+) -> None:
+    assert load_training_data(generated_data).option == option_of(generated_data) == ()
+    pets = fill(tmp_path / "my pets", 25)
+    assert load_training_data(pets, 8).option == option_of(pets) == ("--data", "my pets")
 
 
 def test_the_classes_are_those_of_the_data(generated_data: Path, tmp_path: Path) -> None:

@@ -88,6 +88,7 @@ def test_a_model_is_complete_and_says_what_it_is(model: Path) -> None:
     assert [(e.split, e.precision) for e in metadata.evaluations] == [
         ("validation", precision) for precision in ("fp32", "fp16", "int8")
     ]
+    assert {e.command for e in metadata.evaluations} == {"convoy-train export run models/tiny/1"}
     assert list(model.parent.iterdir()) == [model]  # no scaffolding is left
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from training.data import load_training_data
 from training.device import Precision
 from training.errors import TrainingError
 from training.loop import train
-from training.plan import plan
+from training.plan import Plan, plan
+from training.recipes import RECIPES
 
 
 def options(*arguments: str) -> argparse.Namespace:
@@ -28,6 +30,16 @@ def test_a_new_run_is_the_recipe_with_what_was_asked_for(tmp_path: Path) -> None
     assert planned.folder == tmp_path / "run"
     assert planned.saved is None
     assert plan(options("tutorial", "--seed", "3")).folder == Path("runs/tutorial-3")
+
+
+def test_the_command_is_recorded_as_it_was_typed_but_for_this_machines_folders(
+    generated_data: Path, tmp_path: Path
+) -> None:
+    typed = options("tutorial", "--seed", "3", "--output", "my runs/first", "--teachers", "a", str(tmp_path / "b"))
+    data, planned = load_training_data(generated_data), Plan("tutorial", RECIPES["tutorial"], (), Path("run"))
+    command = "convoy-train train tutorial --output 'my runs/first' --teachers a b --seed 3"
+    assert planned.command(typed, data) == command
+    assert planned.command(typed, replace(data, option=("--data", "pets"))) == f"{command} --data pets"
 
 
 def test_a_recipe_or_a_run_must_be_named() -> None:
