@@ -173,7 +173,7 @@ def generated_data(
 @pytest.fixture
 def narrow_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The served networks with few channels, whitened by few images: tests that train them are about the training."""
-    monkeypatch.setattr("training.run.WHITENING_IMAGES", 200)
+    monkeypatch.setattr("training.start.WHITENING_IMAGES", 200)
     narrow = partial(PlainCNN, widths=(16, 16, 16))
     monkeypatch.setitem(ARCHITECTURES, "plain-cnn", narrow)
     monkeypatch.setitem(ARCHITECTURES, "plain-cnn-small", partial(narrow, depths=(2, 3, 3)))

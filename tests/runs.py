@@ -12,7 +12,8 @@ from training.checkpoint import Teacher
 from training.data import TrainingData
 from training.device import Precision
 from training.recipes import RECIPES, TrainConfig
-from training.run import Run, build_network
+from training.run import Run
+from training.start import build_network
 
 CPU = torch.device("cpu")
 SMALL = {

@@ -8,6 +8,7 @@ by heart (L. Beyer et al., "Knowledge distillation: A good teacher is patient an
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -76,7 +77,16 @@ class Memory:
 DECIDE_ANSWERS = ("seed", "batch_size", "image_size", "augmentations", "view_cycle", "distill_temperature")
 
 
-def check_teachers(recipe: str, config: TrainConfig, data: TrainingData, teachers: tuple[Teacher, ...]) -> None:
+@dataclass(frozen=True)
+class Roles:
+    """What a run's teachers are there for."""
+
+    start: Teacher | None  # with whose weights it begins
+    asked: tuple[Teacher, ...]  # who say what its images show
+    remembered: Tensor | None  # or what the last one's teachers said of them
+
+
+def cast(recipe: str, config: TrainConfig, data: TrainingData, teachers: tuple[Teacher, ...]) -> Roles:
     """Raise `CheckpointError` unless a run of `config` on `data` can learn from `teachers`."""
     if len(teachers) != len(config.teachers):
         expected = " and ".join(config.teachers) or "none"
@@ -84,24 +94,33 @@ def check_teachers(recipe: str, config: TrainConfig, data: TrainingData, teacher
             f"Recipe {recipe} learns from {len(config.teachers)} finished runs ({expected}); "
             f"--teachers names {len(teachers)}."
         )
-    asked = teachers if config.start_teaches else teachers[1:]
-    if any(teacher.labels != data.labels for teacher in asked):
+    teaching = teachers[0 if config.start_teaches else 1 :]
+    if any(teacher.labels != data.labels for teacher in teaching):
         raise CheckpointError("The teachers were trained on other classes; train them on this data first.")
     if config.inherit_answers:
         _check_answers(recipe, config, data, teachers[-1])
-    suited = (config.architecture, EXTENDS.get(config.architecture, config.architecture))
-    if config.start_from_teacher and teachers[0].config.architecture not in suited:
+    if config.start_from_teacher:
+        _check_start(recipe, config, teachers[0])
+    return Roles(
+        start=teachers[0] if config.start_from_teacher else None,
+        asked=() if config.inherit_answers else teaching,
+        remembered=teachers[-1].answers if config.inherit_answers else None,
+    )
+
+
+def _check_start(recipe: str, config: TrainConfig, start: Teacher) -> None:
+    """Raise `CheckpointError` unless a run of `config` can begin with the weights of `start`."""
+    if start.config.architecture not in (config.architecture, EXTENDS.get(config.architecture)):
         raise CheckpointError(
-            f"The weights to begin with are those of a network of kind {teachers[0].config.architecture}, and recipe "
+            f"The weights to begin with are those of a network of kind {start.config.architecture}, and recipe "
             f"{recipe} trains one of kind {config.architecture}; choose another start, or another recipe."
         )
-    if config.start_from_teacher:  # norms are measured on pictures degraded as for it; some only hours from now
-        unknown = [name for name in teachers[0].config.degradations if name not in DEGRADATIONS]
-        if unknown:
-            raise CheckpointError(
-                f"The first teacher was trained with {', '.join(unknown)}, which this version does not know; "
-                "name another one first."
-            )
+    # norms are measured on pictures degraded as for it; some only hours from now
+    if unknown := [name for name in start.config.degradations if name not in DEGRADATIONS]:
+        raise CheckpointError(
+            f"The first teacher was trained with {', '.join(unknown)}, which this version does not know; "
+            "name another one first."
+        )
 
 
 def _check_answers(recipe: str, config: TrainConfig, data: TrainingData, teacher: Teacher) -> None:

@@ -22,7 +22,8 @@ from training.optim import LR_SCHEDULES, Lookahead
 from training.process import keep_freed_memory, stop_requests
 from training.progress import Progress
 from training.recipes import SEEDS
-from training.run import Run, pixels
+from training.run import Run
+from training.start import pixels
 
 EVALUATION_BATCH = 500
 ORDER, VIEW, DEGRADATION = 0, 1, 2 * SEEDS  # streams of random numbers, each clear of the others and of other seeds'
@@ -96,7 +97,7 @@ def train_one_step(run: Run, indices: Tensor, epoch: int) -> Tensor:
     loss = temperature**2 * loss  # or the gradient would shrink by as much
     run.optimizer.zero_grad(set_to_none=True)
     run.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-    with run.precision.autocast(run.device):  # Muon's products of matrices
+    with run.precision.autocast(run.device):  # in that format, too, are Muon's products of matrices
         run.scaler.step(run.optimizer)
     run.scaler.update()
     run.step += 1

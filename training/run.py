@@ -8,22 +8,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from training.architectures import ARCHITECTURES, Network
 from training.average import average
 from training.checkpoint import Checkpoint, EpochRecord, Teacher, network_of
 from training.data import TrainingData
-from training.degrade import degrade
 from training.device import Precision, moved
-from training.distill import Memory, Teachers, check_teachers
+from training.distill import Memory, Teachers, cast
 from training.errors import CheckpointError
-from training.norms import folded, unfold
 from training.optim import OPTIMIZERS, Lookahead
 from training.provenance import provenance
 from training.recipes import TrainConfig
-
-WHITENING_IMAGES, WHITENING_BATCH = 5_000, 16
-STATISTICS_IMAGES = 10_000
-STATISTICS_BATCH = 500
+from training.start import Start, on
 
 
 class Run:
@@ -39,7 +33,9 @@ class Run:
         teachers: tuple[Teacher, ...] = (),
     ) -> None:
         """Raises `CheckpointError` when `teachers` are not those that `config` asks for, or know other classes."""
-        check_teachers(recipe, config, data, teachers)
+        forgetting = (replace(teacher, answers=None) for teacher in teachers)  # or each student would carry them on
+        self.teachers = teachers if config.inherit_answers else tuple(forgetting)
+        self.roles = cast(recipe, config, data, self.teachers)
         self.recipe, self.config, self.data, self.device, self.precision = (
             recipe,
             config,
@@ -54,11 +50,9 @@ class Run:
         self.epoch_loss = torch.zeros((), dtype=torch.float64, device=device)  # summed; to read it is to wait for it
         self.history: list[EpochRecord] = []
         self.provenance = provenance(device, precision)  # of the start: the source may change while this runs
-        forgetting = (replace(teacher, answers=None) for teacher in teachers)  # or each student would carry them on
-        self.teachers = teachers if config.inherit_answers else tuple(forgetting)
-        self.model = self._start()
-        asked = () if config.inherit_answers else teachers[0 if config.start_teaches else 1 :]
-        networks = [_on(device, network_of(teacher)) for teacher in asked]
+        self.start = Start(config, data, device, precision, self.roles.start)
+        self.model = self.start.network()
+        networks = [on(device, network_of(teacher)) for teacher in self.roles.asked]
         self.ensemble = Teachers(networks, config.distill_temperature) if networks else None
         self.memory = self._memory()
         self.optimizer = OPTIMIZERS[config.optimizer](self.model, config)
@@ -83,44 +77,21 @@ class Run:
             return
         self.kept.append({name: value.clone() for name, value in self.model.state_dict().items()})
         if self.step == self.total_steps:
-            start = [self._start().state_dict()] * self.config.start_weight if self.config.start_from_teacher else []
-            batches = map(pixels, torch.split(self._typical_images(), STATISTICS_BATCH))
+            start = [self.start.network().state_dict()] * self.config.start_weight if self.roles.start else []
+            batches = self.start.typical_batches()
             with self.precision.autocast(self.device):
                 average(self.model, [*start, *self.kept], batches)
 
     def _memory(self) -> Memory | None:
         """What there is to be remembered, or is already, of what teachers say."""
         config = self.config
-        if not config.view_cycle or not (self.ensemble or config.inherit_answers):
+        if not config.view_cycle or not (self.ensemble or self.roles.remembered is not None):
             return None
         batches = config.view_cycle * self.steps_per_epoch
         memory = Memory(batches, self.images_per_step, len(self.data.labels), self.device)
-        if config.inherit_answers and (inherited := self.teachers[-1].answers) is not None:
-            memory.restore(inherited)
+        if self.roles.remembered is not None:
+            memory.restore(self.roles.remembered)
         return memory
-
-    def _start(self) -> Network:
-        """The network before the first step."""
-        network = build_network(self.config, self.data, self.device)
-        if self.config.start_from_teacher:  # strictly, but for what it has that its teacher does not: see `EXTENDS`
-            weights = self.teachers[0].model
-            if self.teachers[0].labels != self.data.labels:  # what it knows of pictures serves for other classes, too
-                own = set(map(id, network.last_layer.parameters()))
-                fresh = {name for name, parameter in network.named_parameters() if id(parameter) in own}
-                weights = {name: weight for name, weight in weights.items() if name not in fresh}
-            network.load_state_dict({**network.state_dict(), **weights})
-            if folded(network):
-                with self.precision.autocast(self.device):
-                    unfold(network, map(pixels, torch.split(self._typical_images(), STATISTICS_BATCH)))
-        return network
-
-    def _typical_images(self) -> Tensor:
-        """What the norms' statistics are measured on: every other image degraded as for the network at the start."""
-        clean, other = torch.chunk(self.images[:STATISTICS_IMAGES], 2)
-        config = self.teachers[0].config if self.config.start_from_teacher else self.config
-        generator = torch.Generator().manual_seed(config.seed)
-        degraded = [degrade(batch, config.degradations, generator) for batch in torch.split(other, STATISTICS_BATCH)]
-        return torch.stack([clean[: len(other)], torch.cat(degraded)], 1).flatten(0, 1)
 
     @property
     def view(self) -> int:
@@ -180,22 +151,3 @@ class Run:
         before, now = saved.precision, self.precision.value
         changed = {} if before == now else {"precision": f"{saved.provenance['precision']}, then {now}"}
         self.provenance = {**saved.provenance, **changed}
-
-
-def build_network(config: TrainConfig, data: TrainingData, device: torch.device) -> Network:
-    """The recipe's network in its seeded initial state, channels last."""
-    torch.manual_seed(config.seed)
-    model = ARCHITECTURES[config.architecture](len(data.labels), size=config.image_size)
-    with torch.no_grad():
-        batches = torch.split(data.train.images[:WHITENING_IMAGES], WHITENING_BATCH)
-        model.initialise((pixels(batch) - model.mean) / model.std for batch in batches)
-    return _on(device, model)
-
-
-def pixels(images: Tensor) -> Tensor:
-    """uint8 (N, H, W, 3) → float32 0 … 255 (N, 3, H, W), channels last in memory."""
-    return images.permute(0, 3, 1, 2).float()
-
-
-def _on(device: torch.device, model: Network) -> Network:
-    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

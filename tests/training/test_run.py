@@ -8,18 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.runs import CPU, SMALL, exported_weights, run, untrained_teacher
+from tests.runs import CPU, SMALL, run, untrained_teacher
 from training import checkpoint as checkpoints
 from training import loop
-from training.architectures import Network
-from training.checkpoint import EpochRecord, load_teacher, network_of
+from training.checkpoint import EpochRecord, load_teacher
 from training.data import TrainingData, load_training_data
 from training.device import Precision
 from training.errors import CheckpointError
 from training.loop import next_batch, train
-from training.norms import measure_statistics
-from training.recipes import with_overrides
-from training.run import WHITENING_BATCH, Run, build_network, pixels
+from training.run import Run
 
 pytestmark = pytest.mark.usefixtures("narrow_networks")
 
@@ -73,58 +70,6 @@ def test_the_learning_rate_begins_anew_and_the_last_weights_are_the_mean_over_al
     assert checkpoints.load(tmp_path).kept == ()
 
 
-def test_a_network_may_start_as_the_one_that_it_extends(data: TrainingData, tmp_path: Path) -> None:
-    config = replace(SMALL["cifar10"], architecture="plain-cnn-small")
-    plain, *teachers = (untrained_teacher(seed, data, config.architecture) for seed in range(len(config.teachers)))
-    extended = replace(config, architecture="excited-cnn-small", epochs=1, restarts=(5,))
-    runs = [Run("cifar10", each, data, CPU, Precision.FP32, (plain, *teachers)) for each in (config, extended)]
-    images = pixels(data.validation.images)
-    before, got = (each.model.eval()(images) for each in runs)
-    assert torch.equal(before, got)
-    train(runs[1], tmp_path)
-    excitations = [weight for name, weight in runs[1].model.named_parameters() if "excite" in name]
-    assert all(weight.any() for weight in excitations)
-
-    grown = replace(plain, config=replace(plain.config, architecture="excited-cnn-small"))
-    with pytest.raises(CheckpointError, match=r"kind excited-cnn-small, and .* trains one of kind plain-cnn-small;"):
-        Run("cifar10", config, data, CPU, Precision.FP32, (grown, *teachers))
-
-
-@pytest.mark.parametrize(
-    ("architecture", "own"),
-    [("plain-cnn", {"head.weight"}), ("tutorial-cnn", {"layers.11.weight", "layers.11.bias"})],
-)
-def test_a_start_that_knows_other_classes_gives_all_but_its_last_layer(
-    data: TrainingData, architecture: str, own: set[str]
-) -> None:
-    pets = replace(data, labels=("cat", "dog"))
-    config = with_overrides(replace(SMALL["tutorial"], architecture=architecture), start="untrained")
-    for known, fresh in ((pets, own), (data, set())):
-        start = untrained_teacher(1, known, architecture)
-        for mean in (weight for name, weight in start.model.items() if name.endswith("running_mean")):
-            mean.fill_(0.1)  # as of one that has seen something
-        each = Run("tutorial", config, data, CPU, Precision.FP32, (start,))
-        assert each.ensemble is None
-        weights = each.model.state_dict()
-        assert {name for name in weights if not torch.equal(weights[name], start.model[name])} == fresh
-
-
-def test_a_network_from_an_exported_file_starts_as_what_it_was(data: TrainingData) -> None:
-    config = SMALL["cifar10"]
-    start, *teachers = (untrained_teacher(seed, data) for seed in range(len(config.teachers)))
-    network = network_of(start)
-    measure_statistics(network, [pixels(data.train.images[:1_000])])
-    exported = network_of(start)
-    exported.adopt(exported_weights(network))
-    teacher = replace(start, model=exported.state_dict())
-    each = Run("cifar10", config, data, CPU, Precision.FP32, (teacher, *teachers))
-    images = pixels(data.validation.images)
-    expected = network(images)
-    assert torch.allclose(each.model.eval()(images), expected, atol=0.05)
-    assert torch.allclose(each.model.train()(images), expected, atol=0.2)
-    assert not torch.allclose(exported.train()(images), expected, atol=0.2)
-
-
 def test_a_start_that_does_not_teach_is_not_asked(data: TrainingData) -> None:
     start, *teachers = (untrained_teacher(seed, data) for seed in range(len(SMALL["cifar10"].teachers)))
     silent = Run("cifar10", SMALL["cifar10"], data, CPU, Precision.FP32, (start, *teachers))
@@ -135,14 +80,6 @@ def test_a_start_that_does_not_teach_is_not_asked(data: TrainingData) -> None:
         other.step = silent.step
         asked, expected = (next_batch(each, torch.arange(silent.config.batch_size))[1] for each in (silent, other))
         assert torch.equal(asked, expected)
-
-
-def test_whitening_sees_the_images_a_few_at_a_time(data: TrainingData, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes: list[int] = []
-    monkeypatch.setattr(Network, "initialise", lambda _, batches: sizes.extend(map(len, batches)))
-    build_network(SMALL["tutorial"], data, CPU)
-    assert sum(sizes) == 200  # of which the fixture has it make do
-    assert max(sizes) == WHITENING_BATCH
 
 
 @pytest.mark.parametrize("restarts", [(), (1, 2)])

@@ -102,7 +102,7 @@ class PlainCNN(Network):
     def initialise(self, batches: Iterable[Tensor]) -> None:
         """Whiten the 3×3 patches of images: eigenvectors of their covariance over the root of the eigenvalues.
 
-        Only one batch's patches, which take 72 times the memory of its bytes, are there at a time.
+        Only one batch's patches are there at a time: they take 72 times the memory of the pictures' bytes.
         """
         count, total, products = 0, torch.zeros(27).double(), torch.zeros(27, 27).double()
         for images in batches:
