@@ -1,4 +1,4 @@
-"""The README says what the code does: its tables, commands and examples are held against it."""
+"""The documents say what the code does: their tables, commands, links and examples are held against it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ from training.recipes import RECIPES
 from training.report import seen_in_training
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = {
+    path: (ROOT / path).read_text("utf-8") for path in ("README.md", "training/README.md", "service/deploy/README.md")
+}
+README = "\n".join(DOCUMENTS.values())
 
 
 def rows(heading: str) -> dict[str, list[str]]:
@@ -130,6 +133,22 @@ def test_every_command_is_one_that_exists() -> None:
             assert words[0] in {"curl", "pip", "docker", "kubectl", "openssl", "ray", "serve"}, command
         seen.add(words[0])
     assert seen >= {"make", "curl", "convoy-train"}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_link_leads_somewhere(document: str) -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", DOCUMENTS[document])
+    assert links
+    for link in links:
+        if not link.startswith(("http://", "https://")):
+            path, _, anchor = link.partition("#")
+            target = (ROOT / document).parent / path if path else ROOT / document
+            assert target.exists(), link
+            if anchor:
+                headings = re.findall(r"^#+ (.*)$", target.read_text("utf-8"), re.MULTILINE)
+                assert anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}, (
+                    link
+                )
 
 
 def test_every_alert_has_its_row() -> None:
