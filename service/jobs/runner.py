@@ -37,11 +37,16 @@ from service.settings import Settings
 
 IDLE_S = 1.0  # how often to look for what other processes have accepted or left
 RETRY_S = 10.0  # after trouble: with the disk, or with one batch
+BEHIND_S = 60.0  # how long after a batch was accepted a process may not have looked at the models yet
 TIDY_S = 60.0
 PIECE_S = 0.008  # how long a piece may keep the engine from requests; a single image may take longer
 TURNS = 16  # of the event loop before each piece: a request takes several from its arrival to its answer
 Outcome = Prediction | ServiceError
 logger = logging.getLogger(__name__)
+
+
+class Behind(Exception):
+    """Another process has accepted a batch for a model that this one may be about to have."""
 
 
 class Runner:
@@ -102,7 +107,7 @@ class Runner:
                 await self._do(claim)
         except (Draining, DeviceLost):
             raise
-        except StorageFailed as exc:
+        except (StorageFailed, Behind) as exc:
             logger.error("batch %s waits: %s", claim.batch.id, exc)
             return False
         except Exception:
@@ -117,6 +122,8 @@ class Runner:
             else:
                 await self._score(claim)
         except (InvalidSource, EmptyRequest, ModelNotFound) as exc:
+            if isinstance(exc, ModelNotFound) and time.time() - claim.batch.created < BEHIND_S:
+                raise Behind(exc.detail) from exc
             await asyncio.to_thread(self.work.fail, claim, exc)
 
     @asynccontextmanager

@@ -23,9 +23,10 @@ from service.jobs.database import Batch
 from service.jobs.runner import Runner
 from service.jobs.store import NewBatch, Store
 from service.jobs.work import Claim
+from service.metadata import ModelMetadata
 from service.queueing import Priority
 from service.settings import Settings
-from tests.conftest import COLOURS, encode, picture
+from tests.conftest import COLOURS, encode, picture, write_colour_model
 from tests.service.jobs.packing import PACKERS
 
 PICTURES = [(f"{i}.png", encode(picture(COLOURS[i % 3]))) for i in range(25)]
@@ -35,6 +36,7 @@ PICTURES = [(f"{i}.png", encode(picture(COLOURS[i % 3]))) for i in range(25)]
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner_module, "IDLE_S", 0.05)
     monkeypatch.setattr(runner_module, "RETRY_S", 0.05)
+    monkeypatch.setattr(runner_module, "BEHIND_S", 0.0)
     monkeypatch.setattr(store_module, "CHUNK_INPUTS", 10)
 
 
@@ -130,6 +132,34 @@ def test_a_model_that_is_gone_fails_the_batch(settings: Settings, models_dir: Pa
             await state.served.reload()
             found = await ended(state.store, add(state.store, identity=identity))
             assert json.loads(found.error or "")["type"] == "model-not-found"
+
+    asyncio.run(scenario())
+
+
+def test_a_batch_for_a_model_that_another_process_has_already_waits_for_it(
+    settings: Settings, models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_module, "BEHIND_S", 60.0)
+    own = settings.model_copy(update={"models_dir": Path(shutil.copytree(models_dir, tmp_path / "models"))})
+
+    async def scenario() -> None:
+        async with running(own) as state:
+            stored = write_colour_model(own.models_dir / "colours" / "3")
+            digest = ModelMetadata.read(stored).files["fp32"].sha256
+            identity = replace(state.served.choose().loaded.identity, version="3", digest=f"sha256:{digest}")
+            behind, batch = asyncio.Event(), add(state.store, identity=identity)
+            postpone = state.runner.work.postpone
+
+            def postponed(claim: Claim, seconds: float) -> None:
+                postpone(claim, seconds)
+                loop.call_soon_threadsafe(behind.set)
+
+            loop = asyncio.get_running_loop()
+            monkeypatch.setattr(state.runner.work, "postpone", postponed)
+            await asyncio.wait_for(behind.wait(), 60)
+            assert not state.store.get(batch.id).ended
+            await state.served.reload()
+            assert (await ended(state.store, batch)).status == "succeeded"
 
     asyncio.run(scenario())
 
