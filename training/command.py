@@ -115,17 +115,20 @@ def export(options: argparse.Namespace) -> None:
 
 def import_network(options: argparse.Namespace) -> None:
     """Somebody else's network → a version in the model repository."""
-    from training import data, foreign_graph, imported, report
+    from training import data, report
+    from training.foreign import importing, source, wrapping
 
-    labels = imported.read_labels(options.labels)
-    normalisation = foreign_graph.Normalisation(tuple(options.mean), tuple(options.std))
-    source = imported.Source(options.network, labels, normalisation, options.size)
-    pictures = data.load_training_data(options.data, imported.size_of(source)) if options.data else None
-    metadata = imported.import_network(
-        source, options.model, pictures, description=options.description, notes=tuple(options.note)
+    labels = source.read_labels(options.labels)
+    normalisation = wrapping.Normalisation(tuple(options.mean), tuple(options.std))
+    network = source.Source(options.network, labels, normalisation, options.size)
+    pictures = data.load_training_data(options.data, source.size_of(network)) if options.data else None
+    metadata = importing.import_network(
+        network, options.model, pictures, description=options.description, notes=tuple(options.note)
     )
     for evaluation in metadata.evaluations:
         print(report.table(evaluation), end="\n\n")
+    for note in metadata.notes[len(options.note) :]:
+        print(note)
     print(
         f"Imported {options.model}: {metadata.input.width} × {metadata.input.height} pixels, {len(labels):,} classes, "
         f"{metadata.macs / 1e6:,.1f} million multiply-accumulates. "

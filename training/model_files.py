@@ -106,9 +106,17 @@ def check_accuracy(evaluations: tuple[Evaluation, ...]) -> None:
     """Raise `ExportError` when a file is right less often than the fp32 file by more than the gate allows."""
     (reference,) = (e for e in evaluations if e.precision == "fp32")
     for each in evaluations:
-        allowed = max(GATE_ACCURACY_LOSS, GATE_IMAGES_LOST / each.images)
-        if not reference.accuracy - each.accuracy < allowed + 1e-9:
+        if loses(each, reference):
             raise ExportError(
                 f"The {each.precision} file is right about {each.accuracy:.2%} of the {each.split} images, the fp32 "
-                f"file about {reference.accuracy:.2%}: more than {allowed:.1%} lost; nothing was written."
+                f"file about {reference.accuracy:.2%}: more than {_allowed(each):.1%} lost; nothing was written."
             )
+
+
+def loses(evaluation: Evaluation, reference: Evaluation) -> bool:
+    """Whether a file is right less often than the fp32 file by more than the gate allows."""
+    return not reference.accuracy - evaluation.accuracy < _allowed(evaluation) + 1e-9
+
+
+def _allowed(evaluation: Evaluation) -> float:
+    return max(GATE_ACCURACY_LOSS, GATE_IMAGES_LOST / evaluation.images)

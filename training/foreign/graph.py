@@ -1,13 +1,12 @@
-"""Somebody else's ONNX network → one that the service can run: a way in for pixels, and a way out for probabilities.
+"""Somebody else's ONNX file → the network in it, and what is known of that.
 
-The network takes one float32 tensor, (N, 3, H, W) or (N, H, W, 3), of (pixel / 255 - mean) / std, and its first output
-are logits or probabilities, (N, classes). What it does is left as it is. What is otherwise raises `ExportError`.
+It takes one float32 tensor of images, (N, 3, H, W) or (N, H, W, 3), and its first output are logits or probabilities,
+(N, classes). What is otherwise raises `ExportError`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -16,35 +15,15 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
-from onnx import TensorProto, helper, numpy_helper, shape_inference
+from onnx import TensorProto, helper, shape_inference
 
-from training.calibrate import Calibrator
 from training.errors import ExportError
-from training.onnx_graph import INPUT, LOGITS, OUTPUT
 
 OLDEST_OPSET = 11
 SOFTMAXES = {"Softmax", "LogSoftmax"}
 BEFORE, AFTER = "convoy_in_", "convoy_out_"  # names that no exporter gives
 SMALLEST = 1e-30  # of a probability before its logarithm
 Array = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """Pixels, 0 … 1 for each channel → what the network takes: (pixel - mean) / std."""
-
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
-
-    def __post_init__(self) -> None:
-        """Raise `ExportError` for deviations that nothing can be divided by."""
-        if min(self.std) <= 0:
-            raise ExportError("Standard deviations are above 0; give --std as training had it.")
-
-    def __call__(self, images: npt.NDArray[np.uint8]) -> Array:
-        """uint8 (N, H, W, 3) → float32 (N, H, W, 3)."""
-        values: Array = ((images / 255 - np.array(self.mean)) / np.array(self.std)).astype(np.float32)
-        return values
 
 
 @dataclass(frozen=True)
@@ -141,77 +120,6 @@ def _without_softmax(graph: onnx.GraphProto) -> str:
         return output
     graph.node.remove(last)
     return str(last.input[0])
-
-
-def wrapped(
-    foreign: Foreign, normalisation: Normalisation, calibrator: Calibrator, properties: dict[str, str], *, classes: int
-) -> onnx.ModelProto:
-    """uint8 `image` (N, H, W, 3) → float32 `probabilities` (N, classes), calibrated as `InferenceGraph`'s are."""
-    model = onnx.ModelProto()
-    model.CopyFrom(foreign.model)
-    graph = model.graph
-    before, after = Nodes(BEFORE), Nodes(AFTER)
-    pixels = before.add("Cast", INPUT, to=TensorProto.FLOAT)
-    if foreign.channels_first:
-        pixels = before.add("Transpose", pixels, perm=[0, 3, 1, 2])
-    shape = (3, 1, 1) if foreign.channels_first else (3,)
-    mean, std = (np.reshape(values, shape) for values in (normalisation.mean, normalisation.std))
-    scaled = before.add("Mul", pixels, before.constant(1 / (255 * std)))
-    before.add("Add", scaled, before.constant(-mean / std), named=foreign.input)
-
-    logits = after.add("Mul", foreign.output, after.constant(1 / calibrator.temperature))
-    biases = calibrator.biases or (0.0,) * classes
-    logits = after.add("Add", logits, after.constant(biases), named=LOGITS)
-    if calibrator.exponent != 1:
-        surprisal = after.add("Abs", after.add("LogSoftmax", logits, axis=1))
-        logits = after.add("Neg", after.add("Pow", surprisal, after.constant(calibrator.exponent)))
-    after.add("Softmax", logits, axis=1, named=OUTPUT)
-
-    nodes = [*before.nodes, *graph.node, *after.nodes]
-    del graph.node[:]
-    graph.node.extend(nodes)
-    graph.initializer.extend([*before.constants, *after.constants])
-    constants = [value for value in graph.input if value.name != foreign.input]
-    del graph.input[:]
-    image = helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["batch", foreign.height, foreign.width, 3])
-    graph.input.extend([image, *constants])
-    graph.output[0].CopyFrom(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", classes]))
-    del model.metadata_props[:]
-    helper.set_model_props(model, properties)
-    return model
-
-
-class Nodes:
-    """Nodes that follow each other, and their constants; names begin with `prefix`."""
-
-    def __init__(self, prefix: str) -> None:
-        self._prefix = prefix
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
-
-    def add(self, kind: str, *inputs: str, named: str | None = None, **attributes: int | list[int]) -> str:
-        """One more; returns the name of its output."""
-        output = named or f"{self._prefix}{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))  # type: ignore[arg-type]
-        return output
-
-    def constant(self, values: float | Sequence[float] | npt.NDArray[np.float64]) -> str:
-        """Float32 numbers; returns their name."""
-        name = f"{self._prefix}constant_{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(np.asarray(values, np.float32), name))
-        return name
-
-
-def from_probabilities(foreign: Foreign) -> Foreign:
-    """The same with their logarithms as output, which are logits."""
-    model = onnx.ModelProto()
-    model.CopyFrom(foreign.model)
-    end = Nodes("convoy_log_")
-    output = end.add("Log", end.add("Max", foreign.output, end.constant(SMALLEST)))
-    model.graph.node.extend(end.nodes)
-    model.graph.initializer.extend(end.constants)
-    model.graph.output[0].CopyFrom(helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", None]))
-    return Foreign(model, foreign.input, foreign.channels_first, foreign.height, foreign.width, output)
 
 
 def parameters(foreign: Foreign) -> int:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
+import onnx
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 from starlette.testclient import TestClient
 
 from service.app import create_app
 from service.metadata import ModelMetadata
 from service.settings import Settings
 from tests.conftest import encode
-from tests.training.foreign import LABELS, SIZE, by_hand, compared, frozen, network, softmax
+from tests.training.foreign.networks import LABELS, SIZE, by_hand, compared, frozen, network, softmax
 from tests.training.test_pictures import fill, speckled
 from training.__main__ import main
 from training.errors import ExportError
-from training.foreign_graph import Normalisation
-from training.imported import Source, import_network, read_labels
+from training.foreign import importing
+from training.foreign.importing import import_network
+from training.foreign.int8 import quantized
+from training.foreign.source import Source
+from training.foreign.wrapping import Normalisation
 
 
 @pytest.fixture
@@ -64,8 +70,50 @@ def test_pictures_make_it_honest_and_measure_it_whatever_their_order(
     assert metadata.calibration.fitted_on.endswith("pictures of pictures, a folder of pictures")
     assert set(metadata.calibration.thresholds["fp32"]) == {"0.9", "0.95", "0.99"}
     assert main(["evaluate", str(target), "--data", str(pictures), "--record"]) == 0
-    (validation, test) = ModelMetadata.read(target).evaluations
-    assert (validation.split, test.split, test.accuracy) == ("validation", "test", 1)
+    measured = {(e.split, e.precision): e.accuracy for e in ModelMetadata.read(target).evaluations}
+    assert measured == dict.fromkeys(product(("validation", "test"), ("fp32", "int8")), 1)
+    settings = Settings(models_dir=tmp_path / "models", default_model="colours", device="cpu", precision="int8")
+    with TestClient(create_app(settings)) as client:
+        answer = client.post("/v1/predict", files={"images": encode(speckled("green", 7))}).json()
+    assert answer["predictions"][0]["label"] == "green"
+
+
+def test_an_int8_file_that_is_worse_is_left_out_and_that_is_said(
+    tmp_path: Path, labels: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its channels are exchanged, as if coarse steps had confused them."""
+
+    def worse(model: onnx.ModelProto, images: np.ndarray) -> onnx.ModelProto:
+        made = quantized(model, images)
+        for tensor in made.graph.initializer:
+            if tensor.dims == [3, 3]:
+                tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor)[::-1].copy(), tensor.name))
+        return made
+
+    monkeypatch.setattr(importing, "quantized", worse)
+    pictures = fill(tmp_path / "pictures", 30)
+    file, target = network(tmp_path / "net.onnx"), tmp_path / "models" / "colours" / "1"
+    assert main(["import", str(file), str(target), "--labels", str(labels), "--data", str(pictures)]) == 0
+    assert "the fp32 file about 100.00%: it was left out." in capsys.readouterr().out
+    metadata = ModelMetadata.read(target)
+    assert set(metadata.files) == set(metadata.calibration.thresholds) == {"fp32"}
+    assert not metadata.calibration.others
+    assert "it was left out" in (target / "MODEL_CARD.md").read_text()
+    assert not (target / "model.int8.onnx").exists()
+
+
+def test_where_no_int8_file_can_be_made_there_is_none_and_that_is_said(
+    tmp_path: Path, labels: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def none(_model: onnx.ModelProto, _images: np.ndarray) -> NoReturn:
+        raise ExportError("No int8 file can be made of the network: an odd operator")
+
+    monkeypatch.setattr(importing, "quantized", none)
+    pictures = fill(tmp_path / "pictures", 30)
+    file, target = network(tmp_path / "net.onnx"), tmp_path / "models" / "colours" / "1"
+    assert main(["import", str(file), str(target), "--labels", str(labels), "--data", str(pictures)]) == 0
+    assert "No int8 file can be made" in capsys.readouterr().out
+    assert set(ModelMetadata.read(target).files) == {"fp32"}
 
 
 def test_what_it_has_no_label_for_is_told(tmp_path: Path, labels: Path) -> None:
@@ -99,20 +147,6 @@ def test_a_version_is_never_written_over(tmp_path: Path) -> None:
     import_network(Source(file, LABELS, Normalisation()), target)
     with pytest.raises(ExportError, match="versions never change"):
         import_network(Source(file, LABELS, Normalisation()), target)
-
-
-@pytest.mark.parametrize("text", ["", "one\n", "one\ntwo\none\n", b"\xff\xfe\x00"])
-def test_labels_that_are_none_are_told(tmp_path: Path, text: str | bytes) -> None:
-    path = tmp_path / "labels.txt"
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(ExportError, match=r"labels.txt (must name|can't be read)"):
-        read_labels(path)
-
-
-def test_labels_of_any_system_are_read(tmp_path: Path) -> None:
-    path = tmp_path / "labels.txt"
-    path.write_bytes("\ufeffhéron\r\n cat \r\n\r\n".encode())
-    assert read_labels(path) == ("héron", "cat")
 
 
 def test_golden_pictures_are_replayed(tmp_path: Path) -> None:

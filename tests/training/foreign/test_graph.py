@@ -1,0 +1,60 @@
+"""ONNX files from elsewhere: what is known of the network, or what keeps it from being served."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from onnx import TensorProto, helper
+
+from tests.training.foreign.networks import SIZE, frozen, network
+from training import golden
+from training.errors import ExportError
+from training.foreign.graph import count_macs, parameters, read
+from training.foreign.wrapping import Normalisation
+
+PICTURES = golden.pictures(SIZE, SIZE, 9)
+
+
+def test_its_size_can_be_said_where_the_file_leaves_it_open(tmp_path: Path) -> None:
+    path = network(tmp_path / "a.onnx", shape=("N", 3, "h", "w"))
+    with pytest.raises(ExportError, match=r"any size, float \(N, 3, h, w\); say with --size"):
+        read(path)
+    assert (read(path, 24).height, read(path, 24).width) == (24, 24)
+    with pytest.raises(ExportError, match="not of 24 × 24; leave out --size"):
+        read(network(tmp_path / "b.onnx"), 24)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"shape": ("N", 1, SIZE, SIZE)}, r"inputs input float \(N, 1, 16, 16\); one is needed, float32"),
+        ({"shape": ("N", 3, SIZE)}, "one is needed"),
+        ({"kind": TensorProto.DOUBLE}, r"input double \("),
+        ({"inputs": 2}, r"input float \(N, 3, 16, 16\), more 1 float"),
+        ({"opset": 10}, "has opset 10; export the network again with 11 or newer"),
+    ],
+)
+def test_what_can_not_be_served_is_told(tmp_path: Path, options: dict[str, object], told: str) -> None:
+    with pytest.raises(ExportError, match=told):
+        read(network(tmp_path / "a.onnx", **options))  # type: ignore[arg-type]
+
+
+def test_what_is_no_network_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="There is no file"):
+        read(tmp_path / "none.onnx")
+    (tmp_path / "a.onnx").write_bytes(b"hello")
+    with pytest.raises(ExportError, match="no valid ONNX file"):
+        read(tmp_path / "a.onnx")
+    rows = [helper.make_node("Reshape", ["logits", "one row"], ["a"]), helper.make_node("Identity", ["a"], ["output"])]
+    twice = [helper.make_node("Unsqueeze", ["logits", "one row"], ["output"])]
+    assert read(network(tmp_path / "b.onnx", end=rows)).run(Normalisation()(PICTURES)).shape == (9, 3)
+    with pytest.raises(ExportError, match=r"has the shape|can't run"):
+        read(network(tmp_path / "c.onnx", end=twice)).run(Normalisation()(PICTURES))
+
+
+def test_arithmetic_and_parameters_are_counted(tmp_path: Path) -> None:
+    for shape in (("N", 3, SIZE, SIZE), (1, 3, SIZE, SIZE)):
+        foreign = read(network(tmp_path / "a.onnx", shape=shape, end=frozen() if shape[0] == 1 else []))
+        assert count_macs(foreign) == 3 * 3 * SIZE * SIZE + 3 * 3
+        assert parameters(foreign) == 9 + 9

@@ -1,0 +1,1 @@
+"""Networks from elsewhere, as ONNX files → versions in the model repository. `importing` says how."""

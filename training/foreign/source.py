@@ -1,0 +1,55 @@
+"""What the command line names → an ONNX file and what is not in it: labels, normalisation, pictures.
+
+What does not fit together raises `ExportError`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.data import Split, TrainingData
+from training.errors import ExportError
+from training.foreign import graph
+from training.foreign.wrapping import Normalisation
+
+
+@dataclass(frozen=True)
+class Source:
+    """An ONNX file and what is not in it."""
+
+    path: Path
+    labels: tuple[str, ...]  # in the order of the network's outputs
+    normalisation: Normalisation
+    size: int | None = None  # of its images, where the file leaves it open
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """One class per line, in the order of the network's outputs; raises `ExportError`."""
+    try:
+        labels = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ExportError(f"{path} can't be read as text; give a file with one class per line.") from exc
+    if len(labels) < 2 or len(set(labels)) < len(labels):
+        raise ExportError(f"{path} must name at least two classes, one per line, none of them twice.")
+    return labels
+
+
+def held_out(data: TrainingData, labels: tuple[str, ...]) -> Split:
+    """All pictures but those of the test part, their numbers those of `labels`; raises `ExportError` for others."""
+    if sorted(data.labels) != sorted(labels):
+        others = ", ".join(sorted(set(data.labels) ^ set(labels))[:6])
+        raise ExportError(
+            f"The pictures of {data.name} are not of the network's classes: {others} is on one side only."
+        )
+    return data.whole().train.renumbered(data.labels, labels)
+
+
+def size_of(source: Source) -> int:
+    """Pixels of the height and width of its images; raises `ExportError` where they differ: no pictures are made so."""
+    foreign = graph.read(source.path, source.size)
+    if foreign.height != foreign.width:
+        raise ExportError(
+            f"The network takes images of {foreign.width} × {foreign.height}; with --data they must be square."
+        )
+    return foreign.height
