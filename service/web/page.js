@@ -10,6 +10,7 @@ const COVERAGE = 0.95; // of the prediction sets, where the model has thresholds
 const OF_A_PICTURE = [413, 422]; // refusals that one picture among several may have brought upon all of them
 const NO_PICTURE = "That is no picture; choose a JPEG, PNG or the like.";
 const UNREADABLE = "This can't be read: it is empty or a folder, or has been changed or removed since it was chosen.";
+const CLASSES = 20; // whose names are told
 const NAMED = 5; // labels in the sentence on how many have which
 
 let version = null; // what is known of the chosen model's active version
@@ -39,9 +40,10 @@ async function showModel() {
   if (name !== at("model").value) return; // another has been chosen meanwhile
   version = found;
   const measured = version.metadata.evaluations.find((e) => e.split === "test" && e.precision === version.precision);
+  const { labels } = version.metadata;
   at("facts").textContent = [
     `Version ${version.version}, ${version.precision} on ${version.provider.replace("ExecutionProvider", "")}.`,
-    `${version.metadata.labels.length} classes: ${version.metadata.labels.join(", ")}.`,
+    `${labels.length.toLocaleString("en")} classes: ${labels.slice(0, CLASSES).join(", ")}${labels.length > CLASSES ? ", …" : ""}.`,
     measured && `Right about ${percent(measured.accuracy)} of ${measured.images.toLocaleString("en")} test images.`,
   ].filter(Boolean).join(" ");
 }
