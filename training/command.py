@@ -116,14 +116,17 @@ def export(options: argparse.Namespace) -> None:
 def import_network(options: argparse.Namespace) -> None:
     """Somebody else's network → a version in the model repository."""
     from training import data, report
-    from training.foreign import importing, source, wrapping
+    from training.export import check_target
+    from training.foreign import graph, importing, source, wrapping
 
+    check_target(options.model)  # before anything is read
     labels = source.read_labels(options.labels)
     normalisation = wrapping.Normalisation(tuple(options.mean), tuple(options.std))
-    network = source.Source(options.network, labels, normalisation, options.size)
-    pictures = data.load_training_data(options.data, source.size_of(network)) if options.data else None
+    network = graph.read(options.network, options.size)
+    given = source.Source(options.network, network, labels, normalisation)
+    pictures = data.load_training_data(options.data, given.size) if options.data else None
     metadata = importing.import_network(
-        network, options.model, pictures, description=options.description, notes=tuple(options.note)
+        given, options.model, pictures, description=options.description, notes=tuple(options.note)
     )
     for evaluation in metadata.evaluations:
         print(report.table(evaluation), end="\n\n")

@@ -34,8 +34,8 @@ INTEGER_OPERATORS = ["Conv", "Relu", "MaxPool", "Add", "Mul", "Gemm", "Reshape"]
 class Images(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no type information
     """Batches of uint8 images (N, H, W, 3) whose activations set the scales."""
 
-    def __init__(self, images: npt.NDArray[np.uint8]) -> None:
-        self._batches = iter([{INPUT: images[i : i + BATCH]} for i in range(0, len(images), BATCH)])
+    def __init__(self, images: npt.NDArray[np.uint8], batch: int = BATCH) -> None:
+        self._batches = iter([{INPUT: images[i : i + batch]} for i in range(0, len(images), batch)])
 
     def get_next(self) -> dict[str, npt.NDArray[np.uint8]] | None:
         """The next batch, or None after the last."""
@@ -50,7 +50,7 @@ def quantize(fp32: Path, int8: Path, images: npt.NDArray[np.uint8]) -> None:
     """
     (cast,) = (node for node in onnx.load(fp32).graph.node if node.op_type == "Cast")
     pixels = {"scale": np.array(1, np.float32), "zero_point": np.array(0, np.uint8)}
-    with _without_advice():
+    with without_advice():
         quantize_static(
             fp32,
             int8,
@@ -106,7 +106,7 @@ def _take_bytes(graph: onnx.GraphProto) -> None:
 
 
 @contextmanager
-def _without_advice() -> Iterator[None]:
+def without_advice() -> Iterator[None]:
     """Without onnxruntime's warning that graphs should be optimised first: the exporter did that."""
     logging.disable(logging.WARNING)
     try:

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api import problems
+from service.api.incoming import joined
 from service.errors import Forbidden, Unauthorized
 
 ROOTS = ("/v1", problems.OPEN_INFERENCE)
@@ -57,7 +58,7 @@ class AdminRight:
 
     def __call__(self, request: Request) -> None:
         """`check`, as a dependency of FastAPI's."""
-        self.check(dict(request.scope["headers"]))
+        self.check(joined(request.scope["headers"]))
 
 
 class KeysMiddleware:
@@ -70,7 +71,7 @@ class KeysMiddleware:
         """Handle one connection of the ASGI server."""
         if scope["type"] == "http" and closed(scope["path"]):
             try:
-                self._keys.check(dict(scope["headers"]))
+                self._keys.check(joined(scope["headers"]))
             except Unauthorized as exc:
                 await problems.response(exc, scope["path"])(scope, receive, send)
                 return

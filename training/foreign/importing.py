@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import shutil
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -40,7 +40,6 @@ from training.errors import ExportError
 from training.evaluate import evaluate_probabilities
 from training.export import check_target
 from training.foreign import graph, wrapping
-from training.foreign.graph import Foreign
 from training.foreign.int8 import quantized
 from training.foreign.source import Source, held_out
 from training.model_files import GATE_TOLERANCE, NAMES, ModelFile, loses
@@ -61,7 +60,7 @@ def import_network(
 ) -> ModelMetadata:
     """Import `source` to `target` = models/<name>/<version>, calibrated on `data` where there is any."""
     check_target(target)
-    foreign = graph.read(source.path, source.size)
+    foreign = source.network
     small = foreign.height * foreign.width <= SMALL_PIXELS
     pictures = golden.pictures(foreign.height, foreign.width, golden.PICTURES if small else FEWER_PICTURES)
     answers = foreign.run(source.normalisation(pictures))
@@ -73,7 +72,7 @@ def import_network(
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=".import-", dir=target.parent))
     try:
-        metadata = _fill(folder, source, foreign, (pictures, torch.from_numpy(answers)), target, data)
+        metadata = _fill(folder, replace(source, network=foreign), (pictures, torch.from_numpy(answers)), target, data)
         metadata = metadata.model_copy(update={"description": description, "notes": (*notes, *metadata.notes)})
         metadata.write(folder)
         report.write_card(metadata, folder)
@@ -87,12 +86,12 @@ def import_network(
 def _fill(
     folder: Path,
     source: Source,
-    foreign: Foreign,
     expected: tuple[npt.NDArray[np.uint8], Tensor],  # golden pictures, and the network's logits of them
     target: Path,
     data: TrainingData | None,
 ) -> ModelMetadata:
-    name, number, labels = target.parent.name, target.name, source.labels
+    foreign, labels = source.network, source.labels
+    name, number = target.parent.name, target.name
     properties = {"name": name, "version": number, "labels": ",".join(labels)}
     networks: dict[Precision, onnx.ModelProto] = {"fp32": wrapping.with_way_in(foreign, source.normalisation)}
     notes: list[str] = []

@@ -6,19 +6,18 @@ weights with a scale per channel; the way in and the logits stay float32. What c
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from training.errors import ExportError
 from training.foreign.wrapping import BEFORE
-from training.onnx_graph import INPUT
+from training.quantize import Images, without_advice
 
 OPERATORS = [
     "Conv",
@@ -36,22 +35,10 @@ OPERATORS = [
 IMAGES, BATCH = 256, 8  # whose activations set the scales; all of a batch's are in memory at once
 
 
-class Images(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no type information
-    """Batches of uint8 images (N, H, W, 3)."""
-
-    def __init__(self, images: npt.NDArray[np.uint8]) -> None:
-        self._batches = iter([{INPUT: images[i : i + BATCH]} for i in range(0, len(images), BATCH)])
-
-    def get_next(self) -> dict[str, npt.NDArray[np.uint8]] | None:
-        """The next batch, or None after the last."""
-        return next(self._batches, None)
-
-
 def quantized(network: onnx.ModelProto, images: npt.NDArray[np.uint8]) -> onnx.ModelProto:
     """The integer form of `network`, scaled by uint8 `images` (N, H, W, 3); its output stays what it is called."""
-    logging.disable(logging.WARNING)  # onnxruntime's advice to do what is done here
     try:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, without_advice():
             given, fused, made = (Path(folder, name) for name in ("given.onnx", "fused.onnx", "made.onnx"))
             onnx.save_model(network, str(given))
             quant_pre_process(str(given), str(fused), skip_symbolic_shape=True)  # norms go into convolutions
@@ -59,7 +46,7 @@ def quantized(network: onnx.ModelProto, images: npt.NDArray[np.uint8]) -> onnx.M
             quantize_static(
                 fused,
                 made,
-                Images(images[:IMAGES]),
+                Images(images[:IMAGES], BATCH),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=OPERATORS,
                 nodes_to_exclude=way_in,
@@ -72,5 +59,3 @@ def quantized(network: onnx.ModelProto, images: npt.NDArray[np.uint8]) -> onnx.M
             return onnx.load(made)
     except Exception as exc:  # of graphs that onnxruntime does not expect
         raise ExportError(f"No int8 file can be made of the network: {exc}") from exc
-    finally:
-        logging.disable(logging.NOTSET)

@@ -10,18 +10,26 @@ from pathlib import Path
 
 from training.data import Split, TrainingData
 from training.errors import ExportError
-from training.foreign import graph
+from training.foreign.graph import Foreign
 from training.foreign.wrapping import Normalisation
 
 
 @dataclass(frozen=True)
 class Source:
-    """An ONNX file and what is not in it."""
+    """An ONNX file, the network in it, and what is not in it."""
 
     path: Path
+    network: Foreign
     labels: tuple[str, ...]  # in the order of the network's outputs
     normalisation: Normalisation
-    size: int | None = None  # of its images, where the file leaves it open
+
+    @property
+    def size(self) -> int:
+        """Pixels of the height and width of its images; raises `ExportError` where they differ: no pictures fit."""
+        height, width = self.network.height, self.network.width
+        if height != width:
+            raise ExportError(f"The network takes images of {width} × {height}; with --data they must be square.")
+        return height
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
@@ -43,13 +51,3 @@ def held_out(data: TrainingData, labels: tuple[str, ...]) -> Split:
             f"The pictures of {data.name} are not of the network's classes: {others} is on one side only."
         )
     return data.whole().train.renumbered(data.labels, labels)
-
-
-def size_of(source: Source) -> int:
-    """Pixels of the height and width of its images; raises `ExportError` where they differ: no pictures are made so."""
-    foreign = graph.read(source.path, source.size)
-    if foreign.height != foreign.width:
-        raise ExportError(
-            f"The network takes images of {foreign.width} × {foreign.height}; with --data they must be square."
-        )
-    return foreign.height

@@ -1,4 +1,4 @@
-"""The pinned lists: on every Python that pyproject.toml names, they hold what it asks for there and no more."""
+"""The pinned lists: on every Python that pyproject.toml names, and the next, they hold what it asks for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ LISTS = {
     "requirements-gpu.txt": ("gpu", "grpc"),
     "requirements-test.txt": ("cpu", "cluster", "grpc", "parquet", "test"),
 }
-PYTHONS = re.findall(r"Python :: (3\.\d+)", "\n".join(PROJECT["classifiers"]))
+NEXT = "3.14"  # nothing has run on it yet
+PYTHONS = [*re.findall(r"Python :: (3\.\d+)", "\n".join(PROJECT["classifiers"])), NEXT]
 
 
 def applies(requirement: Requirement, python: str) -> bool:

@@ -46,16 +46,19 @@ def test_the_output_appears_whole_and_nothing_is_left_beside_it(ledger: OpenLedg
     assert (tmp_path / "out").read_bytes() == b"1\n2\n"
 
 
+def goes_on_after_the_first_row(again: Ledger, folder: Path) -> None:
+    assert (again.rows, again.kept) == (1, {"last": "a"})
+    again.append(b"2\n", 1, {})
+    again.commit()
+    again.finish(ENCODER)
+    assert (folder / "out").read_bytes() == b"1\n2\n"
+
+
 def test_what_was_not_committed_is_cut_off(ledger: OpenLedger, tmp_path: Path) -> None:
     first = begun(ledger)
     first.append(b"2\nhal", 1, {"last": "b"})
     first.close()
-    second = ledger()
-    assert (second.rows, second.kept) == (1, {"last": "a"})
-    second.append(b"2\n", 1, {})
-    second.commit()
-    second.finish(ENCODER)
-    assert (tmp_path / "out").read_bytes() == b"1\n2\n"
+    goes_on_after_the_first_row(ledger(), tmp_path)
 
 
 def test_what_is_kept_may_change_without_rows(ledger: OpenLedger) -> None:
@@ -147,12 +150,7 @@ def test_rows_that_were_written_by_half_are_not_counted(
             first.append(b"2\n3\n4\n", 3, {"last": "d"})
     first.commit()
     first.close()
-    second = ledger()
-    assert (second.rows, second.kept) == (1, {"last": "a"})
-    second.append(b"2\n", 1, {})
-    second.commit()
-    second.finish(ENCODER)
-    assert (tmp_path / "out").read_bytes() == b"1\n2\n"
+    goes_on_after_the_first_row(ledger(), tmp_path)
 
 
 def test_what_did_not_reach_the_disk_is_not_recorded_later(ledger: OpenLedger, monkeypatch: pytest.MonkeyPatch) -> None:

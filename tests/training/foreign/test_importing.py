@@ -21,6 +21,7 @@ from tests.training.test_pictures import fill, speckled
 from training.__main__ import main
 from training.errors import ExportError
 from training.foreign import importing
+from training.foreign.graph import read
 from training.foreign.importing import import_network
 from training.foreign.int8 import quantized
 from training.foreign.source import Source
@@ -119,7 +120,7 @@ def test_where_no_int8_file_can_be_made_there_is_none_and_that_is_said(
 def test_what_it_has_no_label_for_is_told(tmp_path: Path, labels: Path) -> None:
     file, target = network(tmp_path / "net.onnx"), tmp_path / "models" / "colours" / "1"
     with pytest.raises(ExportError, match="has 3 outputs, and there are 2 labels"):
-        import_network(Source(file, ("a", "b"), Normalisation()), target)
+        import_network(Source(file, read(file), ("a", "b"), Normalisation()), target)
     pictures = fill(tmp_path / "pictures", 30, names=("red", "violet"))
     assert main(["import", str(file), str(target), "--labels", str(labels), "--data", str(pictures)]) == 1
     assert not target.parent.exists() or not list(target.parent.iterdir())
@@ -138,20 +139,28 @@ def test_a_network_for_one_image_at_a_time_is_refused_and_leaves_nothing(
     file = network(tmp_path / "net.onnx", shape=(1, 3, SIZE, SIZE), end=end)  # type: ignore[arg-type]
     target = tmp_path / "models" / "colours" / "1"
     with pytest.raises(ExportError, match=told):
-        import_network(Source(file, LABELS, Normalisation()), target)
+        import_network(Source(file, read(file), LABELS, Normalisation()), target)
     assert not list(target.parent.iterdir())
+
+
+def test_where_it_is_to_go_is_judged_before_anything_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["import", str(tmp_path / "none.onnx"), str(tmp_path / "Upper" / "1"), "--labels", str(tmp_path / "none")]
+    assert main(words) == 1
+    assert "names no version of a model" in capsys.readouterr().err
 
 
 def test_a_version_is_never_written_over(tmp_path: Path) -> None:
     file, target = network(tmp_path / "net.onnx"), tmp_path / "models" / "colours" / "1"
-    import_network(Source(file, LABELS, Normalisation()), target)
+    import_network(Source(file, read(file), LABELS, Normalisation()), target)
     with pytest.raises(ExportError, match="versions never change"):
-        import_network(Source(file, LABELS, Normalisation()), target)
+        import_network(Source(file, read(file), LABELS, Normalisation()), target)
 
 
 def test_golden_pictures_are_replayed(tmp_path: Path) -> None:
     file, target = network(tmp_path / "net.onnx"), tmp_path / "models" / "colours" / "1"
-    import_network(Source(file, LABELS, Normalisation()), target)
+    import_network(Source(file, read(file), LABELS, Normalisation()), target)
     with np.load(target / "golden.npz") as stored:
         assert stored["images"].shape[1:] == (SIZE, SIZE, 3)
         assert np.allclose(stored["probabilities"].sum(1), 1)

@@ -8,7 +8,8 @@ import pytest
 
 from tests.training.foreign.networks import LABELS, SIZE, network
 from training.errors import ExportError
-from training.foreign.source import Source, read_labels, size_of
+from training.foreign.graph import read
+from training.foreign.source import Source, read_labels
 from training.foreign.wrapping import Normalisation
 
 
@@ -28,7 +29,7 @@ def test_labels_of_any_system_are_read(tmp_path: Path) -> None:
 
 def test_pictures_are_made_for_square_images_only(tmp_path: Path) -> None:
     square = network(tmp_path / "a.onnx")
-    assert size_of(Source(square, LABELS, Normalisation())) == SIZE
+    assert Source(square, read(square), LABELS, Normalisation()).size == SIZE
     wide = network(tmp_path / "b.onnx", shape=("N", 3, SIZE, 2 * SIZE))
     with pytest.raises(ExportError, match="images of 32 × 16; with --data they must be square"):
-        size_of(Source(wide, LABELS, Normalisation()))
+        _ = Source(wide, read(wide), LABELS, Normalisation()).size
