@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import random
+import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -137,7 +138,11 @@ def _process(side: Side) -> Iterator[Connection]:
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=_serve, args=(side, there))
-    process.start()
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: what it imports knows no Ctrl-C
+    try:
+        process.start()
+    finally:
+        signal.signal(signal.SIGINT, handler)
     there.close()
     try:
         yield here
@@ -147,10 +152,13 @@ def _process(side: Side) -> Iterator[Connection]:
 
 
 def _serve(side: Side, connection: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         _measure(side, connection)
     except TrainingError as exc:
         connection.send(exc)
+    except KeyboardInterrupt:  # whoever started this says so
+        return
 
 
 def _measure(side: Side, connection: Connection) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -18,6 +20,8 @@ from training.speed import (
     Pictures,
     Side,
     Steps,
+    _ask,
+    _process,
     images_per_second,
     ordinary_steps,
     recipe_steps,
@@ -77,3 +81,15 @@ def test_both_processes_answer_in_every_round_and_end(tmp_path: Path) -> None:
     assert len(measured) == 2
     assert all(speed > 0 for both in measured for speed in both)
     assert not multiprocessing.active_children()
+
+
+def test_ctrl_c_ends_a_process_without_a_word(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with _process(Side(idle_steps, CONFIG, tmp_path, "cpu", "fp32")) as connection:
+        (process,) = multiprocessing.active_children()
+        assert process.pid
+        os.kill(process.pid, signal.SIGINT)  # it is importing, and whoever started it ends it
+        assert _ask(connection, 1) > 0
+        os.kill(process.pid, signal.SIGINT)
+        process.join(60)
+        assert process.exitcode == 0
+    assert capfd.readouterr().err == ""
