@@ -91,6 +91,9 @@ MOSTLY_CLEAN = replace(  # at the end, on pictures as they come, and averaged
     degradations=("dark-4", "enlarged-4", "noise-4", "grey-4", "jpeg-12"),
     start_teaches=False,
 )
+FURTHER = replace(  # from a finished network, with a larger teacher, a little more damaged
+    MOSTLY_CLEAN, degradations=("dark-4", "enlarged-4", "noise-4", "grey-10", "jpeg-25"), view_cycle=16
+)
 DAMAGED = ("augmix-40", "dark-10", "enlarged-10", "noise-20", "grey-10", "jpeg-33")
 PICTURES = replace(
     FROM_LABELS,
@@ -114,12 +117,12 @@ RECIPES: dict[str, TrainConfig] = {
         restarts=(40, 48, 56, 64, 72),
     ),
     "cifar10-further": replace(
-        MOSTLY_CLEAN,
+        FURTHER,
         architecture="excited-cnn",
-        epochs=80,
-        teachers=("cifar10", "cifar10-teacher-mixed", "cifar10-teacher-wide", "cifar10-averaged"),
-        restarts=(48, 56, 64, 72),
-        view_cycle=24,
+        epochs=32,
+        teachers=("cifar10", "cifar10-teacher-wide"),
+        restarts=(8, 16, 24),
+        start_weight=2,
     ),
     "cifar10-excited": replace(
         FROM_TEACHERS,
@@ -173,13 +176,12 @@ RECIPES: dict[str, TrainConfig] = {
         view_cycle=None,
     ),
     "cifar10-small-further": replace(
-        MOSTLY_CLEAN,
+        FURTHER,
         architecture="excited-cnn-small",
-        epochs=120,
+        epochs=64,
         teachers=("cifar10-small", "cifar10-further"),
         inherit_answers=True,
-        restarts=(72, 84, 96, 108),
-        view_cycle=24,
+        restarts=(32, 40, 48, 56),
     ),
     "cifar10-small-robust": replace(
         FROM_TEACHERS,
