@@ -171,7 +171,7 @@ def finish_under_way(process: subprocess.Popen[str], url: str, images: np.ndarra
 
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the real CIFAR-10 is not here")
 def test_every_test_image_as_png_gets_the_label_of_the_offline_evaluation(tmp_path: Path) -> None:
-    folder = Path(__file__).parents[1] / "models" / "cifar10" / "8"
+    folder = Path(__file__).parents[1] / "models" / "cifar10" / "9"
     images = load_test_split(REAL_DATA).images.numpy()
     expected = run_onnx(folder / "model.onnx", images).argmax(1)
     labels = ModelMetadata.read(folder).labels

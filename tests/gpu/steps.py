@@ -39,7 +39,7 @@ class Step:
 class Options:
     """What every step is told."""
 
-    model: str = "models/cifar10/8"
+    model: str = "models/cifar10/9"
     data: str | None = None  # CIFAR-10's folder, or an .npz with `images` and `labels`; None: generated pictures
     work: str = "runs/gpu"
     small: bool = False  # little of everything, to see that it runs
