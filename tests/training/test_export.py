@@ -264,9 +264,8 @@ def test_the_card_tells_what_the_network_went_on_from(model: Path) -> None:
         TeacherRecord(recipe=name, config={"degradations": [degradation]}, training={})
         for name, degradation in (("start", "noise-20"), ("teacher", "jpeg-33"))
     )
-    teachers = (start, teacher, teacher)
 
-    def card(**config: int | list[int]) -> str:
+    def card(teachers: tuple[TeacherRecord, ...] = (start, teacher, teacher), **config: int | list[int]) -> str:
         changed = {"config": metadata.provenance.config | config, "teachers": teachers}
         provenance = metadata.provenance.model_copy(update=changed)
         went_on = metadata.model_copy(update={"provenance": provenance})
@@ -279,6 +278,8 @@ def test_the_card_tells_what_the_network_went_on_from(model: Path) -> None:
     assert "what the teachers of the last of these networks said" in card(inherit_answers=True)
     averaged = card(start_from_teacher=True, start_teaches=False, restarts=[40, 48], start_weight=3)
     assert "what the last 2 of these networks say" in averaged
+    taught_by_one = card((start, teacher), start_from_teacher=True, start_teaches=False)
+    assert "what the last of these networks says of the same pixels" in taught_by_one
     assert " The last weights are the mean of those, counted 3 times, and of the ends of 3 lr schedules.\n" in averaged
 
 
