@@ -15,10 +15,12 @@ def teachers(before: tuple[TeacherRecord, ...], config: TrainingConfig) -> list[
     if not before:
         return []
     asked = before if config.get("start_teaches", True) else before[1:]
-    told = "what these networks say"
-    if asked != before:
-        one = len(asked) == 1
-        told = f"what the last {'' if one else f'{len(asked)} '}of these networks {'says' if one else 'say'}"
+    if asked == before:
+        told = "what these networks say"
+    elif len(asked) == 1:
+        told = "what the last of these networks says"
+    else:
+        told = f"what the last {len(asked)} of these networks say"
     if config.get("inherit_answers"):
         told = "what the teachers of the last of these networks said"
     learned = f"The student learned from {told} of the same pixels, seen both ways round, not from labels."

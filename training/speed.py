@@ -138,7 +138,7 @@ def _process(side: Side) -> Iterator[Connection]:
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=_serve, args=(side, there))
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: what it imports knows no Ctrl-C
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited, by loaders too: only the pipe's end ends them
     try:
         process.start()
     finally:
@@ -152,32 +152,33 @@ def _process(side: Side) -> Iterator[Connection]:
 
 
 def _serve(side: Side, connection: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         _measure(side, connection)
     except TrainingError as exc:
         connection.send(exc)
-    except KeyboardInterrupt:  # whoever started this says so
+    except (EOFError, BrokenPipeError):  # nobody asks any more
         return
 
 
 def _measure(side: Side, connection: Connection) -> None:
     steps = side.steps(side.config, side.data, side.device, side.precision)
     while True:
-        try:
-            wanted = connection.recv()
-        except EOFError:
-            return
-        _take(steps, UNTIMED_IMAGES)
+        wanted = connection.recv()
+        _take(steps, UNTIMED_IMAGES, connection)
         began = time.perf_counter()
-        taken = _take(steps, wanted)
+        taken = _take(steps, wanted, connection)
         connection.send(taken / (time.perf_counter() - began))
 
 
-def _take(steps: Steps, wanted: int) -> int:
-    """Go on until as many images as wanted are taken, and all is computed; how many that were."""
+def _take(steps: Steps, wanted: int, connection: Connection) -> int:
+    """Go on until as many images as wanted are taken, and all is computed; how many that were.
+
+    Raises `EOFError` once `connection` has ended.
+    """
     taken = 0
     while taken < wanted:
+        if connection.poll():  # nothing is sent meanwhile
+            connection.recv()
         taken += next(steps)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
