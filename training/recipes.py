@@ -124,6 +124,16 @@ RECIPES: dict[str, TrainConfig] = {
         restarts=(8, 16, 24),
         start_weight=2,
     ),
+    "cifar10-paired": replace(
+        FURTHER,
+        architecture="excited-cnn",
+        epochs=40,
+        augmentations=("alternating-flip", "crop-4", "cutmix-50"),
+        degradations=(*FURTHER.degradations, "faded-4"),
+        teachers=("cifar10-further", "cifar10-teacher-wide", "cifar10-teacher-mixed"),
+        restarts=(16, 24, 32),
+        start_weight=2,
+    ),
     "cifar10-excited": replace(
         FROM_TEACHERS,
         architecture="excited-cnn",
