@@ -95,9 +95,9 @@ def test_from_a_folder_of_pictures_to_a_served_prediction(tmp_path: Path, size: 
     assert convoy_train(start + begin) == 0
     assert convoy_train(["export", str(run), str(model), *data]) == 0
     assert convoy_train(["evaluate", str(model), *data, "--suite", "full", "--record"]) == 0
-    metadata = ModelMetadata.read(model)
+    metadata, begun = ModelMetadata.read(model), ModelMetadata.read(SMALL_MODEL)
     assert (metadata.labels, metadata.input.width) == (("blue", "green", "red"), size)
-    assert [start.recipe for start in metadata.provenance.teachers] == (["cifar10-small"] if begin else [])
+    assert [start.recipe for start in metadata.provenance.teachers] == ([begun.provenance.recipe] if begin else [])
     assert ("went on from the weights of the first" in (model / "MODEL_CARD.md").read_text()) == bool(begin)
     assert metadata.provenance.dataset.startswith("colours, a folder of pictures, ")
     assert {e.split: e.accuracy for e in metadata.evaluations if e.precision == "int8"} == {"validation": 1, "test": 1}
