@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from service.cores import usable_cores
 from service.decoding import decode
-from service.errors import DeadlineExceeded, InvalidImage, ServiceError
+from service.errors import DeadlineExceeded, ImageTooLarge, InvalidImage, ServiceError
 from service.metadata import InputSpec
 from service.metrics import Metrics
 from service.prediction import Prediction, predictions
@@ -25,6 +26,7 @@ from service.shares import Shares
 from service.types import RGBImage, Rows
 
 INLINE_BYTES = 16 << 10  # decoding less than this takes less than handing it to a thread
+INLINE_PIXELS = 1 << 18  # unless a few bytes unpack to more than that
 REDUCED_TO = 4  # times the model's input: how far a photo may be reduced while it is decoded
 Picture = bytes | RGBImage  # encoded, or decoded by the client
 Pictures = Sequence[Picture | InvalidImage] | Rows  # each encoded, decoded, or known to be none
@@ -47,7 +49,8 @@ class Classifier:
 
     def __init__(self, models: ServedModels, settings: Settings, metrics: Metrics) -> None:
         self._models, self._max_pixels = models, settings.max_image_pixels
-        self._decoding = ThreadPoolExecutor(thread_name_prefix="decode")  # whatever is sent, other threads stay free
+        # Whatever is sent, other threads stay free; and so few large pictures are unpacked at once.
+        self._decoding = ThreadPoolExecutor(usable_cores(), thread_name_prefix="decode")
         self._shares = Shares(settings.client_images) if settings.client_share < 1 else None
         self._decoded = metrics.histogram("convoy_stage_seconds", "decode")
         self._preprocessed = metrics.histogram("convoy_stage_seconds", "preprocess")
@@ -115,9 +118,9 @@ class Classifier:
         self, pictures: Pictures, spec: InputSpec, deadline: float | None, background: Executor | None
     ) -> tuple[Rows, Mapping[int, InvalidImage]]:
         """Everything that can fail for one picture happens here, before the queue; `background` for what can wait."""
-        if not background and sum(_work(picture, spec) for picture in pictures) <= INLINE_BYTES:
-            prepared = self._rows(pictures, spec, NEVER)
-        else:
+        inline = not background and sum(_work(picture, spec) for picture in pictures) <= INLINE_BYTES
+        prepared = self._rows(pictures, spec, NEVER, INLINE_PIXELS // max(1, len(pictures))) if inline else None
+        if prepared is None or any(isinstance(error, ImageTooLarge) for error in prepared.invalid.values()):
             prepared = await self._rows_in_thread(pictures, spec, deadline, background or self._decoding)
         self._decoded.observe(prepared.decode_s)
         self._preprocessed.observe(prepared.preprocess_s)
@@ -130,7 +133,7 @@ class Classifier:
         try:
             async with asyncio.timeout_at(deadline):
                 loop = asyncio.get_running_loop()
-                return await loop.run_in_executor(threads, self._rows, pictures, spec, given_up)
+                return await loop.run_in_executor(threads, self._rows, pictures, spec, given_up, self._max_pixels)
         except TimeoutError as exc:
             raise DeadlineExceeded(
                 "The request's time was up before its images were decoded; allow more time or send fewer images."
@@ -138,7 +141,7 @@ class Classifier:
         finally:
             given_up.set()
 
-    def _rows(self, pictures: Pictures, spec: InputSpec, given_up: Event) -> Prepared:
+    def _rows(self, pictures: Pictures, spec: InputSpec, given_up: Event, max_pixels: int) -> Prepared:
         """Counts nothing: it may run in a thread, and counts belong to the event loop's."""
         rows: list[RGBImage] = []
         invalid: dict[int, InvalidImage] = {}
@@ -147,22 +150,25 @@ class Classifier:
         for place, picture in enumerate(pictures):
             if given_up.is_set():
                 break
-            began = decoded = time.perf_counter()
-            try:
-                if isinstance(picture, InvalidImage):
-                    raise picture
-                image = (
-                    decode(picture, max_pixels=self._max_pixels, at_least=at_least)
-                    if isinstance(picture, bytes)
-                    else picture
-                )
-                decoded = time.perf_counter()
+            began = time.perf_counter()
+            image = _decoded(picture, min(max_pixels, self._max_pixels), at_least)
+            decoded = time.perf_counter()
+            if isinstance(image, InvalidImage):
+                invalid[place] = image
+            else:
                 rows.append(fit(image, height=spec.height, width=spec.width, resize_policy=spec.resize_policy))
-            except InvalidImage as exc:
-                invalid[place] = exc
             decode_s, preprocess_s = decode_s + decoded - began, preprocess_s + time.perf_counter() - decoded
         stacked = rows[0][np.newaxis] if len(rows) == 1 else np.stack(rows) if rows else NO_ROWS
         return Prepared(stacked, invalid, decode_s, preprocess_s)
+
+
+def _decoded(picture: Picture | InvalidImage, max_pixels: int, at_least: int) -> RGBImage | InvalidImage:
+    if not isinstance(picture, bytes):
+        return picture
+    try:
+        return decode(picture, max_pixels=max_pixels, at_least=at_least)
+    except InvalidImage as exc:
+        return exc
 
 
 def _work(picture: Picture | InvalidImage, spec: InputSpec) -> int:

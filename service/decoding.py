@@ -15,15 +15,18 @@ from dataclasses import dataclass
 import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
 
 from service.errors import ImageTooLarge, InvalidImage
 from service.types import RGBImage
 
 Image.MAX_IMAGE_PIXELS = None  # the limit is the operator's, see `_check_size`
 WHITE = (255, 255, 255, 255)
-MOST_SCANS = 100  # of a progressive JPEG: each goes through all pixels again, and programs write a dozen or less
-MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # begins a segment (ITU-T T.81, B.1.1.2); the rest is pixels
-PROGRESSIVE, SEQUENTIAL, SCAN, END = b"\xc2", {b"\xc0", b"\xc1"}, b"\xda", b"\xd9"
+MOST_SCANS = 100  # of a JPEG: each goes through all pixels again, and programs write a dozen or less
+MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")  # begins a segment (ITU-T T.81, B.1.1.3); the rest is pixels
+SCAN, END = b"\xda", b"\xd9"
+STRIP_PIXELS = 1 << 20  # how many become RGB at once
+TILE_WIDTH, TILE_LENGTH = 322, 323  # TIFF tags
 ORIENTATION = 0x0112  # EXIF tag
 TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")  # the last two are BigTIFF
 EXIF, XMP = b"Exif\x00\x00", b"http://ns.adobe.com/xap/"  # either may tell which way is up
@@ -90,13 +93,10 @@ def _jpeg(data: bytes, pillow_format: str, max_pixels: int, at_least: int) -> RG
 
 
 def _scans(data: bytes) -> int:
-    """How many scans a progressive JPEG has, counted up to just beyond `MOST_SCANS`; 0 for other JPEGs."""
-    place, count, progressive = 2, 0, False
+    """How many scans a JPEG has, counted up to just beyond `MOST_SCANS`."""
+    place, count = 2, 0
     while count <= MOST_SCANS and (found := MARKER.search(data, place)) and found[1] != END:
-        if found[1] in SEQUENTIAL:
-            return 0
-        progressive = progressive or found[1] == PROGRESSIVE
-        count += progressive and found[1] == SCAN
+        count += found[1] == SCAN
         place = found.end() + int.from_bytes(data[found.end() : found.end() + 2])
     return count
 
@@ -104,18 +104,33 @@ def _scans(data: bytes) -> int:
 def _pillow(data: bytes, pillow_format: str, max_pixels: int, _at_least: int) -> RGBImage:
     with Image.open(io.BytesIO(data), formats=(pillow_format,)) as image:
         _check_size(image.width, image.height, max_pixels)
+        if isinstance(image, TiffImageFile):  # its tiles are unpacked whole, however little of them the image has
+            tags = image.tag_v2
+            _check_size(tags.get(TILE_WIDTH, 0), tags.get(TILE_LENGTH, 0), max_pixels, what="The image has tiles of")
         return _to_rgb(image)
 
 
-def _check_size(width: int, height: int, max_pixels: int) -> None:
+def _check_size(width: int, height: int, max_pixels: int, what: str = "The image has") -> None:
     if width * height > max_pixels:
-        raise ImageTooLarge(f"The image has {width} × {height} pixels; send one of at most {max_pixels:,}.")
+        raise ImageTooLarge(f"{what} {width} × {height} pixels; send one of at most {max_pixels:,}.")
 
 
 def _to_rgb(image: Image.Image) -> RGBImage:
+    """A strip at a time: what is made on the way would take several times the memory of the image."""
     image.load()
     with suppress(Exception):  # what the file says about its picture may be damaged where the picture is not
         ImageOps.exif_transpose(image, in_place=True)  # else it copies what stands upright already
+    rows = max(1, STRIP_PIXELS // image.width)
+    if rows >= image.height:
+        return _strip_to_rgb(image)
+    rgb = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        rgb[top : top + rows] = _strip_to_rgb(strip)
+    return rgb
+
+
+def _strip_to_rgb(image: Image.Image) -> RGBImage:
     if image.mode.startswith("I") or image.mode == "F":
         image = _to_8_bit(image)
     if image.has_transparency_data:

@@ -28,8 +28,9 @@ def fit(image: RGBImage, *, height: int, width: int, resize_policy: str) -> RGBI
 def _shorter_side_crop(width: int, height: int, to_width: int, to_height: int) -> Box:
     """The largest centred part of the target's proportions: resize the shorter side, then crop the longer."""
     scale = min(width / to_width, height / to_height)
-    left, top = (width - to_width * scale) / 2, (height - to_height * scale) / 2
-    return left, top, left + to_width * scale, top + to_height * scale
+    part_width, part_height = min(to_width * scale, width), min(to_height * scale, height)  # rounding may exceed it
+    left, top = (width - part_width) / 2, (height - part_height) / 2
+    return left, top, min(left + part_width, width), min(top + part_height, height)
 
 
 def _squash(width: int, height: int, _to_width: int, _to_height: int) -> Box:

@@ -73,6 +73,19 @@ def test_large_pictures_are_decoded_off_the_loop_with_the_same_result(settings: 
     asyncio.run(scenario())
 
 
+def test_few_bytes_of_many_pixels_are_decoded_off_the_loop_too(settings: Settings) -> None:
+    large = encode(picture("green", (1024, 1024)), "WEBP", lossless=True)
+    assert len(large) < classifier_module.INLINE_BYTES
+
+    async def scenario() -> None:
+        async with running(settings) as (classifier, _):
+            outcomes = await classifier.classify([large, b"no image", encode(picture("red"))])
+            assert [getattr(outcome, "label", None) for outcome in outcomes] == ["green", None, "red"]
+            assert classifier._decoding._threads
+
+    asyncio.run(scenario())
+
+
 def test_a_version_can_be_named(settings: Settings) -> None:
     async def scenario() -> None:
         async with running(settings) as (classifier, models):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import zlib
 
 import numpy as np
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from service import decoding
 from service.decoding import DECODERS, decode
 from service.errors import ImageTooLarge, InvalidImage
 from tests.conftest import encode, picture
@@ -112,6 +114,34 @@ def test_a_bomb_is_refused_before_it_is_unpacked() -> None:
         decode(bomb, max_pixels=40_000_000)
 
 
+def tiled_tiff(width: int, length: int) -> bytes:
+    """A grey picture of 16 × 16 pixels in one tile of that size, deflated."""
+    tile = zlib.compress(bytes(width * length))
+    tags = [(256, 16), (257, 16), (258, 8), (259, 8), (262, 1), (277, 1), (322, width), (323, length), (324, 8)]
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in [*tags, (325, len(tile))])
+    padding = b"\0" * (len(tile) % 2)
+    place = 8 + len(tile + padding)
+    return struct.pack("<2sHI", b"II", 42, place) + tile + padding + struct.pack("<H", 10) + directory + bytes(4)
+
+
+def test_a_tile_far_larger_than_its_image_is_refused_before_it_is_unpacked() -> None:
+    assert decode(tiled_tiff(64, 64), max_pixels=64 * 64).shape == (16, 16, 3)
+    with pytest.raises(ImageTooLarge, match="tiles of 64 × 80 pixels"):
+        decode(tiled_tiff(64, 80), max_pixels=64 * 64)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_strips_are_the_whole_image(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (23, 31, 4), np.uint8)
+    image = Image.fromarray(noise)
+    image = Image.fromarray(noise.view(np.uint16)[..., 0]) if mode == "I;16" else image.convert(mode)
+    options = {"transparency": 3} if mode in ("P", "I;16") else {}
+    content = encode(image, "PNG", **options)
+    whole = decode(content, max_pixels=LIMIT)
+    monkeypatch.setattr(decoding, "STRIP_PIXELS", 100)
+    assert np.array_equal(decode(content, max_pixels=LIMIT), whole)
+
+
 @pytest.mark.parametrize("fmt", [name.upper() for name in DECODERS])
 @pytest.mark.parametrize("keep", [0.1, 0.5, 0.9])
 def test_truncated_files_are_invalid(fmt: str, keep: float) -> None:
@@ -175,11 +205,21 @@ def scans_of(content: bytes, wanted: int) -> bytes:
     return content[:last] + content[last:-2] * wanted + content[-2:]
 
 
-def test_a_jpeg_of_very_many_scans_is_refused_before_it_is_decoded(noise: np.ndarray) -> None:
-    progressive = encode(Image.fromarray(noise), "JPEG", progressive=True)
-    assert decode(scans_of(progressive, 3), max_pixels=LIMIT).shape == noise.shape
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_of_very_many_scans_is_refused_before_it_is_decoded(progressive: bool, noise: np.ndarray) -> None:
+    content = encode(Image.fromarray(noise), "JPEG", progressive=progressive)
+    if progressive:
+        assert decode(scans_of(content, 3), max_pixels=LIMIT).shape == noise.shape
     with pytest.raises(InvalidImage, match="more than 100 scans"):
-        decode(scans_of(progressive, 101), max_pixels=LIMIT)
+        decode(scans_of(content, 101), max_pixels=LIMIT)
+
+
+@pytest.mark.parametrize(("marker", "beyond_scan"), [(b"\xff\x01", 0), (b"\xff\x01", 20), (b"\xff\xbf", 20)])
+def test_markers_without_a_length_hide_no_scans(marker: bytes, beyond_scan: int, noise: np.ndarray) -> None:
+    content = scans_of(encode(Image.fromarray(noise), "JPEG", progressive=True), 101)
+    place = content.index(b"\xff\xda") + beyond_scan
+    with pytest.raises(InvalidImage, match="more than 100 scans"):
+        decode(content[:place] + marker + b"\xff\xff" + content[place:], max_pixels=LIMIT)
 
 
 @pytest.mark.parametrize("progressive", [False, True])

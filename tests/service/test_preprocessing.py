@@ -23,6 +23,16 @@ def test_every_size_fits(policy: str, shape: tuple[int, int]) -> None:
     assert (row == 7).all()
 
 
+@pytest.mark.parametrize("size", [100, 224, 240, 299, 300, 336, 448])
+def test_the_part_that_is_kept_lies_within_the_image_however_it_is_rounded(size: int) -> None:
+    for policy in RESIZE_POLICIES.values():
+        for side in range(1, 700):
+            for width, height in ((side, side), (4 * side, 3 * side), (3 * side, 4 * side)):
+                left, top, right, bottom = policy(width, height, size, size)
+                assert 0 <= left < right <= width
+                assert 0 <= top < bottom <= height
+
+
 def test_shorter_side_crop_keeps_the_centre() -> None:
     image = np.zeros((32, 96, 3), np.uint8)
     image[:, 32:64] = 255
