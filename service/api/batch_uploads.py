@@ -15,12 +15,12 @@ from pathlib import Path
 
 from service.api import multipart
 from service.api.incoming import Incoming, text
-from service.errors import EmptyRequest, UnsupportedMediaType
+from service.errors import BodyTooLarge, EmptyRequest, StorageFailed, UnsupportedMediaType
 from service.jobs.database import told
 from service.jobs.sources import HEAD_BYTES, SOURCES, kind_of
 from service.jobs.sources.tables import parquet_is_available
 from service.jobs.spool import SpoolWriter, SyncedFile
-from service.jobs.store import UPLOAD
+from service.jobs.store import UPLOAD, Store
 from service.settings import Settings
 
 MULTIPART = "multipart/form-data"
@@ -51,10 +51,49 @@ def check_media_type(request: Incoming) -> tuple[str, str]:
     return media_type, str(message.get_param("boundary", ""))
 
 
-async def receive(request: Incoming, folder: Path, settings: Settings) -> Received:
+@dataclass
+class _Room:
+    """How much of what all batches may take is left for this one."""
+
+    store: Store
+    settings: Settings
+    batch_id: str
+    bytes: int = 0
+
+    async def make(self, needed_bytes: int) -> None:
+        """Have finished batches go, where there is not as much; raises `StorageFailed` where that would not do."""
+        most = self.settings.jobs_max_bytes
+        used = await to_thread(
+            self.store.tidy,
+            keep_s=self.settings.jobs_keep_hours * 3600,
+            max_bytes=most,
+            needed_bytes=needed_bytes,
+            needed_by=self.batch_id,
+        )
+        if used > most:
+            raise StorageFailed("There is no room for another batch until others are finished, or deleted.")
+        self.bytes = most - used + needed_bytes
+
+    async def within(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """The same, as long as there is room for it: not every body says before how long it is."""
+        received = 0
+        async for chunk in chunks:
+            received += len(chunk)
+            if received > self.bytes:
+                await self.make(received)
+            yield chunk
+
+
+async def receive(request: Incoming, folder: Path, store: Store, settings: Settings) -> Received:
     """Write the body into `folder`; raises `BodyTooLarge`, `TooManyImages`, `MalformedRequest` or `StorageFailed`."""
     media_type, boundary = check_media_type(request)
-    chunks = request.chunks(settings.max_batch_upload_bytes)
+    limit, declared = settings.max_batch_upload_bytes, request.headers.get(b"content-length", b"")
+    needed_bytes = int(declared[:19]) if declared.isdigit() else 0
+    if needed_bytes > limit:  # before other batches have to go for it
+        raise BodyTooLarge(f"A batch may be sent in {limit:,} bytes at most; split it.")
+    room = _Room(store, settings, folder.name)
+    await room.make(needed_bytes)
+    chunks = room.within(request.chunks(limit))
     with told():
         if media_type == MULTIPART:
             return await _form(chunks, boundary, folder, settings)

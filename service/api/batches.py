@@ -20,7 +20,7 @@ from service.api.batch_results import POLL_S
 from service.api.bodies import BatchList, BatchStatus
 from service.api.incoming import Incoming, text
 from service.api.request_bodies import BATCH_BODIES
-from service.errors import BatchNotFound, MalformedRequest, StorageFailed
+from service.errors import BatchNotFound, MalformedRequest
 from service.jobs.database import Batch
 from service.jobs.results import RESULTS
 from service.jobs.runner import Runner
@@ -79,11 +79,10 @@ class Batches:
             raise MalformedRequest(f"header Idempotency-Key: use up to {LONGEST_KEY} printable ASCII characters.")
         incoming = Incoming.of(request.scope, request.receive)
         batch_uploads.check_media_type(incoming)
-        await self._make_room(incoming)
         batch_id, folder = await to_thread(self._store.new_folder)
         batch: Batch | None = None
         try:
-            received = await batch_uploads.receive(incoming, folder, self._settings)
+            received = await batch_uploads.receive(incoming, folder, self._store, self._settings)
             # The version as asked for: who asks again after another one became active means the same batch.
             fingerprint = f"{received.fingerprint} {identity.name} {version} {top_k}"
             new = NewBatch(batch_id, identity, top_k, received.source, key, fingerprint, received.total)
@@ -93,18 +92,6 @@ class Batches:
                 await to_thread(self._store.discard, batch_id)
         self._runner.wake()
         return batch
-
-    async def _make_room(self, incoming: Incoming) -> None:
-        declared = text(incoming.headers.get(b"content-length")) or "0"
-        needed = int(declared) if declared.isascii() and declared.isdigit() and len(declared) < 16 else 0
-        used = await to_thread(
-            self._store.tidy,
-            keep_s=self._settings.jobs_keep_hours * 3600,
-            max_bytes=self._settings.jobs_max_bytes,
-            needed_bytes=needed,
-        )
-        if used > self._settings.jobs_max_bytes:
-            raise StorageFailed("There is no room for another batch until others are finished, or deleted.")
 
     async def events(self, batch: Batch) -> AsyncIterator[bytes]:
         """The batch whenever it changes, until it ends."""

@@ -137,27 +137,31 @@ class Store:
         for name in (UPLOAD, INPUTS, OFFSETS):
             (self.folder(batch_id) / name).unlink(missing_ok=True)
 
-    def tidy(self, *, keep_s: float, max_bytes: int, needed_bytes: int = 0) -> int:
+    def tidy(self, *, keep_s: float, max_bytes: int, needed_bytes: int = 0, needed_by: str = "") -> int:
         """Remove finished batches that are old, the oldest beyond `max_bytes`, and uploads that never ended.
 
-        Returns the bytes in use then, `needed_bytes` among them.
+        Returns the bytes in use then, the `needed_bytes` of the batch `needed_by` among them. None is removed for them
+        where it would be in vain.
         """
         if not self.exists:
             return needed_bytes
         with self.database.reading() as connection:
             batches = [Batch(**row) for row in connection.execute("SELECT * FROM batches ORDER BY finished, number")]
         sizes = self._sizes({batch.id for batch in batches})
-        used = sum(sizes.values()) + needed_bytes
+        sizes.pop(needed_by, 0)  # what has arrived of it is needed
+        used = sum(sizes.values())
+        stays = used - sum(sizes.get(batch.id, 0) for batch in batches if batch.finished)
+        most = max_bytes - needed_bytes if stays + needed_bytes <= max_bytes else max_bytes
         for batch in batches:
             if batch.ended:
                 self.drop_inputs(batch.id)  # the process that ended it may have died over this
-            if batch.finished and (used > max_bytes or time.time() - batch.finished > keep_s):
+            if batch.finished and (used > most or time.time() - batch.finished > keep_s):
                 used -= sizes.get(batch.id, 0)
                 try:
                     self.delete(batch.id)
                 except BatchNotFound:  # another process was first
                     continue
-        return used
+        return used + needed_bytes
 
     def _sizes(self, known: set[str]) -> dict[str, int]:
         """Bytes of every folder; those that belong to no batch and are old are removed."""

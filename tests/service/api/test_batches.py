@@ -351,6 +351,31 @@ def test_no_batch_is_accepted_beyond_what_all_may_take(settings: Settings, monke
         assert send(client).json()["type"] == "/problems/storage-failed"
 
 
+def test_what_is_larger_than_a_batch_may_be_costs_no_other_its_rows(settings: Settings) -> None:
+    own = settings.model_copy(update={"max_batch_upload_bytes": 200_000, "jobs_max_bytes": 200_000})
+    with TestClient(create_app(own)) as client:
+        batch = finished(client, send(client))
+        answer = send(client, content_length="200001")
+        assert (answer.status_code, answer.json()["type"]) == (413, "/problems/body-too-large")
+        assert client.get(f"/v1/batches/{batch['id']}").status_code == 200
+
+
+def test_a_body_that_does_not_say_how_long_it_is_has_as_much_room_as_any(settings: Settings) -> None:
+    with TestClient(create_app(settings.model_copy(update={"jobs_max_bytes": 20_000}))) as client:
+        first, second = (finished(client, send(client))["id"] for _ in range(2))
+        size = 20_000 - len(client.get(f"/v1/batches/{first}/results").content)
+
+        def in_pieces(length: int) -> Response:
+            pieces = (ZIP.ljust(length, b"x")[at : at + 500] for at in range(0, length, 500))
+            return client.post("/v1/batches", content=pieces, headers={"content-type": "application/zip"})
+
+        refused = in_pieces(20_001)
+        assert (refused.status_code, refused.json()["type"]) == (507, "/problems/storage-failed")
+        assert in_pieces(size).status_code == 202
+        assert client.get(f"/v1/batches/{first}").status_code == 404
+        assert client.get(f"/v1/batches/{second}").status_code == 200
+
+
 def test_a_folder_that_can_not_be_written_is_a_clear_error(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with TestClient(create_app(settings.model_copy(update={"jobs_dir": tmp_path / "file" / "jobs"}))) as client:

@@ -111,6 +111,24 @@ def test_the_oldest_finished_go_where_room_is_needed(store: Store) -> None:
     assert store.tidy(keep_s=1e9, max_bytes=100) == 1000  # what runs stays, whatever it takes
 
 
+def test_none_goes_for_what_has_no_room_even_so(store: Store) -> None:
+    batches = [add(store), add(store, content=bytes(1000))]
+    (store.folder(batches[0].id) / "results.ndjson").write_bytes(bytes(1000))
+    finish(store, batches[0], time.time())
+    assert store.tidy(keep_s=1e9, max_bytes=2500, needed_bytes=1501) == 3501
+    assert len(store.newest(9)) == 2
+    assert store.tidy(keep_s=1e9, max_bytes=2500, needed_bytes=1500) == 2500
+    assert [batch.id for batch in store.newest(9)] == [batches[1].id]
+
+
+def test_what_has_arrived_is_not_counted_beside_what_is_needed(store: Store) -> None:
+    batch, (arriving, folder) = add(store, content=bytes(1000)), store.new_folder()
+    (folder / "upload").write_bytes(bytes(700))
+    finish(store, batch, time.time())
+    assert store.tidy(keep_s=1e9, max_bytes=2000, needed_bytes=1000, needed_by=arriving) == 2000
+    assert len(store.newest(9)) == 1
+
+
 def test_uploads_that_never_ended_go(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     add(store)
     _, young = store.new_folder()
