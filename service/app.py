@@ -74,6 +74,7 @@ def create_app(settings: Settings, counters: Counters | None = None) -> Applicat
         version=version("convoy"),
         summary="Image classification with calibrated probabilities.",
         lifespan=lifespan,
+        redirect_slashes=False,  # to the scheme and host that a balancer knows, and this process does not
     )
     app.state.served, app.state.classifier, app.state.metrics = served, classifier, metrics
     app.state.store, app.state.runner, app.state.administration = store, runner, administration

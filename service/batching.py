@@ -118,6 +118,8 @@ class DynamicBatcher:
         if deadline is None:
             return None
         wait, left = self.seconds_until(rows, priority), deadline - self._loop.time()
+        if left > 0 and not queued_rows and not self._running and self._loop.time() - self._engine_free_since > wait:
+            return None  # after so long an idleness it may be faster than it was: only running something tells
         if wait <= (left * SURE if self._queue.rows_before(priority) else left):  # some room where others wait before
             return None
         return DeadlineExceeded(

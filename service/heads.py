@@ -11,7 +11,7 @@ FIELD = re.compile(
     rb"|connection|transfer-encoding|expect|upgrade):[ \t]*+([^\r]*?)[ \t]*+\r"
 )
 NOT_PLAIN = {b"transfer-encoding", b"expect", b"upgrade"}
-UPGRADE = re.compile(rb"(?i)\r\nupgrade:")
+UPGRADE = re.compile(rb"(?i)\r\n(?=upgrade:)")
 
 
 class PlainHead:
@@ -42,5 +42,8 @@ def without_upgrade(data: bytes) -> bytes:
     The parser would take what comes after the head for that protocol: with `Upgrade: h2c`, which some clients send with
     every first request, the body would be lost.
     """
-    found = UPGRADE.search(data, 0, data.find(b"\r\n\r\n"))
-    return data if found is None else b"%b\r\nignored-upgrade:%b" % (data[: found.start()], data[found.end() :])
+    end = data.find(b"\r\n\r\n")
+    head = data if end < 0 else data[:end]
+    if UPGRADE.search(head) is None:
+        return data
+    return UPGRADE.sub(b"\r\nignored-", head) + data[len(head) :]

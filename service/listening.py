@@ -18,8 +18,9 @@ def listen(host: str, port: int, setting: str = "port") -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=2048)
-    except OSError as exc:
-        reason = str(exc.strerror).partition(" (")[0]  # the rest repeats the address
+    except (OSError, UnicodeError) as exc:  # the latter of a name that is none
+        told = getattr(exc, "strerror", "it is no host's name")
+        reason = str(told).partition(" (")[0]  # the rest repeats the address
         raise StartupError(
             f"Can't listen on {host} port {port}: {reason}. Choose others with --host and "
             f"--{setting.replace('_', '-')} (or CONVOY_HOST and CONVOY_{setting.upper()})."

@@ -74,6 +74,11 @@ class Protocol(HttpToolsProtocol):
             exchange.send(*refused)
         return refused is not None
 
+    def _unsupported_upgrade_warning(self) -> None:
+        """A wish for another protocol that was not seen in time: what follows is in nobody's protocol any more."""
+        self.cycle.disconnected = True
+        self.send_400_response("This service speaks HTTP/1.1 alone; send the request without an Upgrade field.")
+
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
@@ -92,6 +97,8 @@ class Protocol(HttpToolsProtocol):
             self.cycle = self._direct = Exchange(self, route, path.decode(), headers, query)  # type: ignore[assignment]
         else:
             super().on_headers_complete()
+            if self.cycle and self.models.draining:  # the next request is for another instance
+                self.cycle.keep_alive = False
 
     def _find(self, path: bytes) -> DirectRoute | None:
         """Another route than the hottest; a path that has to be decoded is ASGI's business."""

@@ -45,6 +45,7 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 app,
                 http=Protocol,
+                ws="none",
                 loop="service.event_loop:Loop",
                 log_config=None,
                 access_log=False,  # RequestLog writes it, with the request's id

@@ -88,8 +88,8 @@ class Settings(BaseSettings):
     def _a_full_request_fits_the_queue(self) -> Self:
         if self.max_images_per_request > self.client_images:
             raise ValueError(
-                "max_images_per_request must not exceed queue_capacity, or client_share of it, or such requests could "
-                "never run"
+                "--max-images-per-request must not exceed --queue-capacity, or --client-share of it, or such requests "
+                "could never run."
             )
         return self
 
@@ -117,6 +117,6 @@ def load(given: dict[str, str], file: Path | None = None) -> Settings:
     except ValidationError as exc:
         first = exc.errors()[0]
         if not first["loc"]:  # between two settings
-            raise ValueError(first["msg"]) from exc
+            raise ValueError(first["msg"].removeprefix("Value error, ")) from exc
         name = str(first["loc"][0])
         raise ValueError(f"--{name.replace('_', '-')} (or CONVOY_{name.upper()}): {first['msg']}.") from exc

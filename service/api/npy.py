@@ -15,6 +15,7 @@ from service.errors import MalformedRequest, WrongShape
 from service.types import Rows
 
 MEDIA_TYPE = "application/x-npy"
+MOST = 1 << 63  # of anything, in an array
 
 
 def read_images(data: bytes) -> Rows:
@@ -26,9 +27,11 @@ def read_images(data: bytes) -> Rows:
         shape, fortran_order, dtype = read_header(stream)
     except Exception as exc:  # numpy parses the header as a Python literal and raises what that raises
         raise MalformedRequest("The body is not a .npy file; write it with numpy.save.") from exc
+    if not all(type(length) is int and 0 <= length < MOST for length in shape):
+        raise MalformedRequest("The .npy file's header has a shape that no array has; write it with numpy.save.")
     if dtype != np.uint8 or len(shape) not in (3, 4) or shape[-1] != 3:
         raise WrongShape(f"The array is {dtype} {shape}; send uint8 (N, H, W, 3) or (H, W, 3), RGB.")
-    if not all(type(length) is int and length >= 0 for length in shape) or 0 in shape[-3:]:
+    if 0 in shape[-3:]:
         raise WrongShape(f"The array is {shape}: images need a height and a width.")
     if len(data) - stream.tell() != math.prod(shape):
         raise MalformedRequest("The .npy file is cut off or has bytes after its array; send it whole.")

@@ -138,7 +138,10 @@ BARE = RAW_IMAGE | {npy.MEDIA_TYPE}  # nothing to parse about them
 def _content_type(declared: str) -> tuple[str, dict[str, str]]:
     message = Message()  # the standard library's parser of this header
     message["content-type"] = declared
-    parameters = {str(key): str(value) for key, value in message.get_params(failobj=[])[1:]}
+    try:
+        parameters = {str(key): str(value) for key, value in message.get_params(failobj=[])[1:]}
+    except (TypeError, ValueError) as exc:  # what RFC 2231 has made of parameters is more than the parser can take
+        raise MalformedRequest("header Content-Type: its parameters can't be read; send plain ones.") from exc
     return (message.get_content_type() if declared else ""), parameters
 
 

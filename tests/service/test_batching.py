@@ -437,6 +437,26 @@ def test_an_idle_engine_refuses_no_deadline_that_it_can_meet(batcher_cls: type[D
     run(scenario())
 
 
+def test_an_engine_that_was_slow_is_tried_again_once_it_is_idle(batcher_cls: type[DynamicBatcher]) -> None:
+    async def scenario() -> None:
+        engine = Engine(per_batch=0.2)
+        batcher = batcher_cls(engine, max_batch_size=4)
+        for _ in range(20):
+            await batcher.submit(rows(1))
+        engine.per_batch = 0.002
+        asked, refused = now(), 0
+        while now() < asked + 10:
+            await pause(0.01)
+            try:
+                await batcher.submit(rows(1), deadline=now() + 0.1)
+            except DeadlineExceeded:
+                refused += 1
+                assert now() < asked + 5
+        assert refused
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("limit", [{"queue_capacity": 5}, {"queue_bytes": 5 * 12}], ids=["rows", "bytes"])
 def test_a_full_queue_refuses_and_says_when_to_come_back(
     batcher_cls: type[DynamicBatcher], limit: dict[str, int]

@@ -41,7 +41,12 @@ def test_what_only_a_parser_should_judge_is_not_plain(data: bytes) -> None:
 @pytest.mark.parametrize("name", ["Upgrade", "upgrade", "UPGRADE"])
 def test_a_wish_for_another_protocol_is_renamed(name: str) -> None:
     data = wire(b"body", f"{name}: h2c", "Connection: Upgrade, HTTP2-Settings")
-    assert without_upgrade(data) == wire(b"body", "ignored-upgrade: h2c", "Connection: Upgrade, HTTP2-Settings")
+    assert without_upgrade(data) == wire(b"body", f"ignored-{name}: h2c", "Connection: Upgrade, HTTP2-Settings")
+
+
+def test_so_are_several_and_those_of_a_head_whose_end_is_still_to_come() -> None:
+    head = b"GET / HTTP/1.1\r\n%bUpgrade: h2c\r\nHost: x\r\n%bupgrade: h3\r\n"
+    assert without_upgrade(head % (b"", b"")) == head % (b"ignored-", b"ignored-")
 
 
 def test_nothing_else_is_touched() -> None:

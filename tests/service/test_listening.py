@@ -20,6 +20,11 @@ def test_without_a_port_there_is_nothing_to_share() -> None:
         assert port is None
 
 
+def test_a_name_that_no_host_can_have_is_one_sentence() -> None:
+    with pytest.raises(StartupError, match=r"Can't listen on a\.\.b port 0: it is no host's name. Choose"):
+        listen("a..b", 0)
+
+
 def test_the_shared_port_can_be_listened_on_more_than_once() -> None:
     with shared("127.0.0.1", 0) as port, socket.socket() as one, socket.socket() as other:
         for worker in (one, other):

@@ -357,6 +357,39 @@ def test_a_wish_for_another_protocol_is_ignored_and_the_body_is_not(settings: Se
     scenario(settings, play)
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(b"", b"Connection: Upgrade\r\nUpgrade: h2c\r\n"), (b"Connection: Upgrade\r\nUpgrade: h2c\r\n", b"")],
+)
+def test_what_follows_a_wish_for_another_protocol_is_never_taken_for_a_request(
+    first: bytes, second: bytes, settings: Settings
+) -> None:
+    inner = b"GET /livez HTTP/1.1\r\nHost: test\r\n\r\n"
+    head = b"POST /v1/predict HTTP/1.1\r\nContent-Type: image/png\r\nContent-Length: %d\r\n" % len(inner)
+
+    async def play(client: Client) -> None:
+        client.writer.write(head + first)
+        await client.turns()
+        client.writer.write(second + b"\r\n" + inner)
+        status, headers, _ = await read_plain(client.reader)
+        assert (status, headers.get("connection")) == ((400, "close") if second else (422, None))
+        if second:
+            assert await client.reader.read() == b""
+
+    scenario(settings, play)
+
+
+def test_every_answer_of_a_process_that_drains_ends_its_connection(settings: Settings) -> None:
+    async def play(client: Client) -> None:
+        client.app.state.served.draining = True
+        client.writer.write(b"GET /livez HTTP/1.1\r\nHost: test\r\n\r\n")
+        status, headers, _ = await read_plain(client.reader)
+        assert (status, headers["connection"]) == (200, "close")
+        assert await client.reader.read() == b""
+
+    scenario(settings, play)
+
+
 def test_fields_of_one_name_are_one_list(settings: Settings) -> None:
     async def play(client: Client) -> None:
         for start in ("POST /v1/predict HTTP/1.1", "POST /v1/predict?top_k=3 HTTP/1.1"):

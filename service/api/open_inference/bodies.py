@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
+from pydantic.json_schema import models_json_schema
 
 from service.errors import MalformedRequest
 
@@ -17,6 +19,14 @@ class Request(BaseModel):
     """What a client sends, whichever way."""
 
     @classmethod
+    def parse(cls, content: bytes | memoryview) -> Self:
+        """What JSON says; raises `MalformedRequest`."""
+        try:
+            return cls.of(orjson.loads(content))
+        except orjson.JSONDecodeError as exc:
+            raise MalformedRequest(f"The request is not JSON (line {exc.lineno}, column {exc.colno}).") from exc
+
+    @classmethod
     def of(cls, document: object) -> Self:
         """What parsed JSON says; raises `MalformedRequest`."""
         try:
@@ -24,6 +34,14 @@ class Request(BaseModel):
         except ValidationError as exc:
             first = exc.errors()[0]
             raise MalformedRequest(f"{'.'.join(map(str, first['loc'])) or 'The request'}: {first['msg']}.") from exc
+
+
+def request_schemas(ref_template: str) -> dict[str, Any]:
+    """The JSON schemas of all that clients send, by name."""
+    kinds = (InferRequest, IndexRequest, LoadRequest, UnloadRequest)
+    _, made = models_json_schema([(kind, "validation") for kind in kinds], ref_template=ref_template)
+    schemas: dict[str, Any] = made["$defs"]
+    return schemas
 
 
 class Failure(BaseModel):
@@ -144,7 +162,7 @@ class Config(BaseModel):
     output: list[TensorConfig]
 
 
-class IndexRequest(BaseModel):
+class IndexRequest(Request):
     """Which versions to list."""
 
     ready: StrictBool = Field(False, description="Only those that answer.")

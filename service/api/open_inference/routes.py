@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Request, Response
 
 from service import errors
 from service.administration import Administration
@@ -30,8 +30,7 @@ PREFIX = problems.OPEN_INFERENCE
 METHOD, PATHS = "POST", (f"{PREFIX}/models/{{model}}/infer", f"{PREFIX}/models/{{model}}/versions/{{version}}/infer")
 HEADER_LENGTH = b"inference-header-content-length"
 REFERENCE = "#/components/schemas/{model}"
-INFER_REQUEST = bodies.InferRequest.model_json_schema(ref_template=REFERENCE)
-SCHEMAS: dict[str, Any] = INFER_REQUEST.pop("$defs") | {"InferRequest": INFER_REQUEST}  # FastAPI does not find these
+SCHEMAS = bodies.request_schemas(REFERENCE)  # FastAPI does not find these: their routes read bodies themselves
 REQUEST_BODY = {
     "required": True,
     "content": {
@@ -44,6 +43,8 @@ REQUEST_BODY = {
         },
     },
 }
+
+REPOSITORY_BYTES = 64 << 10  # of a request about the repository
 
 Responses = dict[int | str, dict[str, Any]]
 FAILURE: dict[str, Any] = {"model": bodies.Failure}
@@ -62,14 +63,12 @@ INFER: dict[str, Any] = {
     "openapi_extra": {"requestBody": REQUEST_BODY},
 }  # fmt: skip
 
-ADMIN: dict[str, Any] = {
-    "responses": {
-        error.status.value: FAILURE
-        for error in (
-            errors.Unauthorized, errors.Forbidden, errors.ModelNotFound, errors.Conflict, errors.StorageFailed,
-        )
-    },
-    "openapi_extra": {"security": [{"key": []}]},
+ADMIN: Responses = {
+    error.status.value: FAILURE
+    for error in (
+        errors.Unauthorized, errors.Forbidden, errors.ModelNotFound, errors.Conflict, errors.BodyTooLarge,
+        errors.StorageFailed,
+    )
 }  # fmt: skip
 
 
@@ -111,7 +110,6 @@ def router(
         prefix=PREFIX,
         tags=["open inference protocol"],
         route_class=direct.documented(),
-        strict_content_type=False,  # Triton's clients don't say that what they send is JSON
     )
     repository = models.repository
 
@@ -160,22 +158,52 @@ def router(
     async def infer(model: str, version: str | None = None) -> None:
         """Classify images: all of them, or none where one is bad."""
 
-    @routes.post("/repository/index")
-    async def index(request: bodies.IndexRequest | None = None) -> list[bodies.IndexEntry]:
+    @routes.post(
+        "/repository/index",
+        responses={errors.BodyTooLarge.status.value: FAILURE},
+        openapi_extra=_taking(bodies.IndexRequest),
+    )
+    async def index(request: Annotated[bodies.IndexRequest, _sent(bodies.IndexRequest)]) -> list[bodies.IndexEntry]:
         """Every version in the model repository."""
-        return descriptions.index(repository, ready=request is not None and request.ready)
+        return descriptions.index(repository, ready=request.ready)
 
-    @routes.post("/repository/models/{model}/load", **ADMIN, dependencies=[Depends(right)])
-    async def load(model: str, request: bodies.LoadRequest | None = None) -> None:  # noqa: ARG001 - only checked
+    @routes.post(
+        "/repository/models/{model}/load",
+        responses=ADMIN,
+        dependencies=[Depends(right), _sent(bodies.LoadRequest)],  # in this order: its body is read for nobody else
+        openapi_extra=_taking(bodies.LoadRequest, admin=True),
+    )
+    async def load(model: str) -> None:
         """Serve all versions of a model that are stored, or leave everything as it was."""
         await administration.load_all(model)
 
-    @routes.post("/repository/models/{model}/unload", **ADMIN, dependencies=[Depends(right)])
-    async def unload(model: str, request: bodies.UnloadRequest | None = None) -> None:  # noqa: ARG001 - only checked
+    @routes.post(
+        "/repository/models/{model}/unload",
+        responses=ADMIN,
+        dependencies=[Depends(right), _sent(bodies.UnloadRequest)],
+        openapi_extra=_taking(bodies.UnloadRequest, admin=True),
+    )
+    async def unload(model: str) -> None:
         """Serve no version of a model any more; the default model can't be unloaded."""
         await administration.unload_all(model)
 
     return routes
+
+
+def _sent(kind: type[bodies.Request]) -> Any:  # noqa: ANN401 - as FastAPI says it
+    """What a request about the repository says, if anything: FastAPI itself would read a body of any size."""
+
+    async def read(request: Request) -> bodies.Request:
+        content = await Incoming.of(request.scope, request.receive).whole(REPOSITORY_BYTES)
+        return kind.parse(content) if content else kind()
+
+    return Depends(read)
+
+
+def _taking(kind: type[bodies.Request], *, admin: bool = False) -> dict[str, Any]:
+    """The operation's part of the OpenAPI document that FastAPI does not know."""
+    content = {"application/json": {"schema": {"$ref": REFERENCE.format(model=kind.__name__)}}}
+    return {"requestBody": {"content": content}} | ({"security": [{"key": []}]} if admin else {})
 
 
 def _ready(models: ServedModels, response: Response, name: str | None = None) -> bodies.Ready:

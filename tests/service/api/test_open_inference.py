@@ -385,6 +385,26 @@ def test_tritons_client_loads_and_unloads_models(tmp_path: Path) -> None:
         client.close()
 
 
+@pytest.mark.parametrize("content", [b"\xff", b"[" * 200_000, b"{", b"[]", b'{"ready": 1}', b" " * 100_000])
+def test_what_is_no_request_about_the_repository_is_told(client: TestClient, content: bytes) -> None:
+    answer = client.post("/v2/repository/index", content=content)
+    assert answer.status_code == (413 if len(content) > 64 << 10 else 400)
+    assert answer.json()["error"]
+
+
+def test_no_body_is_read_for_who_may_not_ask(client: TestClient) -> None:
+    assert client.post("/v2/repository/models/colours/load", content=b"{").status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("data", "status"), [(b"{}," * 64, 400), (b"[]," * 2_500_000, 413), (b"1," * 5_000_000, 413), (b"1," * 10, 422)]
+)
+def test_json_of_very_many_values_is_not_parsed(client: TestClient, data: bytes, status: int) -> None:
+    head = b'{"inputs": [{"name": "image", "shape": [1, 2, 2, 3], "datatype": "UINT8", "data": ['
+    answer = client.post("/v2/models/colours/infer", content=head + data + b"1]}]}")
+    assert answer.status_code == status, answer.text
+
+
 def test_tritons_client_understands_what_is_wrong(unmodified: triton.InferenceServerClient) -> None:
     with pytest.raises(InferenceServerException, match="There is no such model"):
         unmodified.infer("none", inputs("UINT8", as_binary=True))

@@ -197,6 +197,18 @@ def test_a_header_of_other_things_than_lengths_is_told(client: TestClient, shape
     assert answer.status_code in {400, 422}, answer.text
 
 
+@pytest.mark.parametrize("length", [f"0x{'f' * 5000}", str(1 << 63)])
+def test_a_header_of_lengths_that_no_array_has_is_told(client: TestClient, length: str) -> None:
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({length}, 4, 3), }}".encode()
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    problem(post(client, content, NPY), 400, "malformed-request")
+
+
+@pytest.mark.parametrize("parameters", ["a*=x; a*0=y", f"a*{'1' * 5000}=x"])
+def test_parameters_that_the_parser_cannot_take_are_told(client: TestClient, parameters: str) -> None:
+    problem(post(client, b"x", f"image/png; {parameters}"), 400, "malformed-request")
+
+
 def test_no_images_of_an_impossible_size_are_no_images(client: TestClient) -> None:
     content = npy(np.zeros((0, 4, 4, 3), np.uint8)).replace(b"(0, 4, 4, 3), }", b"(0, 4000000000, 4000000000, 3), }")
     length = int.from_bytes(content[8:10], "little") + 18
