@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import Any
 
 from service.errors import InvalidSource, ServiceError
 from service.jobs.inputs import Input, text
+
+BUFFER = 1 << 20
 
 
 @contextmanager
@@ -34,8 +37,9 @@ def guarded(path: str, inputs: Iterator[Input]) -> Iterator[Input]:
 class Stream:
     """A store's file, whose reading raises nothing but `InvalidSource`."""
 
-    def __init__(self, stream: BinaryIO, path: str) -> None:
-        self._stream, self._path = stream, path
+    def __init__(self, stream: io.RawIOBase, path: str) -> None:
+        # Not every store's file has `readline` with a size, or reads as much as it is asked for.
+        self._stream, self._path = io.BufferedReader(stream, BUFFER), path
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - all else that a file has
         return getattr(self._stream, name)

@@ -6,6 +6,7 @@ image that can't be read has its error in its place. Servers never come here: th
 
 from __future__ import annotations
 
+import io
 import posixpath
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -80,6 +81,10 @@ class _Store:
             raise InvalidSource(f"{text(place)} is what --output names; choose another output.")
         if about["type"] == "other":
             raise InvalidSource(f"{text(place)} can't be read: it is no plain file.")
+        if about["size"] is None:
+            raise InvalidSource(
+                f"{text(place)} can't be read: its server does not say how large it is; download it first."
+            )
         size = int(about["size"])
         changed = next((str(about[key]) for key in ("mtime", "ETag", "etag", "LastModified") if key in about), "")
         fingerprint, read = f"{size} {changed}", self._reader(place, size)
@@ -184,9 +189,10 @@ class _Reading:
     def inputs(self, read: ReadStream) -> Iterator[Input]:
         """The file's inputs."""
         with self._store.files.open(self._place, "rb") as stream:
-            self._position = stream.tell
+            file = cast(BinaryIO, Stream(stream, self._place))
+            self._position = file.tell
             try:
-                yield from read(cast(BinaryIO, Stream(stream, self._place)), self._size, self._store.limits)
+                yield from read(file, self._size, self._store.limits)
             finally:
                 self._position = lambda: self._size
 
@@ -197,8 +203,12 @@ class _Reading:
 
 def _read(files: AbstractFileSystem, path: str, limits: Limits) -> Content:
     try:
-        with local.open_plain(path) if isinstance(files, LocalFileSystem) else files.open(path, "rb") as stream:
-            content: bytes = stream.read(limits.max_image_bytes + 1)
+        with (
+            local.open_plain(path)
+            if isinstance(files, LocalFileSystem)
+            else io.BufferedReader(files.open(path, "rb"))  # which goes on where a store gives less than was asked for
+        ) as stream:
+            content = stream.read(limits.max_image_bytes + 1)
     except MemoryError:
         raise
     except Exception as exc:  # each store has its own

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import BinaryIO, cast
+from typing import Any
 
 import pytest
 
@@ -11,20 +11,43 @@ from service.errors import InvalidSource
 from service.jobs.sources.edge import Stream, told
 
 
-class BreaksOff(io.BytesIO):
+class Far(io.RawIOBase):
+    """A file as stores have it: no line of it can be asked for by size, and little comes at a time."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = io.BytesIO(content)
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._content.tell()
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401
+        return self._content.readinto(memoryview(buffer)[:7])
+
+    def readline(self) -> bytes:  # type: ignore[override]
+        return self._content.readline()
+
+
+class BreaksOff(Far):
     """As a connection that ends."""
 
-    def read(self, _size: int | None = -1) -> bytes:
+    def readinto(self, _buffer: object) -> int:
         raise LookupError("cut off")
-
-    readline = read
 
 
 @pytest.mark.parametrize("how", ["read", "readline"])
 def test_a_file_that_breaks_off_says_where(how: str) -> None:
-    stream = Stream(cast(BinaryIO, BreaksOff()), "s3://bucket/rows")
+    stream = Stream(BreaksOff(b""), "s3://bucket/rows")
     with pytest.raises(InvalidSource, match="s3://bucket/rows can't be read: cut off"):
         getattr(stream, how)(10)
+
+
+def test_a_far_file_is_read_as_any_other() -> None:
+    stream = Stream(Far(b"a line\nand another\n"), "s3://bucket/rows")
+    assert (stream.readline(3), stream.readline(30), stream.tell()) == (b"a l", b"ine\n", 7)
+    assert stream.read(100) == b"and another\n"
 
 
 def test_the_file_that_an_error_names_is_the_one_that_is_told() -> None:

@@ -18,6 +18,7 @@ from service.jobs.sources.cifar import LABELS
 from service.jobs.sources.files import open_path
 from tests.conftest import encode, generated_records, picture
 from tests.service.jobs.packing import PACKERS, write_folder
+from tests.service.jobs.sources.test_edge import Far
 
 PNG = encode(picture("red"))
 PICTURES = [("cat/a.png", PNG), ("cat/b.png", b"no image"), ("dog/a.png", PNG), ("e.png", PNG)]
@@ -197,6 +198,29 @@ def test_what_a_store_raises_is_one_sentence_or_one_rows_error(monkeypatch: pyte
     monkeypatch.setattr(MemoryFileSystem, "info", refuse)
     with pytest.raises(InvalidSource, match="the store says no"):
         open_path("memory://rows.ndjson", Limits())
+
+
+def test_a_picture_that_comes_piece_by_piece_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "list.txt").write_text("memory://a.png\n")
+    monkeypatch.setattr(MemoryFileSystem, "_open", lambda *_, **__: Far(PNG))
+    assert found(tmp_path / "list.txt") == [("memory://a.png", PNG)]
+
+
+@pytest.mark.parametrize("kind", ["ndjson", "list.txt"])
+def test_lines_come_from_any_store(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = PACKERS["ndjson"](PICTURES) if kind == "ndjson" else b"".join(b"%s\n" % p[0].encode() for p in PICTURES)
+    store = fsspec.filesystem("memory")
+    store.pipe(f"/far/{kind}", content)
+    monkeypatch.setattr(MemoryFileSystem, "_open", lambda *_, **__: Far(content))
+    assert [id_ for id_, _ in found(f"memory://far/{kind}")] == [name for name, _ in PICTURES]
+
+
+def test_a_file_of_unknown_size_is_to_be_downloaded_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MemoryFileSystem, "info", lambda *_, **__: {"name": "/a", "size": None, "type": "file"})
+    with pytest.raises(
+        InvalidSource, match=r"/a\.zip can\'t be read: its server does not say how large it is; download"
+    ):
+        open_path("memory://a.zip", Limits())
 
 
 def test_a_file_that_is_too_large_has_an_error_in_its_place(tmp_path: Path) -> None:
