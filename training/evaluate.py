@@ -70,15 +70,17 @@ def fit_thresholds(folder: Path, data: Path) -> tuple[Evaluation, ...]:
     """Give the model in `folder` the thresholds of prediction sets, and record what they measure on validation.
 
     For models that were exported without; its files stay what they are. The thresholds come from the images that the
-    calibration was fitted on.
+    calibration was fitted on, or, where it was fitted on others or none, on images that are new to it.
     """
     metadata, files, images = _open(folder, data, "validation")
-    fitting = images.mirrored_too() if metadata.calibration.fitted_on.endswith(MIRRORED) else images
+    fitted_on = metadata.calibration.fitted_on
+    fitting = images.mirrored_too() if fitted_on.endswith(MIRRORED) else images
     thresholds = {
         precision: conformal_thresholds(
             *ModelFile(file, _calibrator(metadata, precision)).answers(fitting.images.numpy()),
             fitting.labels,
             pictures=len(images),
+            fitted=fitted_on.startswith(f"{len(images):,} "),  # as many are these very ones
         )
         for precision, file in files.items()
     }

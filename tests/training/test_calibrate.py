@@ -184,6 +184,13 @@ def test_sets_keep_their_promise_though_few_pictures_made_calibrator_and_thresho
     assert sum(on_the_same) / 60 < 0.89
 
 
+def test_thresholds_of_a_calibrator_that_was_fitted_on_nothing_are_of_its_own_probabilities() -> None:
+    logits, labels = views(300, 1, 0)
+    p = logits.softmax(1)
+    found = conformal_thresholds(p, logits, labels, pictures=300, fitted=False)
+    assert found == {asked: conformal_threshold(p, labels, float(asked)) for asked in ("0.9", "0.95", "0.99")}
+
+
 def test_one_picture_promises_nothing() -> None:
     logits, labels = views(1, 2, 0)
     assert set(conformal_thresholds(logits.softmax(1), logits, labels, pictures=1).values()) == {0.0}

@@ -19,6 +19,7 @@ from tests.conftest import encode
 from tests.training.foreign.networks import LABELS, SIZE, by_hand, compared, frozen, network, softmax
 from tests.training.test_pictures import fill, speckled
 from training.__main__ import main
+from training.data import load_training_data
 from training.errors import ExportError
 from training.foreign import importing
 from training.foreign.graph import read
@@ -26,6 +27,7 @@ from training.foreign.importing import import_network
 from training.foreign.int8 import quantized
 from training.foreign.source import Source
 from training.foreign.wrapping import Normalisation
+from training.onnx_graph import run_onnx
 
 
 @pytest.fixture
@@ -77,6 +79,17 @@ def test_pictures_make_it_honest_and_measure_it_whatever_their_order(
     with TestClient(create_app(settings)) as client:
         answer = client.post("/v1/predict", files={"images": encode(speckled("green", 7))}).json()
     assert answer["predictions"][0]["label"] == "green"
+
+
+def test_thresholds_of_what_no_pictures_calibrated_are_of_its_own_probabilities(tmp_path: Path, labels: Path) -> None:
+    """Calibrated, they would be far surer: it is always right."""
+    pictures = fill(tmp_path / "pictures", 60)
+    file, target = network(tmp_path / "net.onnx"), tmp_path / "models" / "colours" / "1"
+    assert main(["import", str(file), str(target), "--labels", str(labels)]) == 0
+    assert main(["calibrate", str(target), "--data", str(pictures)]) == 0
+    images = load_training_data(pictures, SIZE).validation.images
+    thresholds = ModelMetadata.read(target).calibration.thresholds["fp32"]
+    assert (run_onnx(target / "model.onnx", images.numpy()).max(1) >= thresholds["0.9"]).mean() >= 0.9
 
 
 def test_an_int8_file_that_is_worse_is_left_out_and_that_is_said(
