@@ -19,6 +19,7 @@ from pydantic import (
     Field,
     PositiveInt,
     StringConstraints,
+    ValidationError,
     model_validator,
 )
 
@@ -238,7 +239,12 @@ class ModelMetadata(Record):
     @classmethod
     def read(cls, folder: Path) -> ModelMetadata:
         """The metadata in `folder`; raises `ValueError` or `OSError`."""
-        return cls.model_validate_json((folder / FILE_NAME).read_bytes())
+        try:
+            return cls.model_validate_json((folder / FILE_NAME).read_bytes())
+        except ValidationError as exc:
+            first = exc.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise ValueError(f"{FILE_NAME} is not as it should be: {place}: {first['msg']}") from exc
 
     def write(self, folder: Path) -> None:
         """Write the metadata into `folder`, atomically."""

@@ -87,7 +87,7 @@ class ModelRepository:
             try:
                 choice = (proposed or {}).get(folder.name) or Choice.read(folder)
             except (OSError, ValueError) as exc:
-                found.failed.update({(folder.name, version): str(exc) for version in self.stored(folder.name)})
+                found.failed.update({(folder.name, version): _reason(exc) for version in self.stored(folder.name)})
                 logger.error("model %s is not served: %s", folder.name, exc)
             else:
                 self._find(folder, choice, found)
@@ -103,7 +103,7 @@ class ModelRepository:
             try:
                 model = self._unchanged(folder / version) or load_version(folder / version, self._open_engine)
             except (OSError, ValueError, ServiceError, StartupError) as exc:
-                found.failed[name, version] = str(exc)
+                found.failed[name, version] = _reason(exc)
                 logger.error("model %s/%s is not served: %s", name, version, exc)
             else:
                 loaded[version] = model
@@ -185,6 +185,11 @@ def opener(settings: Settings, *, threads: int) -> OpenEngine:
         )
 
     return open_engine
+
+
+def _reason(exc: Exception) -> str:
+    """Why a version does not serve, as everybody may read it: without the path."""
+    return f"a file of it can't be read: {exc.strerror}" if isinstance(exc, OSError) and exc.strerror else str(exc)
 
 
 def load_version(folder: Path, open_engine: OpenEngine, *, warm_up: bool = True) -> LoadedModel:

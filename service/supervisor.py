@@ -16,6 +16,7 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 from service.channel import Channel, Message
@@ -69,6 +70,7 @@ class Supervisor:
         self._turn = 0
         self._announced = self._failed = False
         self._stop, self._reload_asked = asyncio.Event(), asyncio.Event()
+        self._hurried = asyncio.Event()  # by SIGINT: nobody's balancer has to notice
         self._changers: list[Worker] = []  # that wait until all have what they changed
         self._counters = os.memfd_create("convoy-counters")  # no file: the root file system may be read-only
         os.ftruncate(self._counters, count * STRIP_BYTES)
@@ -77,8 +79,8 @@ class Supervisor:
         """Serve until told to stop; the exit status: 1 when no worker ever became ready."""
         loop = asyncio.get_running_loop()
         self._listener.setblocking(False)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGTERM, self._stop.set)
+        loop.add_signal_handler(signal.SIGINT, self._interrupted)
         loop.add_signal_handler(signal.SIGHUP, self._reload_asked.set)
         reloader = asyncio.create_task(self._reload())
         self._keepers += [asyncio.create_task(self._keep(strip)) for strip in range(self._count)]
@@ -87,7 +89,8 @@ class Supervisor:
         for worker in self._workers:
             worker.channel.send(Message.LAME_DUCK)
         if not self._failed:
-            await asyncio.sleep(self._lame_duck_s)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._hurried.wait(), self._lame_duck_s)
             for worker in self._workers:
                 worker.channel.send(Message.SILENCE)
             await asyncio.sleep(SILENCE_S / 2)  # they may hear it a little later
@@ -104,6 +107,10 @@ class Supervisor:
             worker.process.kill()
         os.close(self._counters)
         return int(self._failed)
+
+    def _interrupted(self) -> None:
+        self._hurried.set()
+        self._stop.set()
 
     async def _keep(self, strip: int) -> None:
         """One worker after the other, until the end."""

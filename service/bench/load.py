@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from service.bench.connection import Connection
 
+RECONNECT_S = 0.05  # while a server restarts: not so often that the tries are the load
 DRAIN_S = 30.0  # how long the last answers are waited for
 Progress = Callable[["Outcome"], None]
 
@@ -135,16 +136,17 @@ class Load:
 
     async def _reconnect(self) -> None:
         """Take the place of a connection that the server closed."""
-        try:
-            connection = await self._connect()
+        while self._running:
+            try:
+                connection = await self._connect()
+            except OSError:
+                await asyncio.sleep(RECONNECT_S)
+                continue
             if self._running:
                 self._next(connection)
             else:
                 connection.close()
-        except OSError:
-            await asyncio.sleep(0.05)  # a server that restarts: not so often that the tries are the load
-            if self._running:
-                await self._reconnect()
+            return
 
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()

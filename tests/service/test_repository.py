@@ -113,6 +113,11 @@ def test_what_a_file_gave_at_export_counts_for_it_before_what_torch_gave(root: P
     assert load(root).get("colours", "1").identity.version == "1"
 
 
+def in_place_of_metadata(folder: Path) -> None:
+    (folder / "metadata.json").unlink()
+    (folder / "metadata.json").mkdir()
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a flipped bit": (damage_model, "SHA-256 differs"),
     "a missing file": (lambda folder: (folder / "model.onnx").unlink(), "model.onnx is missing"),
@@ -128,6 +133,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: rewrite(folder, lambda d: d.update(input={"height": 8, "width": 8, "resize_policy": "guess"})),
         "resize policy guess",
     ),
+    "a folder in a file's place": (in_place_of_metadata, "a file of it can't be read: Is a directory"),
     "a path out of the folder": (
         lambda folder: rewrite(folder, lambda d: d["golden"].update(name="../../x")),  # type: ignore[attr-defined]
         "golden.name",
@@ -141,7 +147,10 @@ def test_a_damaged_version_does_not_serve_and_says_why(root: Path, damage: str) 
     inflict(root / "colours" / "2")
     repository = load(root)
     assert repository.active_version("colours") == "1"
-    assert reason in repository.failed["colours", "2"]
+    told = repository.failed["colours", "2"]
+    assert reason in told
+    assert str(root) not in told  # it is told to everybody
+    assert "pydantic" not in told
 
 
 def test_without_the_default_model_there_is_no_start(root: Path) -> None:

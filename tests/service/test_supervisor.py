@@ -172,6 +172,12 @@ def test_sigterm_finishes_what_has_begun(models_dir: Path) -> None:
         assert convoy.process.wait(60) == 0
 
 
+def test_ctrl_c_waits_for_no_balancer(models_dir: Path) -> None:
+    with running(models_dir, workers="2", lame_duck_ms="600000") as convoy:
+        convoy.process.send_signal(signal.SIGINT)
+        assert convoy.process.wait(60) == 0
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_sigterm_under_load_leaves_no_request_without_an_answer(models_dir: Path, workers: str) -> None:
     """Every answer of a stopping service ends its connection, so that connections begin until the very last moment."""

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from service.bench import load as load_module
 from service.bench.connection import Connection
 from service.bench.load import Load, Outcome, Target, Unreachable
 from service.bench.requests import Head, post
@@ -88,6 +89,23 @@ def test_a_connection_that_is_cut_counts_as_no_answer_and_is_made_anew() -> None
     assert outcome.statuses[0] == 1
     assert outcome.answered == server.requests
     assert server.connections == 5
+
+
+def test_a_server_that_is_away_for_long_is_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    server, connect, tries = Server(lambda number: None if number == 0 else OK), Load._connect, 0
+
+    async def often(load: Load) -> Connection:
+        nonlocal tries
+        tries += 1
+        if 1 < tries < 2000:
+            raise ConnectionRefusedError
+        return await connect(load)
+
+    monkeypatch.setattr(Load, "_connect", often)
+    monkeypatch.setattr(load_module, "RECONNECT_S", 0)
+    outcome = run(server, connections=1, seconds=3)
+    assert tries == 2000
+    assert outcome.statuses[200] == server.requests - 1 > 0
 
 
 def test_a_server_that_closes_after_each_answer_is_followed() -> None:
