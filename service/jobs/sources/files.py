@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import posixpath
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -47,6 +48,13 @@ class Opened:
 
 def _joined(path: str, id_: str | None) -> str:
     return "/".join(filter(None, (path.rstrip("/"), id_)))
+
+
+def _above(path: str) -> Iterator[str]:
+    """The folders that hold it, from within."""
+    while (above := posixpath.dirname(path)) not in ("", path):
+        yield above
+        path = above
 
 
 def open_path(path: str, limits: Limits, output: Path | None = None) -> Opened:
@@ -109,8 +117,11 @@ class _Store:
                 return zip_inputs
         raise InvalidSource(f"{text(place)} is no image, and of no kind that holds images.")
 
-    def folder(self, place: str) -> Iterator[Input]:
-        """Every file below a folder, by name, folder after folder; CIFAR-10's batches in one are read as such."""
+    def folder(self, place: str, name: str = "") -> Iterator[Input]:
+        """Every file below a folder, by name, folder after folder; CIFAR-10's batches in one are read as such.
+
+        Ids begin with `name`.
+        """
         batches = [
             path
             for path, is_folder in self._listed(place, frozenset()).items()
@@ -118,10 +129,10 @@ class _Store:
         ]
         for path in batches:
             for found in self.file(path).inputs:
-                yield replace(found, id=_joined(posixpath.basename(path), found.id))
+                yield replace(found, id=_joined(_joined(text(name), posixpath.basename(path)), found.id))
         if not batches:
             for path in self._below(place, frozenset()):
-                yield self._image(path, path.removeprefix(place).lstrip("/"))
+                yield self._image(path, _joined(name, path.removeprefix(place).lstrip("/")))
 
     def _below(self, folder: str, above: frozenset[local.Inode]) -> Iterator[str]:
         if self.is_local:
@@ -147,21 +158,32 @@ class _Store:
 
     def glob(self, pattern: str) -> Iterator[Input]:
         """The inputs of all files that match, by name; raises `InvalidSource` at once where none does."""
-        root = posixpath.dirname(pattern[: min(pattern.find(sign) for sign in "*?[" if sign in pattern)])
+        root = posixpath.dirname(re.split(r"[*?[]", pattern)[0])
         found = [path for path in sorted(self.files.glob(pattern)) if path not in self.own]
         if not found:
             raise InvalidSource(f"{text(pattern)} matches nothing.")
-        return (each for path in found for each in self._matched(path, text(path.removeprefix(root).lstrip("/"))))
+        return self._matched(found, root)
 
-    def _matched(self, place: str, name: str) -> Iterator[Input]:
-        if self.files.isdir(place):
-            return
+    def _matched(self, found: list[str], root: str) -> Iterator[Input]:
+        """Once what is below a folder that was found too."""
+        folders: set[str] = set()
+        for path in found:
+            name = path.removeprefix(root).lstrip("/")
+            if folders and folders.intersection(_above(path)):
+                continue
+            if self.files.isdir(path):
+                folders.add(path.rstrip("/"))
+                yield from self.folder(path, name)
+            else:
+                yield from self._nested(path, name)
+
+    def _nested(self, place: str, name: str) -> Iterator[Input]:
         if not name.lower().endswith(IMAGE_SUFFIXES):  # those would have to be opened one by one, here
             with self.files.open(place, "rb") as stream:
                 kind = kind_of(posixpath.basename(place), stream.read(HEAD_BYTES))
             if kind:
                 for found in self.file(place).inputs:
-                    yield replace(found, id=_joined(name, found.id))
+                    yield replace(found, id=_joined(text(name), found.id))
                 return
         yield self._image(place, name)
 

@@ -52,6 +52,16 @@ def test_a_glob_gives_what_matches_by_name(tmp_path: Path) -> None:
     assert [id_ for id_, _ in found(tmp_path / "**" / "*.png")] == [name for name, _ in PICTURES]
 
 
+def test_a_glob_of_folders_gives_their_files_once(tmp_path: Path) -> None:
+    write_folder(tmp_path, PICTURES)
+    assert found(tmp_path / "*") == PICTURES
+    assert [each.truth for each in open_path(f"{tmp_path}/*", Limits()).inputs] == ["cat", "cat", "dog", None]
+    assert found(f"{tmp_path}/**") == PICTURES
+    pixels, labels = generated_records(3, 0)
+    (tmp_path / "dog" / "test_batch.bin").write_bytes(np.concatenate([labels[:, None], pixels], 1).tobytes())
+    assert [id_ for id_, _ in found(tmp_path / "d*")] == [f"dog/test_batch.bin/{i}" for i in range(3)]
+
+
 def test_a_glob_of_tables_gives_their_rows(tmp_path: Path) -> None:
     for name in ("1.parquet", "2.parquet"):
         (tmp_path / name).write_bytes(PACKERS["parquet"](PICTURES[:1]))
@@ -169,7 +179,8 @@ def test_the_outputs_own_files_are_no_inputs(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "link"):
         ids = [each.id for each in open_path(str(path), Limits(), output).inputs]
         assert ids == ["a.png", "in/out.csv"]
-    assert [each.id for each in open_path(f"{tmp_path}/*", Limits(), output).inputs] == ["a.png"]
+    ids = [each.id for each in open_path(f"{tmp_path}/*", Limits(), output).inputs]
+    assert ids == ["a.png", "in/out.csv", "link/a.png", "link/in/out.csv"]
 
 
 def test_an_output_that_is_an_input_is_refused(tmp_path: Path) -> None:
