@@ -21,12 +21,12 @@ from training.errors import Interrupted
 from training.optim import LR_SCHEDULES, Lookahead
 from training.process import keep_freed_memory, stop_requests
 from training.progress import Progress
-from training.recipes import SEEDS
 from training.run import Run
 from training.start import pixels
 
 EVALUATION_BATCH = 500
-ORDER, VIEW, DEGRADATION = 0, 1, 2 * SEEDS  # streams of random numbers, each clear of the others and of other seeds'
+SEED_STRIDE = 2654435761  # 2³² / the golden ratio: its multiples modulo 2³² keep apart
+VIEW, DEGRADATION = 0, 1 << 31  # where in 2³² a stream of random numbers begins; an epoch's order is of the views'
 
 
 def train(run: Run, folder: Path, time_budget_s: float = math.inf) -> Network:
@@ -54,7 +54,7 @@ def train_one_epoch(run: Run, progress: Progress, stop_requested: Callable[[], b
     began, first = time.perf_counter(), run.step
     epoch = run.step // run.steps_per_epoch
     views_epoch = run.view // run.steps_per_epoch
-    order = torch.randperm(len(run.data.train), generator=_generator(run.config.seed, views_epoch, ORDER))
+    order = torch.randperm(len(run.data.train), generator=_generator(run.config.seed, views_epoch, VIEW))
     _, end = run.cycle
     run.model.train()
     while run.step < run.total_steps:
@@ -151,5 +151,5 @@ def logits_of(model: nn.Module, images: Tensor, device: torch.device, precision:
 
 
 def _generator(seed: int, counter: int, stream: int) -> torch.Generator:
-    """Random numbers as a pure function of where in the run we are."""
-    return torch.Generator().manual_seed((seed * 2 + stream) << 40 | counter)
+    """Random numbers as a pure function of where in the run we are: torch's generator looks at 32 bits of its seed."""
+    return torch.Generator().manual_seed((seed * SEED_STRIDE + stream + counter) % (1 << 32))

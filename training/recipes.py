@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-SEEDS = 1 << 19  # how many there are, from 0 on: each has random numbers of its own, see `training.loop`
+SEEDS = 10_000  # how many there are, from 0 on: each has random numbers of its own, see `training.loop`
 
 
 @dataclass(frozen=True)

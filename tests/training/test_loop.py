@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -119,10 +120,19 @@ def test_signals_are_left_as_they_were(data: TrainingData, tmp_path: Path) -> No
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
-def test_the_highest_seed_has_random_numbers_of_its_own() -> None:
-    streams = (loop.ORDER, loop.VIEW, loop.DEGRADATION)
-    drawn = [loop._generator(seed, 7, stream).initial_seed() for seed in (0, 1, SEEDS - 1) for stream in streams]
-    assert len(set(drawn)) == 9
+def test_every_seed_stream_and_step_has_random_numbers_of_its_own() -> None:
+    drawn = {
+        tuple(torch.rand(4, generator=loop._generator(seed, step, stream)).tolist())
+        for seed in (0, 1, 2, SEEDS - 1)
+        for stream in (loop.VIEW, loop.DEGRADATION)
+        for step in (0, 1, 7, 100_000)
+    }
+    assert len(drawn) == 4 * 2 * 4
+
+
+def test_seeds_keep_clear_of_each_other_for_as_long_as_a_run_may_be() -> None:
+    begins = sorted(loop._generator(seed, 0, loop.VIEW).initial_seed() for seed in range(SEEDS))
+    assert min(after - before for before, after in pairwise(begins)) > 100_000
 
 
 def test_bf16_trains_too(data: TrainingData, tmp_path: Path) -> None:
