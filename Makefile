@@ -22,8 +22,9 @@ check: .venv/test/.ready
 
 # What CUDA does here, measured and judged, into runs/gpu. WHEELS names a folder of wheels to install first, whole or in
 # parts, for machines without a network; OPTIONS are those of `python -m tests.gpu --help`.
-gpu-check: $(if $(WHEELS),,.venv/test/.ready)
-	$(if $(WHEELS),$(PYTHON) -m tests.gpu --wheels $(WHEELS),.venv/test/bin/python -m tests.gpu) $(OPTIONS)
+GPU_CHECK := $(if $(HAS_GPU),.venv/gpu,.venv/test)
+gpu-check: $(if $(WHEELS),,$(GPU_CHECK)/.ready)
+	$(if $(WHEELS),$(PYTHON) -m tests.gpu --wheels $(WHEELS),$(GPU_CHECK)/bin/python -m tests.gpu) $(OPTIONS)
 
 .venv/serve/.ready: $(REQUIREMENTS) pyproject.toml
 	@$(call new_environment,.venv/serve)
@@ -36,6 +37,16 @@ gpu-check: $(if $(WHEELS),,.venv/test/.ready)
 	.venv/test/bin/python $(PIP_INSTALL) --require-hashes -r requirements-test.txt
 	.venv/test/bin/python $(PIP_INSTALL) -r requirements-torch.txt
 	.venv/test/bin/python $(PIP_INSTALL) --no-deps --editable .
+	@touch $@
+
+# As for the tests, but for ONNX Runtime's build: both are the same module. CUDA's libraries come with torch.
+.venv/gpu/.ready: requirements-test.txt requirements-gpu.txt requirements-torch.txt pyproject.toml
+	@$(call new_environment,.venv/gpu)
+	sed '/^onnxruntime==/,/[^\\]$$/d' requirements-test.txt > .venv/gpu/requirements.txt
+	sed -n '/^onnxruntime-gpu==/,/[^\\]$$/p' requirements-gpu.txt >> .venv/gpu/requirements.txt
+	.venv/gpu/bin/python $(PIP_INSTALL) --require-hashes --no-deps -r .venv/gpu/requirements.txt
+	.venv/gpu/bin/python $(PIP_INSTALL) -r requirements-torch.txt
+	.venv/gpu/bin/python $(PIP_INSTALL) --no-deps --editable .
 	@touch $@
 
 define new_environment
