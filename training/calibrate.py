@@ -49,7 +49,8 @@ class Calibrator:
 
     def __call__(self, logits: Tensor) -> Tensor:
         """Calibrated probabilities."""
-        return bent_softmax(self.scaled(logits), self.exponent)
+        scaled = self.scaled(logits)
+        return F.softmax(scaled, 1) if self.exponent == 1 else bent_softmax(scaled, self.exponent)
 
     def scaled(self, logits: Tensor) -> Tensor:
         """What the last layer of an exported network gives."""
@@ -68,8 +69,6 @@ class Calibrator:
 
 def bent_softmax(logits: Tensor, exponent: float) -> Tensor:
     """softmax(-u ** exponent), u = -log softmax(logits): (N, classes) → (N, classes)."""
-    if exponent == 1:
-        return F.softmax(logits, 1)
     return F.softmax(-F.log_softmax(logits, 1).abs().pow(exponent), 1)
 
 

@@ -46,7 +46,7 @@ class InferenceGraph(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Probabilities (N, classes) for uint8 images (N, H, W, 3)."""
         logits: Tensor = self.layers(image.permute(0, 3, 1, 2).to(self._dtype))
-        return bent_softmax(logits.float(), self._exponent)
+        return bent_softmax(logits.float(), self._exponent)  # of 1 too: the int8 file's exponent may be another
 
 
 def _fold_normalisation(layer: nn.Module, mean: Tensor, std: Tensor) -> None:

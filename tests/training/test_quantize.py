@@ -77,6 +77,16 @@ def test_another_calibrator_takes_the_place_of_the_first(files: tuple[Path, Path
     assert [(p.key, p.value) for p in onnx.load(changed).metadata_props] == [("exponent", "1.5")]
 
 
+def test_what_needed_no_calibrator_may_need_one_in_integers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network, int8, further = ARCHITECTURES["tutorial-cnn"](10), tmp_path / "int8.onnx", Calibrator(exponent=1.5)
+    write_onnx(InferenceGraph(network, Calibrator()), tmp_path / "fp32.onnx", height=32, width=32, properties={})
+    quantize(tmp_path / "fp32.onnx", int8, IMAGES)
+    _, logits = run_onnx_with_logits(int8, IMAGES)
+    recalibrate(int8, further, {})
+    assert np.abs(further(torch.from_numpy(logits)).numpy() - run_onnx(int8, IMAGES)).max() < 1e-5
+
+
 def test_bytes_are_taken_as_they_are_whatever_images_calibrate(files: tuple[Path, Path], tmp_path: Path) -> None:
     quantize(files[0], tmp_path / "int8.onnx", IMAGES[:16] // 2)
     graph = onnx.load(tmp_path / "int8.onnx").graph
