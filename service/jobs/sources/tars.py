@@ -10,8 +10,9 @@ import gzip
 import sys
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import BinaryIO, Protocol, TypeVar
+from typing import BinaryIO, Protocol
 
 from service.errors import InvalidSource
 from service.jobs.inputs import Budget, Input, Limits, hidden, member, refused
@@ -25,7 +26,6 @@ BLOCK = 256 << 10
 MAGIC, CHECKSUM = slice(257, 262), slice(148, 156)  # of a member's header; the second counts as spaces in its own sum
 BROKEN_TAR = "The tar archive is damaged or cut off; send it whole."
 NO_TAR = "There is no tar archive in it, or one damaged from its beginning; what is no archive goes uncompressed."
-T = TypeVar("T")
 
 
 def is_tar(name: str, head: bytes) -> bool:
@@ -55,9 +55,18 @@ Open = Callable[[BinaryIO], _Readable]
 class _Forward:
     """What `tarfile` reads from: it may only go forwards, never much at once, never beyond the budget."""
 
-    def __init__(self, stream: _Readable, budget: Budget, most_at_once: int) -> None:
-        self._stream, self._budget, self._most_at_once = stream, budget, most_at_once
+    def __init__(self, stream: _Readable, budget: Budget) -> None:
+        self._stream, self._budget, self._most_at_once = stream, budget, BLOCK
         self._position, self._last = 0, b""
+
+    @contextmanager
+    def allowing(self, size: int) -> Iterator[None]:
+        """So much at once, in the body: headers have little to say, and `tarfile` takes its time over long ones."""
+        self._most_at_once = max(size, BLOCK)
+        try:
+            yield
+        finally:
+            self._most_at_once = BLOCK
 
     def tell(self) -> int:
         """Bytes unpacked so far."""
@@ -87,23 +96,23 @@ class _Forward:
 
 
 def _tar_inputs(open_: Open, stream: BinaryIO, size: int, limits: Limits) -> Iterator[Input]:
-    most_at_once = max(limits.max_image_bytes + tarfile.BLOCKSIZE, BLOCK)
-    forward = _Forward(open_(stream), limits.budget(size), most_at_once)
-    archive = _translated(lambda: _archive(forward))
+    forward = _Forward(open_(stream), limits.budget(size))
+    with _told():
+        archive = _archive(forward)
     seen = 0
-    while (entry := _translated(archive.next)) is not None:
-        archive.members.clear()  # type: ignore[attr-defined]  # it would remember every one of them
+    while (entry := _next(archive)) is not None:
         if entry.isdir() or hidden(entry.name):
             continue
         seen += 1
         limits.check_count(seen)
         if entry.isreg() and not entry.issparse():
-            yield member(entry.name, partial(_untar, archive, entry, limits))
+            yield member(entry.name, partial(_untar, archive, forward, entry, limits))
         else:
             yield refused(
                 member(entry.name, bytes).id, "The archive's member is a link or no plain file; pack the image itself."
             )
-    _translated(forward.check_end)
+    with _told():
+        forward.check_end()
 
 
 def _archive(forward: _Forward) -> tarfile.TarFile:
@@ -113,23 +122,29 @@ def _archive(forward: _Forward) -> tarfile.TarFile:
         raise InvalidSource(NO_TAR) from exc
 
 
-def _untar(archive: tarfile.TarFile, entry: tarfile.TarInfo, limits: Limits) -> bytes:
+def _next(archive: tarfile.TarFile) -> tarfile.TarInfo | None:
+    with _told():
+        entry = archive.next()
+        archive.members.clear()  # type: ignore[attr-defined]  # it would remember every one of them
+        return entry
+
+
+def _untar(archive: tarfile.TarFile, forward: _Forward, entry: tarfile.TarInfo, limits: Limits) -> bytes:
     if entry.size > limits.max_image_bytes:
         raise limits.too_large()
-
-    def read() -> bytes:
+    with _told(), forward.allowing(entry.size):
         file = archive.extractfile(entry)
         return file.read() if file else b""
 
-    return _translated(read)
 
-
-def _translated(step: Callable[[], T]) -> T:
+@contextmanager
+def _told() -> Iterator[None]:
+    """Whatever is raised at a damaged archive: by `tarfile` nearly anything, and so by the decompressors."""
     try:
-        return step()
+        yield
     except InvalidSource:
         raise
-    except Exception as exc:  # tarfile raises nearly anything on damaged archives, and so do the decompressors
+    except Exception as exc:
         raise InvalidSource(BROKEN_TAR) from exc
 
 

@@ -25,12 +25,23 @@ def test_links_and_devices_in_a_tar_have_errors_in_their_places() -> None:
     assert all("is a link or no plain file" in str(error) for _, error in found)
 
 
-def test_an_absurd_header_in_a_tar_is_not_read_into_memory() -> None:
+@pytest.mark.parametrize("size", [1 << 20, 1 << 30])
+def test_an_absurd_header_in_a_tar_is_not_read_into_memory(size: int) -> None:
     member = tarfile.TarInfo("pax")
-    member.type, member.size = tarfile.XHDTYPE, 1 << 30
+    member.type, member.size = tarfile.XHDTYPE, size
     packed = gzip.compress(member.tobuf(tarfile.USTAR_FORMAT) + bytes(64 << 20))
     with pytest.raises(InvalidSource, match="absurd"):
         outcomes("tar.gz", packed)
+
+
+def test_what_an_image_may_have_a_header_behind_it_may_not() -> None:
+    image = ("a.png", bytes(1 << 20))
+    assert outcomes("tar", as_tar([image])) == [image]
+    member = tarfile.TarInfo("pax")
+    member.type, member.size = tarfile.XHDTYPE, 1 << 20
+    packed = as_tar([image])[: 512 + (1 << 20)] + member.tobuf(tarfile.USTAR_FORMAT) + bytes(2 << 20)
+    with pytest.raises(InvalidSource, match="absurd"):
+        outcomes("tar", packed)
 
 
 @pytest.mark.parametrize("name", ["BMW.png", "GIF89a.png", "a.png"])
