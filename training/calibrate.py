@@ -109,6 +109,8 @@ def conformal_threshold(
     (Y. Lee et al., "Distribution-free inference with hierarchical data", 2023): a mirror image is no new evidence.
     """
     scores = (1 - probabilities.double().gather(1, labels.unsqueeze(1)).squeeze(1)).sort().values
+    if not len(scores):
+        return 0.0  # nothing promises anything: every class is in the set
     pictures = pictures or len(scores)
     place = math.ceil((pictures + 1) * coverage * (len(scores) // pictures))
     return 1 - float(scores[place - 1]) if place <= len(scores) else 0.0

@@ -194,6 +194,7 @@ def test_thresholds_of_a_calibrator_that_was_fitted_on_nothing_are_of_its_own_pr
 def test_one_picture_promises_nothing() -> None:
     logits, labels = views(1, 2, 0)
     assert set(conformal_thresholds(logits.softmax(1), logits, labels, pictures=1).values()) == {0.0}
+    assert cross_fitted_sets(logits[:1].softmax(1), labels[:1], 0.9).all()  # the other half is empty
 
 
 def test_each_half_is_measured_with_the_threshold_of_the_other() -> None:
