@@ -3,61 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
-import onnx
 import torch
-from onnx import numpy_helper
-from torch import Tensor, nn
+from torch import Tensor
 
-from service.metadata import Precision
+from service.metadata import ModelMetadata, Precision
 from tests.gpu.report import Row, at_most
 from tests.gpu.speed import rate, sizes
 from tests.gpu.steps import Skip
-from tests.gpu.subject import Context, generated, model_file, session, timed
+from tests.gpu.subject import Context, generated, model_folder, session, timed
+from training.calibrate import Calibrator
+from training.checkpoint import network_of
+from training.errors import CheckpointError
+from training.exported import load_exported
+from training.onnx_graph import InferenceGraph
 
 SAME = 5e-3  # of a probability, between two ways to compute in fp16
 
 
-class Network(nn.Module):
-    """The layers of an exported file: uint8 (N, H, W, 3) → probabilities, as its graph has them."""
-
-    def __init__(self, file: Path, dtype: torch.dtype) -> None:
-        super().__init__()
-        graph = onnx.load(file).graph
-        weights = {t.name: torch.from_numpy(numpy_helper.to_array(t).copy()) for t in graph.initializer}
-        self.layers = nn.Sequential(*filter(None, (_layer(node, weights) for node in graph.node))).to(dtype)
-        self._dtype = dtype
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Probabilities; a permuted image is channels last."""
-        logits: Tensor = self.layers(image.permute(0, 3, 1, 2).to(self._dtype))
-        return logits.float().softmax(1)
-
-
-def _layer(node: onnx.NodeProto, weights: dict[str, Tensor]) -> nn.Module | None:
-    given = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
-    if node.op_type == "Conv":
-        weight, bias = weights[node.input[1]], weights[node.input[2]]
-        conv = nn.Conv2d(weight.shape[1], weight.shape[0], weight.shape[2], padding=given.get("pads", [0])[0])
-        conv.weight.data, conv.bias.data = weight, bias  # type: ignore[union-attr]
-        return conv
-    if node.op_type == "Gemm":
-        weight = weights[node.input[1]] if given.get("transB") else weights[node.input[1]].T
-        linear = nn.Linear(weight.shape[1], weight.shape[0], bias=len(node.input) == 3)
-        linear.weight.data = weight
-        if len(node.input) == 3:
-            linear.bias.data = weights[node.input[2]]
-        return linear
-    if node.op_type == "MaxPool":
-        return nn.MaxPool2d(given["kernel_shape"][0], given["strides"][0])
-    others: dict[str, type[nn.Module]] = {"Relu": nn.ReLU, "Reshape": nn.Flatten, "Flatten": nn.Flatten}
-    if node.op_type in others:
-        return others[node.op_type]()
-    if node.op_type in ("Transpose", "Cast", "Softmax"):  # `forward` does these
-        return None
-    raise Skip(f"the graph has a {node.op_type}, which this copy of it has not")
+def network(context: Context, dtype: torch.dtype) -> InferenceGraph:
+    """What the model was exported from, uint8 (N, H, W, 3) → probabilities; raises `Skip` for one from elsewhere."""
+    folder = model_folder(context)
+    try:
+        trained = network_of(load_exported(folder))
+    except CheckpointError as exc:
+        raise Skip(f"the training package has no network for {context.options.model}: {exc}") from exc
+    fitted = ModelMetadata.read(folder).calibration
+    temperature = 1.0 if fitted.exponent == 1 else fitted.temperature  # fitted alone, it has stayed in the weights
+    return InferenceGraph(trained, Calibrator(temperature, fitted.biases, fitted.exponent), dtype).eval()
 
 
 def eager(context: Context) -> Iterator[Row]:
@@ -81,8 +55,8 @@ def _measure(context: Context, mode: str | None) -> Iterator[Row]:
     if not on_gpu and (mode or context.device == "cuda"):
         raise Skip("torch has no CUDA here")
     device, dtype = ("cuda", torch.float16) if on_gpu else ("cpu", torch.float32)
-    network = Network(model_file(context, "fp32"), dtype).eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    run = torch.compile(network, mode=mode, dynamic=False) if mode else network
+    graph = network(context, dtype).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    run = torch.compile(graph, mode=mode, dynamic=False) if mode else graph
     precision: Precision = "fp16" if on_gpu else "fp32"
     expected = session(context, precision, device=None if on_gpu == (context.device == "cuda") else "cpu")
     rows = generated(8)
