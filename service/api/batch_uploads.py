@@ -58,7 +58,7 @@ class _Room:
     store: Store
     settings: Settings
     batch_id: str
-    bytes: int = 0
+    most_bytes: int = 0
 
     async def make(self, needed_bytes: int) -> None:
         """Have finished batches go, where there is not as much; raises `StorageFailed` where that would not do."""
@@ -72,14 +72,14 @@ class _Room:
         )
         if used > most:
             raise StorageFailed("There is no room for another batch until others are finished, or deleted.")
-        self.bytes = most - used + needed_bytes
+        self.most_bytes = most - used + needed_bytes
 
     async def within(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """The same, as long as there is room for it: not every body says before how long it is."""
         received = 0
         async for chunk in chunks:
             received += len(chunk)
-            if received > self.bytes:
+            if received > self.most_bytes:
                 await self.make(received)
             yield chunk
 
