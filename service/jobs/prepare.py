@@ -10,6 +10,7 @@ import asyncio
 import errno
 import os
 import resource
+import signal
 import sys
 import threading
 from dataclasses import asdict, dataclass
@@ -25,8 +26,14 @@ from service.jobs.spool import SpoolWriter
 from service.jobs.store import UPLOAD
 
 MOST_MEMORY = 4 << 30  # of addresses, of which libraries reserve more than they use
+MOST_CPU_S = 3600  # what has not been read by then is made to keep readers busy
+TOO_MUCH = "Reading the upload took too much memory or failed; send it in parts."
 # Trouble with the disk, whatever the upload: any other is the upload's own.
 PASSES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
+
+
+class ReaderDied(Exception):
+    """A signal ended the process that read an upload: whoever sent it, the upload need not be to blame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +58,7 @@ class Order:
 async def in_a_process(order: Order) -> int:
     """Have another process `prepare`; the number of inputs.
 
-    Raises `InvalidSource`, `EmptyRequest` or `StorageFailed`.
+    Raises `InvalidSource`, `EmptyRequest`, `StorageFailed` or `ReaderDied`.
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "service.jobs.prepare",
@@ -62,16 +69,20 @@ async def in_a_process(order: Order) -> int:
     try:
         process.stdin.write(order.dump())
         said = await process.stdout.read()
-        await process.wait()
+        status = await process.wait()
     finally:
         process.stdin.close()
         if process.returncode is None:
             process.kill()
             await process.wait()
+    if status == -signal.SIGXCPU:
+        raise InvalidSource("Reading the upload took too long; send it in parts.")
+    if status < 0:
+        raise ReaderDied(f"signal {-status} ended the process that read the upload")
     try:
         answer = orjson.loads(said)
     except orjson.JSONDecodeError as exc:
-        raise InvalidSource("Reading the upload took too much memory or failed; send it in parts.") from exc
+        raise InvalidSource(TOO_MUCH) from exc
     if "os_error" in answer:
         trouble = StorageFailed if answer["passes"] else InvalidSource
         raise trouble(f"The upload could not be unpacked: {answer['os_error']}.")
@@ -100,7 +111,10 @@ def prepare(order: Order) -> int:
 
 def main() -> int:
     """Carry out one order."""
+    for number in (signal.SIGTERM, signal.SIGINT):  # to the whole service: who waits for the answer ends this one
+        signal.signal(number, signal.SIG_IGN)
     os.nice(19)
+    resource.setrlimit(resource.RLIMIT_CPU, (MOST_CPU_S, resource.getrlimit(resource.RLIMIT_CPU)[1]))
     resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
     order = Order.load(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_the_parent, daemon=True).start()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -27,7 +28,7 @@ from service.errors import (
 )
 from service.jobs import results, spool
 from service.jobs.inputs import Limits
-from service.jobs.prepare import Order, in_a_process
+from service.jobs.prepare import TOO_MUCH, Order, ReaderDied, in_a_process
 from service.jobs.store import Store
 from service.jobs.work import PREPARING, Claim, Work
 from service.prediction import ModelIdentity, Prediction
@@ -39,6 +40,7 @@ IDLE_S = 1.0  # how often to look for what other processes have accepted or left
 RETRY_S = 10.0  # after trouble: with the disk, or with one batch
 BEHIND_S = 60.0  # how long after a batch was accepted a process may not have looked at the models yet
 TIDY_S = 60.0
+MOST_DEATHS = 3  # of processes that read one upload: each may have been another's fault, but not all
 PIECE_S = 0.008  # how long a piece may keep the engine from requests; a single image may take longer
 TURNS = 16  # of the event loop before each piece: a request takes several from its arrival to its answer
 Outcome = Prediction | ServiceError
@@ -59,6 +61,7 @@ class Runner:
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._tidied = 0.0
+        self._deaths = Counter[str]()  # of processes that read a batch's upload
 
     def start(self) -> None:
         """Begin to look for work."""
@@ -107,7 +110,7 @@ class Runner:
                 await self._do(claim)
         except (Draining, DeviceLost):
             raise
-        except (StorageFailed, Behind) as exc:
+        except (StorageFailed, Behind, ReaderDied) as exc:
             logger.error("batch %s waits: %s", claim.batch.id, exc)
             return False
         except Exception:
@@ -165,7 +168,13 @@ class Runner:
         limits = Limits(
             settings.max_image_bytes, settings.max_batch_images, max_unpacked_bytes=8 * settings.max_batch_upload_bytes
         )
-        total = await in_a_process(Order(str(folder.absolute()), claim.batch.source, limits))
+        try:
+            total = await in_a_process(Order(str(folder.absolute()), claim.batch.source, limits))
+        except ReaderDied as exc:
+            self._deaths[claim.batch.id] += 1
+            if self._deaths[claim.batch.id] < MOST_DEATHS:
+                raise
+            raise InvalidSource(TOO_MUCH) from exc
         await asyncio.to_thread(self.work.prepared, claim, total)
 
     async def _score(self, claim: Claim) -> None:

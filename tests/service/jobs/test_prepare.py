@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from service.errors import EmptyRequest, InvalidSource, StorageFailed
 from service.jobs import spool
 from service.jobs.inputs import Limits
-from service.jobs.prepare import Order, in_a_process, prepare
+from service.jobs.prepare import MOST_CPU_S, Order, ReaderDied, in_a_process, prepare
 from tests.service.jobs.packing import PACKERS
 
 PICTURES = [("a.png", b"first"), ("b.png", b"second")]
@@ -82,6 +86,53 @@ def test_trouble_with_the_disk_is_told_from_an_upload_that_can_not_be_read(tmp_p
     (tmp_path / "upload").unlink()
     with pytest.raises(InvalidSource, match="No such file"):
         answered(there)
+
+
+@pytest.fixture
+def waits(tmp_path: Path) -> Order:
+    """An upload that comes when the test writes it."""
+    os.mkfifo(tmp_path / "upload")
+    return Order(str(tmp_path), "ndjson", Limits())
+
+
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGKILL, ReaderDied), (signal.SIGSEGV, ReaderDied), (signal.SIGXCPU, InvalidSource)]
+)
+def test_a_process_that_a_signal_ends_is_told_from_one_that_took_too_long(
+    number: signal.Signals, error: type[Exception], waits: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, started = asyncio.create_subprocess_exec, list[asyncio.subprocess.Process]()
+
+    async def watched(*words: str, **options: Any) -> asyncio.subprocess.Process:  # noqa: ANN401
+        started.append(await start(*words, **options))
+        return started[0]
+
+    async def scenario() -> None:
+        reading = asyncio.create_task(in_a_process(waits))
+        with await asyncio.to_thread(Path(waits.folder, "upload").open, "wb"):  # once it is open at the other end
+            assert resource.prlimit(started[0].pid, resource.RLIMIT_CPU)[0] == MOST_CPU_S
+            started[0].send_signal(number)
+            with pytest.raises(error):
+                await reading
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", watched)
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_what_is_to_end_the_service_does_not_end_the_process(number: signal.Signals, waits: Order) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "service.jobs.prepare"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[3],
+    ) as process:  # fmt: skip
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(waits.dump())
+        process.stdin.flush()
+        with Path(waits.folder, "upload").open("wb") as upload:
+            process.send_signal(number)
+            upload.write(PACKERS["ndjson"](PICTURES))
+        assert json.loads(process.stdout.read()) == {"total": 2}
 
 
 def test_the_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from service.jobs import runner as runner_module
 from service.jobs import spool
 from service.jobs import store as store_module
 from service.jobs.database import Batch
+from service.jobs.prepare import Order, ReaderDied, in_a_process
 from service.jobs.runner import Runner
 from service.jobs.store import NewBatch, Store
 from service.jobs.work import Claim
@@ -118,6 +119,27 @@ def test_an_upload_that_can_not_be_read_fails_the_batch(settings: Settings) -> N
             assert json.loads(found.error or "")["type"] == "invalid-source"
             found = await ended(state.store, add(state.store, PACKERS["zip"]([]), identity=identity))
             assert json.loads(found.error or "")["type"] == "empty-request"
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("deaths", "status"), [(2, "succeeded"), (3, "failed")])
+def test_a_reader_that_is_killed_is_tried_again_a_few_times(
+    deaths: int, status: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = [ReaderDied("signal 9")] * deaths
+
+    async def mortal(order: Order) -> int:
+        if left:
+            raise left.pop()
+        return await in_a_process(order)
+
+    async def scenario() -> None:
+        async with running(settings) as state:
+            monkeypatch.setattr(runner_module, "in_a_process", mortal)
+            found = await ended(state.store, add(state.store, identity=state.served.choose().loaded.identity))
+            assert found.status == status
+            assert status == "succeeded" or "too much memory" in json.loads(found.error or "")["detail"]
 
     asyncio.run(scenario())
 
