@@ -18,11 +18,14 @@ import onnxruntime
 from onnx import TensorProto, helper, shape_inference
 
 from training.errors import ExportError
+from training.onnx_graph import INPUT, LOGITS, OUTPUT
 
 OLDEST_OPSET = 11
 SOFTMAXES = {"Softmax", "LogSoftmax"}
-BEFORE, AFTER = "convoy_in_", "convoy_out_"  # names that no exporter gives
-SMALLEST = 1e-30  # of a probability before its logarithm
+OURS, PREFIX = (
+    {INPUT, OUTPUT, LOGITS},
+    "convoy_foreign_",
+)  # names that the file will have for ours, and before its own such
 Array = npt.NDArray[np.float32]
 
 
@@ -68,6 +71,7 @@ def read(path: Path, size: int | None = None) -> Foreign:
         raise ExportError(f"{path} is no valid ONNX file: {_first_line(exc)}") from exc
     graph = model.graph
     taken = _input(path, graph)
+    _rename(graph)
     first, *_ = (dimension.dim_value for dimension in taken.type.tensor_type.shape.dim[1:])
     channels_first = first == 3
     height, width = _sizes(path, taken, channels_first=channels_first, size=size)
@@ -89,6 +93,23 @@ def _input(path: Path, graph: onnx.GraphProto) -> onnx.ValueInfoProto:
     raise ExportError(
         f"{path} has the inputs {told}; one is needed, float32 images (N, 3, height, width) or (N, height, width, 3)."
     )
+
+
+def _rename(graph: onnx.GraphProto) -> None:
+    """Give tensors that are called as ours will be other names, in graphs within it too."""
+    tensors = (*graph.input, *graph.output, *graph.value_info, *graph.initializer)
+    for tensor in (*tensors, *(sparse.values for sparse in graph.sparse_initializer)):
+        tensor.name = _renamed(tensor.name)
+    for node in graph.node:
+        for names in (node.input, node.output):
+            names[:] = map(_renamed, names)
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                _rename(attribute.g)
+
+
+def _renamed(name: str) -> str:
+    return PREFIX + name if name in OURS else name
 
 
 def _told(value: onnx.ValueInfoProto) -> str:

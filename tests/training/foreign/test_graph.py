@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import onnx
+import onnx.parser
 import pytest
+import torch
 from onnx import TensorProto, helper
 
 from tests.training.foreign.networks import SIZE, frozen, network
 from training import golden
+from training.calibrate import Calibrator
 from training.errors import ExportError
 from training.foreign.graph import count_macs, parameters, read
-from training.foreign.wrapping import Normalisation
+from training.foreign.wrapping import Normalisation, with_way_in, with_way_out
+from training.onnx_graph import run_onnx_with_logits
 
 PICTURES = golden.pictures(SIZE, SIZE, 9)
 
@@ -38,6 +44,29 @@ def test_its_size_can_be_said_where_the_file_leaves_it_open(tmp_path: Path) -> N
 def test_what_can_not_be_served_is_told(tmp_path: Path, options: dict[str, object], told: str) -> None:
     with pytest.raises(ExportError, match=told):
         read(network(tmp_path / "a.onnx", **options))  # type: ignore[arg-type]
+
+
+OURS = """<ir_version: 8, opset_import: ["": 17]>
+means (float[N, 3, 16, 16] image) => (float[N, 3] probabilities) {
+    scaled_logits = GlobalAveragePool(image)
+    always = Constant<value = bool {1}>()
+    probabilities = If(always) <
+        then_branch = yes () => (float[N, 3] a) { a = Flatten(scaled_logits) },
+        else_branch = no () => (float[N, 3] b) { b = Flatten(scaled_logits) }
+    >
+}"""
+
+
+def test_tensors_may_be_called_as_ours_are(tmp_path: Path) -> None:
+    onnx.save_model(onnx.parser.parse_model(OURS), str(tmp_path / "a.onnx"))
+    foreign, expected = read(tmp_path / "a.onnx"), torch.from_numpy(Normalisation()(PICTURES)).mean((1, 2))
+    assert np.allclose(foreign.run(Normalisation()(PICTURES)), expected, atol=1e-6)
+    model = with_way_out(with_way_in(foreign, Normalisation()), Calibrator(), {}, classes=3)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save_model(model, str(tmp_path / "b.onnx"))
+    probabilities, logits = run_onnx_with_logits(tmp_path / "b.onnx", PICTURES)
+    assert np.allclose(logits, expected, atol=1e-6)
+    assert np.allclose(probabilities, expected.softmax(1), atol=1e-6)
 
 
 def test_what_is_no_network_is_told(tmp_path: Path) -> None:
