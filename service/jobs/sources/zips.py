@@ -152,7 +152,7 @@ def _unzip(stream: BinaryIO, entry: _Member, directory: _Directory, limits: Limi
         raise InvalidImage("The archive's member is compressed in a rare way; pack it stored or deflated.")
     if max(entry.unpacked_bytes, entry.packed_bytes) > limits.max_image_bytes:
         raise limits.too_large()
-    budget.spend(entry.unpacked_bytes)
+    budget.spend(max(entry.unpacked_bytes, entry.packed_bytes))  # members may share what is read for each
     if (position := entry.offset + directory.shift) >= directory.start:  # members come before it (4.3.6)
         raise InvalidImage(DAMAGED)
     stream.seek(position)

@@ -65,6 +65,18 @@ def as_overlapping_zip(kernel_bytes: int, times: int) -> bytes:
     return stream.getvalue()
 
 
+def as_zip_of_one_blob(blob_bytes: int, times: int) -> bytes:
+    """Many entries of the table of contents share one blob that unpacks to nothing."""
+    blob, name = b"\x03\x00".ljust(blob_bytes, b"\0"), b"a.png"
+    local = struct.pack("<4s5H3L2H", b"PK\x03\x04", 20, 0, 8, 0, 0, 0, blob_bytes, 0, len(name), 0) + name
+    numbers = (20, 20, 0, 8, 0, 0, 0, blob_bytes, 0, len(name), 0, 0, 0, 0, 0, 0)
+    directory = (struct.pack("<4s6H3L5H2L", b"PK\x01\x02", *numbers) + name) * times
+    start = len(local) + blob_bytes
+    return (
+        local + blob + directory + struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, times, times, len(directory), start, 0)
+    )
+
+
 def as_encrypted_zip(pictures: Pictures) -> bytes:
     """The first member's flags say that it is encrypted."""
     packed = bytearray(as_zip(pictures))

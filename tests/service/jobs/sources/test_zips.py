@@ -14,6 +14,7 @@ from tests.service.jobs.packing import (
     as_encrypted_zip,
     as_overlapping_zip,
     as_zip,
+    as_zip_of_one_blob,
     as_zip_with_its_end_elsewhere,
     as_zip_with_its_member_elsewhere,
     inputs,
@@ -44,6 +45,13 @@ def test_members_that_overlap_are_counted_as_often_as_they_are_named(monkeypatch
     monkeypatch.setattr("service.jobs.inputs.GRACE_BYTES", 1 << 20)
     with pytest.raises(InvalidSource, match="unpacks to far more"):
         outcomes("zip", as_overlapping_zip(1 << 20, 1000))
+
+
+def test_what_members_share_is_counted_as_often_as_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.jobs.inputs.GRACE_BYTES", 1 << 20)
+    assert [content for _, content in outcomes("zip", as_zip_of_one_blob(1 << 20, 2))] == [b"", b""]
+    with pytest.raises(InvalidSource, match="unpacks to far more"):
+        outcomes("zip", as_zip_of_one_blob(1 << 20, 200))
 
 
 def test_a_zip_that_lies_about_a_members_size_is_damaged() -> None:
