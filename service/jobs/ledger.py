@@ -60,6 +60,8 @@ class Ledger:
         if os.fstat(self._file).st_size < record["bytes"]:
             return Record()
         if record.pop("fingerprint") != self._fingerprint:
+            if not record["bytes"]:  # a run that had no row before it was corrected
+                return Record()
             raise StartupError(
                 f"{self._rows_file} holds rows of other inputs, another model or other options; "
                 "delete it to start afresh, or choose another --output."

@@ -83,6 +83,13 @@ def test_rows_of_another_run_are_not_gone_on_with(ledger: OpenLedger) -> None:
         ledger("y")
 
 
+def test_another_run_that_left_no_row_is_in_nobodys_way(ledger: OpenLedger) -> None:
+    first = ledger()
+    first.keep({"last": None})
+    first.close()
+    assert (ledger("y").rows, ledger("y", "other").kept) == (0, {})
+
+
 def test_two_runs_do_not_write_the_same_output(ledger: OpenLedger, tmp_path: Path) -> None:
     first = begun(ledger)
     with pytest.raises(StartupError, match="Another run is writing this output"):
