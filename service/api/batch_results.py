@@ -24,7 +24,7 @@ Look = Callable[[], Awaitable[Batch]]
 
 
 class BrokenOff(Exception):
-    """Rows that were to come will not: the batch was deleted, or this process stops."""
+    """Rows that were to come will not: the batch failed or was deleted, or this process stops."""
 
 
 class Rows(StreamingResponse):
@@ -80,6 +80,8 @@ async def read_lines(path: Path, batch: Batch, look: Look | None) -> AsyncIterat
                 yield head + newline
             rest = tail
         position = batch.bytes
+        if look and batch.status == "failed":
+            raise BrokenOff
         if look is None or batch.ended:
             return
         while batch.bytes == position and not batch.ended:

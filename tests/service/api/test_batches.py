@@ -21,6 +21,7 @@ from service.api import batch_results, batch_uploads
 from service.api.batches import Batches
 from service.app import create_app
 from service.choices import Choice
+from service.errors import InvalidSource
 from service.jobs import runner as runner_module
 from service.jobs import store as store_module
 from service.jobs.spool import SyncedFile
@@ -152,7 +153,7 @@ def test_what_is_no_range_is_answered_with_everything(header: str, idle: TestCli
 
 
 @pytest.mark.parametrize("kind", ["ndjson", "parquet"])
-@pytest.mark.parametrize("end", ["it is deleted", "the process stops"])
+@pytest.mark.parametrize("end", ["it is deleted", "it fails", "the process stops"])
 def test_rows_that_break_off_have_no_end(kind: str, end: str, idle: TestClient) -> None:
     """Neither the last chunk, without which the connection is cut, nor what makes a Parquet file whole."""
     state = idle.app.state  # type: ignore[attr-defined]
@@ -172,6 +173,8 @@ def test_rows_that_break_off_have_no_end(kind: str, end: str, idle: TestClient) 
         answer = await batches.results(Request(scope, never), batch, kind, follow=True)
         if end == "it is deleted":
             state.store.delete(batch.id)
+        elif end == "it fails":
+            state.runner.work.fail(state.runner.work.claim(), InvalidSource("Too much."))
         else:
             state.served.draining = True
         await answer(scope, never, sent)
