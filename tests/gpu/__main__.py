@@ -10,6 +10,7 @@ time for whoever is stopped after ten.
 from __future__ import annotations
 
 import argparse
+import math
 import platform
 import shutil
 import subprocess
@@ -32,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--wheels", type=Path, metavar="FOLDER", help="install these first, beside the interpreter's own")
     top.add_argument("--split", type=Path, metavar="FILE", help="only cut FILE into parts, in the folder --wheels")
     top.add_argument("--only", default=",".join(SECTIONS), help="sections, with commas (default: %(default)s)")
-    top.add_argument("--minutes", type=float, default=float("inf"), help="begin no step that would end later")
+    top.add_argument("--minutes", type=float, default=math.inf, help="begin no step that would end later")
     top.add_argument("--again", action="store_true", help="run also what the report has already")
     top.add_argument("--report", type=Path, default=Path("runs/gpu/report.json"), help="(default: %(default)s)")
     top.add_argument("--model", default=Options.model, help="(default: %(default)s)")
@@ -68,10 +69,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"installed after {time.monotonic() - began:.0f} s", flush=True)
     options = Options(given.model, given.data, str(work), given.small, given.memory_minutes, given.trainings)
     report, environment = Report.open(given.report, machine(given.small)), wheels.environment(site, ROOT)
-    chosen = names(sections)
-    for name in chosen if given.again else report.undone(chosen):
-        left = given.minutes * 60 - (time.monotonic() - began)
+    for name in _to_do(report, names(sections), given.again):
         expected = _expected(name, options)
+        left = math.inf if step_named(name).anew else given.minutes * 60 - (time.monotonic() - began)
         if left < expected:
             print(f"{name} needs {expected:.0f} s and {max(left, 0):.0f} s are left: for the next call", flush=True)
             continue
@@ -83,6 +83,12 @@ def main(arguments: list[str] | None = None) -> int:
     given.report.with_suffix(".txt").write_text(lines + "\n", encoding="utf-8")
     print(f"\n{lines}\n\n{given.report}")
     return int(report.failed)
+
+
+def _to_do(report: Report, chosen: list[str], again: bool) -> list[str]:
+    """What is missing, or with `again` all that was chosen; last what is judged from the others, whatever is known."""
+    judged = [name for name in chosen if step_named(name).anew]
+    return [*(name for name in (chosen if again else report.undone(chosen)) if name not in judged), *judged]
 
 
 def _expected(name: str, options: Options) -> float:

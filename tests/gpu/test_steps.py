@@ -68,12 +68,12 @@ def test_every_step_has_its_function() -> None:
 
 @pytest.fixture
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The steps that the command line has run; each takes no time and finds nothing."""
+    """The steps that the command line has run; each takes no time and finds one thing."""
     ran: list[str] = []
 
     def run(name: str, *_: object) -> Outcome:
         ran.append(name)
-        return Outcome("done")
+        return Outcome("done", (Row("one thing", 1.0),))
 
     monkeypatch.setattr(command, "run", run)
     return ran
@@ -95,6 +95,19 @@ def test_no_step_is_begun_that_would_end_too_late(
     assert command.main(given) == 0
     assert recorded == ["service/latency", "service/first"]
     assert "service/bulk needs 150 s" in capsys.readouterr().out
+
+
+def test_the_verdict_is_made_anew_of_whatever_is_known(recorded: list[str], tmp_path: Path) -> None:
+    given = ["--report", str(tmp_path / "report.json"), "--only", "speed"]
+    assert command.main([*given, "--minutes", "2"]) == 0
+    assert recorded[-1] == "speed/verdict"
+    assert "speed/torch-compiled" not in recorded
+    del recorded[:]
+    assert command.main(given) == 0
+    assert recorded == ["speed/torch-compiled", "speed/torch-graphs", "speed/verdict"]
+    del recorded[:]
+    assert command.main([*given, "--minutes", "0"]) == 0
+    assert recorded == ["speed/verdict"]
 
 
 def test_a_section_that_does_not_exist_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,6 +37,12 @@ def test_the_faster_of_what_pytorch_compiles_is_the_measure() -> None:
     assert [found[f"{size}: speed over that of PyTorch compiled"].value for size in (1, 1024)] == [0.5, 0.8]
 
 
+def test_a_measure_that_may_still_rise_is_said() -> None:
+    for others, note in (({}, "nothing is known from speed/torch-graphs"), ({"torch_graphs": speeds(2e4, 1e6)}, "")):
+        found = judged(fp16=speeds(1e4, 2e6), torch_compiled=speeds(5e3, 2.5e6), **others)
+        assert found["1: speed over that of PyTorch compiled"].note == note
+
+
 def test_options_that_gain_are_named_with_what_they_gain() -> None:
     found = judged(fp16=speeds(1e4, 2e6), fp16_nhwc=speeds(1e4, 2.88e6), fp16_graph=speeds(1.01e4, 2e6))
     assert found["would change"].value == "prefer_nhwc=1"

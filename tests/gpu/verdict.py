@@ -28,11 +28,13 @@ ROOFLINE_SIZE = "1024"
 def judge(context: Context) -> Iterator[Row]:
     """From the rows of the other steps."""
     ours = speeds(context.rows.get(OURS, []))
-    compiled = [speeds(context.rows.get(step, [])) for step in COMPILED]
+    compiled = {step: speeds(context.rows.get(step, [])) for step in COMPILED}
+    unknown = [step for step, each in compiled.items() if not each]
+    note = f"nothing is known from {', '.join(unknown)}" if unknown else ""
     for size, speed in ours.items():
-        if theirs := max((each[size] for each in compiled if size in each), default=0.0):
-            yield at_least(1.0, f"{size}: speed over that of PyTorch compiled", speed / theirs, "×")
-    if not any(compiled):
+        if theirs := max((each[size] for each in compiled.values() if size in each), default=0.0):
+            yield at_least(1.0, f"{size}: speed over that of PyTorch compiled", speed / theirs, "×", note=note)
+    if not any(compiled.values()):
         yield Row("speed over that of PyTorch compiled", "", note="skipped: PyTorch was not measured")
     yield from _share(context, ours)
     yield from _changes(context, ours)
