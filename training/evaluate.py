@@ -116,7 +116,10 @@ def _open(folder: Path, data: Path, split: SplitName) -> tuple[ModelMetadata, di
         files = {precision: file.verify(folder) for precision, file in metadata.files.items()}
     except ValueError as exc:
         raise TrainingError(f"The model in {folder} is damaged: {exc}; restore the folder or export it again.") from exc
-    images = labelled_images(data, split, metadata.input.height)
+    height, width = metadata.input.height, metadata.input.width
+    if height != width:
+        raise TrainingError(f"{folder} takes images of {width} × {height}; only models of square ones can be measured.")
+    images = labelled_images(data, split, height)
     return metadata, files, images.renumbered(classes, metadata.labels)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import onnxruntime
 import torch
 from pydantic import TypeAdapter, ValidationError
 
@@ -191,7 +192,8 @@ def _provenance(saved: Checkpoint, data: TrainingData) -> Provenance:
         export={
             "git_revision": git_revision(),
             "opset": str(OPSET),
-            **{package: version(package) for package in ("torch", "onnx", "onnxscript", "onnxruntime")},
+            **{package: version(package) for package in ("torch", "onnx", "onnxscript")},
+            "onnxruntime": onnxruntime.__version__,  # its package has another name where it is that for GPUs
         },
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 
@@ -22,7 +23,7 @@ from training.data import TrainingData, load_training_data
 from training.device import Precision
 from training.errors import CheckpointError, ExportError, TrainingError
 from training.evaluate import evaluate_model, evaluate_robustness, fit_thresholds, record
-from training.export import export, exportable
+from training.export import _provenance, export, exportable
 from training.loop import train
 from training.model_files import torch_logits
 from training.onnx_graph import run_onnx
@@ -136,6 +137,14 @@ def test_an_export_that_computes_something_else_writes_nothing(
     with pytest.raises(ExportError, match=r"labels change.*nothing was written"):
         export(finished, tmp_path / "models" / "tiny" / "1", data)
     assert list((tmp_path / "models" / "tiny").iterdir()) == []
+
+
+def test_the_version_of_onnx_runtime_is_told_by_whatever_name_it_is_installed(
+    finished: Path, data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.export.version", dict.fromkeys(("torch", "onnx", "onnxscript"), "1.2.3").__getitem__)
+    versions = _provenance(checkpoints.load(finished), data).export
+    assert (versions["torch"], versions["onnxruntime"]) == ("1.2.3", onnxruntime.__version__)
 
 
 def test_an_unfinished_run_is_not_exported(finished: Path, data: TrainingData, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnxruntime
 import torch
 from torch import Tensor
 
@@ -72,8 +73,8 @@ def import_network(
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=".import-", dir=target.parent))
     try:
-        metadata = _fill(folder, replace(source, network=foreign), (pictures, torch.from_numpy(answers)), target, data)
-        metadata = metadata.model_copy(update={"description": description, "notes": (*notes, *metadata.notes)})
+        expected = pictures, torch.from_numpy(answers)
+        metadata = _fill(folder, replace(source, network=foreign), expected, target, data, description, notes)
         metadata.write(folder)
         report.write_card(metadata, folder)
         folder.chmod(0o755)
@@ -89,29 +90,27 @@ def _fill(
     expected: tuple[npt.NDArray[np.uint8], Tensor],  # golden pictures, and the network's logits of them
     target: Path,
     data: TrainingData | None,
+    description: str,
+    notes: tuple[str, ...],
 ) -> ModelMetadata:
     foreign, labels = source.network, source.labels
     name, number = target.parent.name, target.name
     properties = {"name": name, "version": number, "labels": ",".join(labels)}
-    networks: dict[Precision, onnx.ModelProto] = {"fp32": wrapping.with_way_in(foreign, source.normalisation)}
-    notes: list[str] = []
-    images = None if data is None else held_out(data, labels)
+    (pictures, logits_of_pictures), images = expected, None if data is None else held_out(data, labels)
+    network = wrapping.with_way_in(foreign, source.normalisation)
+    own = _write(folder / NAMES["fp32"], network, properties, labels)
+    _check(own, pictures, logits_of_pictures)  # before any other pictures are run through it
+    measured = Measured({"fp32": own})
     if images is not None:
-        try:
-            networks["int8"] = quantized(networks["fp32"], images.images.numpy())
-        except ExportError as exc:
-            notes.append(str(exc))
-    files = {
-        precision: _write(folder / NAMES[precision], network, properties, labels, images)
-        for precision, network in networks.items()
-    }
-    measured = Measured()
-    if images is not None:
+        networks, refusals = _networks(network, images)
+        calibrated = {
+            precision: _write(folder / NAMES[precision], each, properties, labels, images)
+            for precision, each in networks.items()
+        }
+        _check(calibrated["fp32"], pictures, logits_of_pictures)
         command = f"convoy-train import {source.path.name} models/{name}/{number}"
-        measured = _measure(files, images, labels, command)
-    pictures, logits_of_pictures = expected
-    reference = files["fp32"].calibrator
-    _check(files["fp32"].path, pictures, reference(logits_of_pictures))
+        measured, notes = _measure(calibrated, images, labels, command), (*notes, *refusals)
+    files, reference = measured.files, measured.files["fp32"].calibrator
     others: dict[Precision, npt.NDArray[np.float32]] = {
         precision: file.probabilities(pictures) for precision, file in files.items() if precision != "fp32"
     }
@@ -119,7 +118,7 @@ def _fill(
     return ModelMetadata(
         name=name,
         version=number,
-        description="",
+        description=description,
         architecture=source.path.stem,
         labels=labels,
         input=InputSpec(height=foreign.height, width=foreign.width),
@@ -145,19 +144,28 @@ def _fill(
     )
 
 
+def _networks(network: onnx.ModelProto, images: Split) -> tuple[dict[Precision, onnx.ModelProto], tuple[str, ...]]:
+    """`network` and, where it can be made, its integer form; or why not."""
+    try:
+        return {"fp32": network, "int8": quantized(network, images.images.numpy())}, ()
+    except ExportError as exc:
+        return {"fp32": network}, (str(exc),)
+
+
 @dataclass(frozen=True)
 class Measured:
-    """What the files that are left were worth on the pictures that they were calibrated on."""
+    """The files that stay, and what they were worth on the pictures that they were calibrated on."""
 
+    files: dict[Precision, ModelFile] = field(default_factory=dict)
     evaluations: list[Evaluation] = field(default_factory=list)
     thresholds: dict[Precision, dict[str, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
 def _measure(files: dict[Precision, ModelFile], images: Split, labels: tuple[str, ...], command: str) -> Measured:
-    """Measure `files`, the fp32 one first, and drop from them what is right less often than that."""
+    """Measure `files`, the fp32 one first, and remove what is right less often than that."""
     measured = Measured()
-    for precision, file in list(files.items()):
+    for precision, file in files.items():
         p, logits = file.answers(images.images.numpy())
         thresholds = conformal_thresholds(p, logits, images.labels, pictures=len(images))
         evaluation = evaluate_probabilities(
@@ -169,15 +177,20 @@ def _measure(files: dict[Precision, ModelFile], images: Split, labels: tuple[str
                 f"An int8 file was right about {evaluation.accuracy:.2%} of these pictures, the fp32 file about "
                 f"{measured.evaluations[0].accuracy:.2%}: it was left out."
             )
-            files.pop(precision).path.unlink()
+            file.path.unlink()
         else:
+            measured.files[precision] = file
             measured.evaluations.append(evaluation)
             measured.thresholds[precision] = thresholds
     return measured
 
 
 def _write(
-    path: Path, network: onnx.ModelProto, properties: dict[str, str], labels: tuple[str, ...], images: Split | None
+    path: Path,
+    network: onnx.ModelProto,
+    properties: dict[str, str],
+    labels: tuple[str, ...],
+    images: Split | None = None,
 ) -> ModelFile:
     """Write `network` to `path` with a way out, calibrated on `images` where there are any."""
 
@@ -193,11 +206,12 @@ def _write(
     return write(fit(torch.from_numpy(logits), images.labels))
 
 
-def _check(file: Path, pictures: npt.NDArray[np.uint8], expected: Tensor) -> None:
+def _check(file: ModelFile, pictures: npt.NDArray[np.uint8], logits: Tensor) -> None:
     """Raise `ExportError` unless the file gives what the network gave of one image at a time, in batches too."""
+    expected = file.calibrator(logits)
     for batch_size in BATCH_SIZES:
         try:
-            got = run_onnx(file, pictures, batch_size)
+            got = run_onnx(file.path, pictures, batch_size)
         except Exception as exc:  # ONNX Runtime's own kinds are many, and private
             raise ExportError(
                 f"The network does not run with {batch_size} images at a time; export it again with a batch axis that "
@@ -223,6 +237,6 @@ def _provenance(source: Source) -> Provenance:
         },
         epochs=0,
         training={},
-        export={package: version(package) for package in ("onnx", "onnxruntime")},
+        export={"onnx": version("onnx"), "onnxruntime": onnxruntime.__version__},  # whose package has several names
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )

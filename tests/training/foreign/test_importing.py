@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 from starlette.testclient import TestClient
@@ -154,6 +155,35 @@ def test_a_network_for_one_image_at_a_time_is_refused_and_leaves_nothing(
     with pytest.raises(ExportError, match=told):
         import_network(Source(file, read(file), LABELS, Normalisation()), target)
     assert not list(target.parent.iterdir())
+
+
+def test_it_is_refused_before_pictures_are_run_through_it(
+    tmp_path: Path, labels: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = network(tmp_path / "net.onnx", shape=(1, 3, SIZE, SIZE), end=frozen())
+    words = ["import", str(file), str(tmp_path / "models" / "colours" / "1"), "--labels", str(labels)]
+    assert main([*words, "--data", str(fill(tmp_path / "pictures", 30))]) == 1
+    assert "does not run with 2 images at a time" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["evaluate", "calibrate"])
+def test_what_takes_no_square_images_is_not_measured_on_pictures(
+    command: str, tmp_path: Path, labels: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = network(tmp_path / "net.onnx", shape=("N", 3, SIZE, 2 * SIZE))
+    target = tmp_path / "models" / "colours" / "1"
+    assert main(["import", str(file), str(target), "--labels", str(labels)]) == 0
+    assert main([command, str(target), "--data", str(fill(tmp_path / "pictures", 30))]) == 1
+    assert "takes images of 32 × 16; only models of square ones" in capsys.readouterr().err
+
+
+def test_the_version_of_onnx_runtime_is_told_by_whatever_name_it_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importing, "version", {"onnx": "1.2.3"}.__getitem__)
+    file, target = network(tmp_path / "net.onnx"), tmp_path / "models" / "colours" / "1"
+    versions = import_network(Source(file, read(file), LABELS, Normalisation()), target).provenance.export
+    assert versions == {"onnx": "1.2.3", "onnxruntime": onnxruntime.__version__}
 
 
 def test_where_it_is_to_go_is_judged_before_anything_is_read(
