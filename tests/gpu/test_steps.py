@@ -97,6 +97,27 @@ def test_no_step_is_begun_that_would_end_too_late(
     assert "service/bulk needs 150 s" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("minutes", [6.5, 9.0, 20.0])
+def test_watching_memory_fits_a_call(recorded: list[str], tmp_path: Path, minutes: float) -> None:
+    done = Report.open(tmp_path / "report.json", command.machine(False))
+    for name in ("bulk", "single", "latency", "first"):
+        done.add(f"service/{name}", Outcome("done"))
+    given = ["--report", str(tmp_path / "report.json"), "--only", "service", "--minutes", str(minutes)]
+    assert command.main(given) == 0
+    assert recorded == ["service/memory"]
+    told = command.parser().parse_args(given)
+    assert command._memory_minutes(told) == {6.5: 5.0, 9.0: 7.0, 20.0: 10.0}[minutes]
+
+
+def test_what_no_call_of_that_length_has_room_for_is_said(
+    recorded: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--report", str(tmp_path / "report.json"), "--only", "service", "--minutes", "2"]
+    assert command.main(given) == 0
+    assert "service/memory" not in recorded
+    assert "service/memory needs 360 s and 120 s are left: for one with more --minutes" in capsys.readouterr().out
+
+
 def test_the_verdict_is_made_anew_of_whatever_is_known(recorded: list[str], tmp_path: Path) -> None:
     given = ["--report", str(tmp_path / "report.json"), "--only", "speed"]
     assert command.main([*given, "--minutes", "2"]) == 0
