@@ -12,12 +12,12 @@ from pathlib import Path
 import onnxruntime
 
 from service import cuda
-from service.metadata import Precision
+from service.metadata import ModelMetadata, Precision
 from service.providers import PROVIDERS
 from tests.gpu.report import Row, holds
 from tests.gpu.serving import server
 from tests.gpu.steps import Skip
-from tests.gpu.subject import Context, model_file
+from tests.gpu.subject import Context, model_file, model_folder
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 HIDDEN = "no GPU is visible"
@@ -100,7 +100,7 @@ def _falls_back(context: Context, expected: str, **environment: str) -> Iterator
 
 def said(context: Context) -> Iterator[Row]:
     """What a client, a probe and Prometheus are told."""
-    name, precision = PROVIDERS[context.device].name, "fp16" if context.device == "cuda" else "fp32"
+    name, precision = PROVIDERS[context.device].name, best_precision(context)
     with server(context, 1) as served:
         port = served.target.port
         ready, models = json.loads(_get(port, "/readyz")), json.loads(_get(port, "/v1/models"))
@@ -112,6 +112,12 @@ def said(context: Context) -> Iterator[Row]:
     line = next((each for each in metrics.splitlines() if each.startswith("convoy_model_info{")), "")
     told = f'provider="{name}"' in line and f'precision="{precision}"' in line
     yield holds("/metrics", told, line[-80:])
+
+
+def best_precision(context: Context) -> Precision:
+    """What the service should choose among the files that the model has."""
+    files = ModelMetadata.read(model_folder(context)).files
+    return next(each for each in PROVIDERS[context.device].precisions() if each in files)
 
 
 def _get(port: int, path: str) -> str:
