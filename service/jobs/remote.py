@@ -82,6 +82,7 @@ class RemoteRun:
         key = self.ledger.kept.get("key") or uuid.uuid4().hex
         self.ledger.keep({"key": key})  # before anything is sent: the server may have it all when this run ends
         headers = {"content-type": NDJSON, "idempotency-key": key}
+        self.remote.ask("/readyz")  # which waits: a body is sent but once, since inputs can't be had again
         answer = self.remote.once("POST", f"/v1/batches?{urlencode(self.query)}", headers, self._lines(inputs))
         if answer.status == HTTPStatus.CONFLICT:
             self._begin_anew("The inputs have changed since an earlier run sent them.")

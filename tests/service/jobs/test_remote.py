@@ -19,6 +19,7 @@ from service.__main__ import main
 from service.app import create_app
 from service.decoding import decode
 from service.errors import InvalidSource, StartupError
+from service.jobs import exchange
 from service.jobs import remote as remote_module
 from service.jobs import runner as runner_module
 from service.jobs.exchange import Answer, Remote
@@ -134,6 +135,22 @@ def test_what_the_server_refuses_is_one_sentence(url: str, tmp_path: Path) -> No
         RemoteRun(Remote(url), ledger, {"model": "nothing"}).score(inputs())
 
 
+def test_a_server_that_is_about_to_be_back_is_sent_the_batch_then(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once, away = Remote.once, [StartupError("away")] * 2
+
+    def back(remote: Remote, *given: Any) -> Answer:  # noqa: ANN401
+        if away:
+            raise away.pop()
+        return once(remote, *given)
+
+    monkeypatch.setattr(Remote, "once", back)
+    monkeypatch.setattr(exchange, "PAUSE_S", 0.01)
+    with closing(Ledger(tmp_path / "out", "x")) as ledger:
+        assert RemoteRun(Remote(url), ledger, {}).score(inputs()) == COLOURS
+
+
 def ids(ledger: Ledger) -> list[str]:
     return [json.loads(line)["id"] for line in ledger.lines()]
 
@@ -151,8 +168,10 @@ def test_a_run_that_ended_before_the_server_answered_sends_no_second_batch(
     once = Remote.once
 
     def cut(remote: Remote, method: str, *given: Any) -> Answer:  # noqa: ANN401
-        once(remote, method, *given)
-        raise StartupError("cut off")
+        answer = once(remote, method, *given)
+        if method == "POST":
+            raise StartupError("cut off")
+        return answer
 
     with monkeypatch.context() as context, closing(Ledger(tmp_path / "out", "x")) as ledger:
         context.setattr(Remote, "once", cut)
