@@ -190,5 +190,7 @@ class DeviceLost(InferenceFailed):
 
     slug, title, status, retry_after_s = Draining.slug, Draining.title, Draining.status, 1
 
-    def __init__(self) -> None:
-        super().__init__("The device has failed and the process is stopping; send the request again in a moment.")
+    def __init__(
+        self, detail: str = "The device has failed and the process is stopping; send the request again in a moment."
+    ) -> None:  # with `detail`, as unpickling gives it
+        super().__init__(detail)
