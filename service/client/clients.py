@@ -73,7 +73,8 @@ class Client:
         Raises `Refused` when every image is bad or there are more than the service takes at a time (1,024 unless it was
         told otherwise), `Unreachable`, `OSError` or `ValueError`.
         """
-        return predictions(self._ask(asked(images, top_k, coverage)))
+        request = asked(images, top_k, coverage)
+        return predictions(self._ask(request)) if request.files else []
 
     def probabilities(self, images: Rows) -> Probabilities:
         """float32 (N, classes) for uint8 images (N, H, W, 3), classes in the model's order; raises as `predict_all`."""
@@ -138,7 +139,8 @@ class AsyncClient:
         self, images: Iterable[Image], *, top_k: int | None = None, coverage: float | None = None
     ) -> list[Answer | Refused]:
         """See `Client.predict_all`."""
-        return predictions(await self._ask(asked(images, top_k, coverage)))
+        request = asked(images, top_k, coverage)
+        return predictions(await self._ask(request)) if request.files else []
 
     async def probabilities(self, images: Rows) -> Probabilities:
         """See `Client.probabilities`."""

@@ -134,6 +134,11 @@ def test_several_threads_may_use_one_client(convoy: Convoy) -> None:
     assert [answer.label for answer in answers] == list(COLOURS * 10)
 
 
+def test_no_image_has_no_answer_and_asks_nobody(opened: Opened) -> None:
+    with opened("http://nobody.invalid") as client:
+        assert client.predict_all([]) == []
+
+
 def test_one_bad_image_alone_is_raised(client: Client | InLoop) -> None:
     with pytest.raises(Refused, match="no image in a known format"):
         client.predict(b"no picture")
