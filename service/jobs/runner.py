@@ -237,3 +237,5 @@ class Runner:
                 keep_s=self._settings.jobs_keep_hours * 3600,
                 max_bytes=self._settings.jobs_max_bytes,
             )
+            if self._store.exists:
+                await asyncio.to_thread(self.work.tidy)

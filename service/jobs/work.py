@@ -85,6 +85,12 @@ class Work:
             row = connection.execute("SELECT * FROM batches WHERE number = ?", [number]).fetchone()
             return Claim(Batch(**row), chunk, owner)
 
+    def tidy(self) -> None:
+        """Remove the lock files of processes that died while they had no work."""
+        with self._database.writing():  # in which locks are taken: else one could be removed just before
+            for path in self._database.root.glob("worker-*"):
+                self._lives(path.name.removeprefix("worker-"))
+
     def close(self) -> None:
         """This process does no more work."""
         if self._lock_file >= 0:

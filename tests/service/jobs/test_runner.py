@@ -197,6 +197,20 @@ def test_weights_that_were_exchanged_under_their_version_fail_the_batch(settings
     asyncio.run(scenario())
 
 
+def test_it_is_tidied_up_behind_dead_processes(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner_module, "TIDY_S", 0)
+
+    async def scenario() -> None:
+        async with running(settings) as state:
+            add(state.store, identity=state.served.choose().loaded.identity)
+            (settings.jobs_dir / "worker-dead").touch()
+            async with asyncio.timeout(60):
+                while (settings.jobs_dir / "worker-dead").exists():
+                    await asyncio.sleep(0.01)
+
+    asyncio.run(scenario())
+
+
 def test_a_restart_goes_on_with_every_batch(settings: Settings) -> None:
     batches: list[Batch] = []
 

@@ -111,6 +111,16 @@ def test_a_dead_processes_work_is_taken_over_at_once(store: Store, worker: Worke
     assert claimed(two).chunk == claim.chunk
 
 
+def test_nothing_stays_of_processes_that_died_while_they_had_no_work(store: Store, worker: Workers) -> None:
+    add(store, 10)
+    one, two = worker(), worker()
+    claimed(one)
+    (store.database.root / "worker-dead").touch()
+    two.tidy()
+    assert len(list(store.database.root.glob("worker-*"))) == 1
+    assert two.claim() is None
+
+
 def test_a_stuck_processes_work_is_taken_over_after_its_lease(store: Store, worker: Workers) -> None:
     batch = add(store, 10)
     stuck, other = worker(lease_s=-1), worker()
