@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -99,3 +100,12 @@ def hidden(name: str) -> bool:
     """Whether a path is of a kind that no one means to score: dot-files, and what macOS puts beside each file."""
     parts = name.replace("\\", "/").split("/")
     return any((part[:1] == "." and part not in (".", "..")) or part == "__MACOSX" for part in parts)
+
+
+def is_below(path: str, folders: set[str]) -> bool:
+    """Whether one of them holds it."""
+    while (above := posixpath.dirname(path)) not in ("", path):
+        if above in folders:
+            return True
+        path = above
+    return False

@@ -40,6 +40,8 @@ class Ledger:
 
     def __init__(self, output: Path, fingerprint: str) -> None:
         """Go on with what an earlier process left, if it did the same: raises `StartupError` if it did not."""
+        if output.is_dir():
+            raise StartupError(f"{output} is a folder; give --output the name of a file.")
         self._output, self._fingerprint = output, fingerprint
         self._rows_file, self._record_file, self._new_record, self._finished = beside(output)
         self._failed = False

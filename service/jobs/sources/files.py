@@ -21,7 +21,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from service.decoding import DECODERS
 from service.errors import InvalidImage, InvalidSource
-from service.jobs.inputs import Content, Input, Limits, ReadStream, hidden, member, text
+from service.jobs.inputs import Content, Input, Limits, ReadStream, hidden, is_below, member, text
 from service.jobs.sources import HEAD_BYTES, is_image, kind_of, local
 from service.jobs.sources.cifar import FILE_NAME
 from service.jobs.sources.edge import Stream, guarded, told
@@ -50,15 +50,10 @@ def _joined(path: str, id_: str | None) -> str:
     return "/".join(filter(None, (path.rstrip("/"), id_)))
 
 
-def _above(path: str) -> Iterator[str]:
-    """The folders that hold it, from within."""
-    while (above := posixpath.dirname(path)) not in ("", path):
-        yield above
-        path = above
-
-
 def open_path(path: str, limits: Limits, output: Path | None = None) -> Opened:
     """What is at `path`, without the files that `output` is made of; raises `InvalidSource`."""
+    if not path:  # as of a shell's variable that is not set; fsspec takes it for the working directory
+        raise InvalidSource("A path is empty; name a file or a folder, the working directory as `.`.")
     with told(path):
         files, place = url_to_fs(path)
         store = _Store(files, limits, local.Own(output if isinstance(files, LocalFileSystem) else None))
@@ -169,7 +164,7 @@ class _Store:
         folders: set[str] = set()
         for path in found:
             name = path.removeprefix(root).lstrip("/")
-            if folders and folders.intersection(_above(path)):
+            if folders and is_below(path, folders):
                 continue
             if self.files.isdir(path):
                 folders.add(path.rstrip("/"))

@@ -170,6 +170,7 @@ def test_ids_of_several_paths_begin_with_them(models_dir: Path, tmp_path: Path) 
         (["--workers", "-1"], "--workers: ask for 1 or more"),
         (["--output", "out.xlsx"], "its ending says the format"),
         (["--device", "tpu"], "--device"),
+        ([""], "A path is empty"),
         (["/nowhere/at/all"], "can't be read"),
         (["/nowhere/at/all/*.png"], "matches nothing"),
     ],
@@ -182,7 +183,7 @@ def test_what_keeps_it_from_running_is_one_sentence(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = arguments(write_folder(tmp_path / "in", PICTURES[:1]), output=tmp_path / "out.csv", models_dir=models_dir)
-    assert main([*words[:1], *changed, *words[1:]] if changed[0][0] == "/" else [*words, *changed]) == 1
+    assert main([*words[:1], *changed, *words[1:]] if changed[0][:1] in ("", "/") else [*words, *changed]) == 1
     error = capsys.readouterr().err
     assert error.startswith("convoy: ")
     assert sentence in error

@@ -172,6 +172,12 @@ def test_what_did_not_reach_the_disk_is_not_recorded_later(ledger: OpenLedger, m
     assert ledger().rows == 1
 
 
+def test_a_folder_is_no_output(ledger: OpenLedger, tmp_path: Path) -> None:
+    (tmp_path / "out.csv").mkdir()
+    with pytest.raises(StartupError, match=r"out\.csv is a folder; give --output the name of a file"):
+        ledger(name="out.csv")
+
+
 def test_a_folder_that_is_not_there_is_one_sentence(ledger: OpenLedger) -> None:
     with pytest.raises(StartupError, match="No such file"):
         ledger(name="nowhere/out")
