@@ -61,12 +61,13 @@ class Layout:
 
 @dataclass(frozen=True)
 class Read:
-    """What is in a file of a part that is wanted; no pixels where it is no picture."""
+    """What is in a file; no pixels where it is no picture, or of a part that is not wanted."""
 
     picture: Picture
     part: Part
     digest: bytes
     pixels: Pixels | None
+    damaged: bool
 
 
 @dataclass(frozen=True)
@@ -112,16 +113,18 @@ def survey(path: Path) -> Layout:
 
 
 def load(layout: Layout, size: int, wanted: Collection[Part]) -> dict[Part, Arrays]:
-    """The wanted parts, in an order that their content decides: as good as random, and always the same."""
-    pictures, read = layout.pictures, list[Read]()
+    """The wanted parts, in an order that their content decides: as good as random, and always the same.
+
+    Raises `DataError` for files that are no pictures, before anything is learned those of the test too, and for a
+    picture that is in two classes or parts.
+    """
+    pictures = layout.pictures
     with ThreadPoolExecutor() as threads:  # decoding lets go of the GIL
         every = threads.map(lambda picture: _read(picture, layout, size, wanted), pictures)
-        for each in tqdm(every, "reading pictures", len(pictures), leave=False, disable=None):
-            if each is not None:
-                read.append(each)
+        read = list(tqdm(every, "reading pictures", len(pictures), leave=False, disable=None))
     _refuse_bad(layout, read)
     read.sort(key=lambda each: each.digest)
-    _refuse_ambiguous(layout, read)
+    _refuse_twofold(layout, read)
     return {part: _arrays(layout, part, [each for each in read if each.part == part]) for part in wanted}
 
 
@@ -185,21 +188,21 @@ def _hidden(name: str) -> bool:
     return name.startswith(".")
 
 
-def _read(picture: Picture, layout: Layout, size: int, wanted: Collection[Part]) -> Read | None:
-    """None for a picture of another part."""
+def _read(picture: Picture, layout: Layout, size: int, wanted: Collection[Part]) -> Read:
     try:
         content = picture.path.read_bytes()
     except OSError as exc:
         raise DataError(f"{picture.path} can't be read: {exc.strerror}.") from exc
     digest = hashlib.sha256(content).digest()
     part = _part_of(digest, layout.held_out) if picture.part == "train" else picture.part
-    if part not in wanted:
-        return None
-    try:
-        pixels: Pixels | None = decode(content, size)
-    except ValueError:
-        pixels = None
-    return Read(picture, part, digest, pixels)
+    pixels: Pixels | None = None
+    damaged = False
+    if part in wanted or "train" in wanted:  # who learns is told of all that is bad, not at the end
+        try:
+            pixels = decode(content, size)
+        except ValueError:
+            damaged = True
+    return Read(picture, part, digest, pixels if part in wanted else None, damaged)
 
 
 def _part_of(digest: bytes, held_out: tuple[Part, ...]) -> Part:
@@ -208,7 +211,7 @@ def _part_of(digest: bytes, held_out: tuple[Part, ...]) -> Part:
 
 
 def _refuse_bad(layout: Layout, read: list[Read]) -> None:
-    if bad := [each.picture.path for each in read if each.pixels is None]:
+    if bad := [each.picture.path for each in read if each.damaged]:
         named = ", ".join(str(file.relative_to(layout.path)) for file in bad[:SHOWN])
         more = ", …" if len(bad) > SHOWN else ""
         raise DataError(
@@ -216,17 +219,17 @@ def _refuse_bad(layout: Layout, read: list[Read]) -> None:
         )
 
 
-def _refuse_ambiguous(layout: Layout, read: list[Read]) -> None:
+def _refuse_twofold(layout: Layout, read: list[Read]) -> None:
     """`read` is sorted by digest, so that copies follow each other."""
-    pairs = [
-        (one.picture.path, other.picture.path)
-        for one, other in pairwise(read)
-        if one.digest == other.digest and one.picture.label != other.picture.label
-    ]
-    if pairs:
-        one, other = sorted(file.relative_to(layout.path) for file in pairs[0])
-        more = f", and {len(pairs) - 1:,} more are" if len(pairs) > 1 else ""
-        raise DataError(f"In {layout.path}, {one} and {other} are one picture in two classes{more}; keep one.")
+    copies = [(one, other) for one, other in pairwise(read) if one.digest == other.digest]
+    for kind, pairs in (
+        ("classes", [(one, other) for one, other in copies if one.picture.label != other.picture.label]),
+        ("parts", [(one, other) for one, other in copies if one.part != other.part]),
+    ):
+        if pairs:
+            one, other = sorted(each.picture.path.relative_to(layout.path) for each in pairs[0])
+            more = f", and {len(pairs) - 1:,} more are" if len(pairs) > 1 else ""
+            raise DataError(f"In {layout.path}, {one} and {other} are one picture in two {kind}{more}; keep one.")
 
 
 def _arrays(layout: Layout, part: Part, read: list[Read]) -> Arrays:

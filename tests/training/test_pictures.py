@@ -154,9 +154,37 @@ def test_one_picture_in_two_classes_is_told(folder: Path) -> None:
         content = next((folder / "red").rglob(f"{number}.[pP][nN][gG]")).read_bytes()
         (folder / "blue" / f"copy-{number}.png").write_bytes(content)
     with pytest.raises(
-        DataError, match=r"blue/copy-\d+.png and red/\S+.png are one picture in two classes, and \d\d more"
+        DataError, match=r"blue/copy-\d+.png and red/\S+.(png|PNG) are one picture in two classes, and 59 more"
     ):
         load_training_data(folder, SIZE)
+
+
+@pytest.fixture
+def divided(folder: Path, tmp_path: Path) -> Path:
+    shutil.copytree(folder, tmp_path / "own" / "train")
+    return fill(tmp_path / "own" / "test", 4, first=200).parent
+
+
+def test_what_is_bad_in_the_test_part_is_told_before_anything_is_learned(divided: Path) -> None:
+    load_training_data(divided, SIZE)
+    copy = divided / "test" / "blue" / "copy.png"
+    shutil.copy(divided / "test" / "red" / "201.PNG", copy)
+    with pytest.raises(
+        DataError, match=r"test/blue/copy.png and test/red/201.PNG are one picture in two classes; keep"
+    ):
+        load_training_data(divided, SIZE)
+    copy.write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"are no pictures, or damaged: test/blue/copy.png; mend"):
+        load_training_data(divided, SIZE)
+
+
+def test_what_is_learned_from_is_no_test(divided: Path) -> None:
+    shutil.copy(divided / "train" / "red" / "3.PNG", divided / "test" / "red" / "copy.png")
+    for load in (load_training_data, load_test_split):
+        with pytest.raises(
+            DataError, match=r"test/red/copy.png and train/red/3.PNG are one picture in two parts; keep"
+        ):
+            load(divided, SIZE)
 
 
 def test_what_is_no_picture_by_its_name_is_left_alone(folder: Path) -> None:
