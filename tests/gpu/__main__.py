@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import math
 import platform
-import shutil
 import subprocess
 import sys
 import time
@@ -62,11 +61,10 @@ def main(arguments: list[str] | None = None) -> int:
     work = given.report.parent
     work.mkdir(parents=True, exist_ok=True)
     site = work.resolve() / "site" if given.wheels else None
-    if site and not site.is_dir():
+    if site:
         try:
             wheels.install(given.wheels, site)
         except (wheels.Incomplete, subprocess.CalledProcessError) as exc:
-            shutil.rmtree(site, ignore_errors=True)
             print(f"The wheels can't be installed: {exc}.", file=sys.stderr)
             return 2
         print(f"installed after {time.monotonic() - began:.0f} s", flush=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,49 @@ def test_a_damaged_part_leaves_no_wheel(parts: Path, tmp_path: Path) -> None:
 def test_a_folder_without_wheels_is_said(tmp_path: Path) -> None:
     with pytest.raises(Incomplete, match="no wheel"):
         wheels.install(tmp_path, tmp_path / "site")
+
+
+def wheel(folder: Path, name: str) -> None:
+    """A wheel with one empty module."""
+    folder.mkdir(exist_ok=True)
+    described = f"{name}-1.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-1-py3-none-any.whl", "w") as archive:
+        archive.writestr(f"{name}.py", "")
+        archive.writestr(f"{described}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+        archive.writestr(f"{described}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{described}/RECORD", f"{name}.py,,\n")
+
+
+def test_an_installation_that_was_interrupted_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheel(tmp_path / "wheels", "one")
+
+    def interrupted(command: list[str], **_: object) -> None:
+        target = Path(command[command.index("--target") + 1])
+        target.mkdir()
+        (target / "half.py").touch()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess, "run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            wheels.install(tmp_path / "wheels", tmp_path / "site")
+    assert not (tmp_path / "site").exists()
+    wheels.install(tmp_path / "wheels", tmp_path / "site")
+    assert (tmp_path / "site" / "one.py").is_file()
+    assert not (tmp_path / "site" / "half.py").exists()
+
+
+def test_wheels_are_installed_once_and_again_when_another_has_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wheel(tmp_path / "wheels", "one")
+    wheels.install(tmp_path / "wheels", tmp_path / "site")
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess, "run", None)
+        wheels.install(tmp_path / "wheels", tmp_path / "site")
+    wheel(tmp_path / "wheels", "two")
+    wheels.install(tmp_path / "wheels", tmp_path / "site")
+    assert {path.name for path in (tmp_path / "site").glob("*.py")} == {"one.py", "two.py"}
 
 
 def test_nvidias_libraries_are_found_where_wheels_put_them(tmp_path: Path) -> None:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+LIST = "wheels.txt"  # in the folder: which are in it
 
 
 class Incomplete(Exception):
@@ -55,16 +58,31 @@ def _joined(record: Path, sources: Path, target: Path) -> Path:
 
 
 def install(sources: Path, site: Path) -> None:
-    """Every wheel under `sources`, whole or in parts, into the folder `site`; raises `Incomplete`."""
-    join(sources, site.with_name(site.name + "-joined"))
-    wheels = sorted({*sources.rglob("*.whl"), *site.with_name(site.name + "-joined").glob("*.whl")})
+    """Every wheel under `sources`, whole or in parts, into the folder `site`; raises `Incomplete`.
+
+    `site` is there when all are in it: what was interrupted is done again, as it is when other wheels have come.
+    """
+    if (site / LIST).is_file() and (site / LIST).read_text(encoding="utf-8") == _listed(sources):
+        return
+    partial, joined = site.with_name(site.name + ".partial"), site.with_name(site.name + "-joined")
+    wheels = {path.name: path for path in [*join(sources, joined), *sources.rglob("*.whl")]}
     if not wheels:
         raise Incomplete(f"there is no wheel under {sources}")
+    shutil.rmtree(partial, ignore_errors=True)
     subprocess.run(
         [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile", "--no-cache-dir",
-         "--disable-pip-version-check", "--upgrade", "--target", str(site), *map(str, wheels)],
+         "--disable-pip-version-check", "--upgrade", "--target", str(partial), *map(str, wheels.values())],
         check=True,
     )  # fmt: skip
+    (partial / LIST).write_text(_listed(sources), encoding="utf-8")
+    shutil.rmtree(site, ignore_errors=True)
+    partial.rename(site)
+
+
+def _listed(sources: Path) -> str:
+    """The wheels under `sources`, without having put them together."""
+    whole = {path.name for path in sources.rglob("*.whl")}
+    return "\n".join(sorted(whole | {record.stem for record in sources.rglob("*.sha256")}))
 
 
 def environment(site: Path | None, root: Path) -> dict[str, str]:
