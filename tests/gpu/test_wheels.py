@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import zipfile
+from importlib.metadata import Distribution, version
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,13 @@ def test_an_installation_that_was_interrupted_is_done_again(tmp_path: Path, monk
     wheels.install(tmp_path / "wheels", tmp_path / "site")
     assert (tmp_path / "site" / "one.py").is_file()
     assert not (tmp_path / "site" / "half.py").exists()
+
+
+def test_the_service_finds_its_version_beside_them(tmp_path: Path) -> None:
+    wheel(tmp_path / "wheels", "one")
+    wheels.install(tmp_path / "wheels", tmp_path / "site")
+    (found,) = Distribution.discover(name="convoy", path=[str(tmp_path / "site")])
+    assert found.version == version("convoy")
 
 
 def test_wheels_are_installed_once_and_again_when_another_has_come(

@@ -10,7 +10,10 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+
+from tests.gpu.steps import ROOT
 
 LIST = "wheels.txt"  # in the folder: which are in it
 
@@ -74,9 +77,19 @@ def install(sources: Path, site: Path) -> None:
          "--disable-pip-version-check", "--upgrade", "--target", str(partial), *map(str, wheels.values())],
         check=True,
     )  # fmt: skip
+    _describe_this(partial)
     (partial / LIST).write_text(_listed(sources), encoding="utf-8")
     shutil.rmtree(site, ignore_errors=True)
     partial.rename(site)
+
+
+def _describe_this(site: Path) -> None:
+    """Give `site` what it would know of this source if that were installed: the service asks for its own version."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    folder = site / f"{project['name']}-{project['version']}.dist-info"
+    folder.mkdir()
+    described = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    (folder / "METADATA").write_text(described, encoding="utf-8")
 
 
 def _listed(sources: Path) -> str:
