@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,3 +20,8 @@ def test_torch_is_asked_for_the_gpu_and_not_onnx_runtime(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
     with pytest.raises(Skip, match=reason):
         next(training.fast(Context(Options(work=str(tmp_path)))))
+
+
+def test_a_failed_training_says_why() -> None:
+    with pytest.raises(ChildProcessError, match=r"status 1: the GPU is full$"):
+        training.said_by([sys.executable, "-c", "import sys; sys.exit('the GPU is full')"])
