@@ -85,7 +85,8 @@ def fit_thresholds(folder: Path, data: Path) -> tuple[Evaluation, ...]:
         for precision, file in files.items()
     }
     calibration = metadata.calibration.model_copy(update={"thresholds": thresholds})
-    metadata.model_copy(update={"calibration": calibration}).write(folder)
+    unmeasured = tuple(e.model_copy(update={"prediction_sets": {}}) for e in metadata.evaluations)  # with these
+    metadata.model_copy(update={"calibration": calibration, "evaluations": unmeasured}).write(folder)
     evaluations = evaluate_model(folder, data, "validation")
     record(folder, evaluations)
     return evaluations

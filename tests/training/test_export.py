@@ -229,6 +229,16 @@ def test_a_model_without_thresholds_is_given_those_of_an_export_and_keeps_its_fi
     assert (model / "MODEL_CARD.md").read_text() == report.card(calibrated)
 
 
+def test_what_other_thresholds_measured_on_the_test_split_is_forgotten(model: Path, generated_data: Path) -> None:
+    record(model, evaluate_model(model, generated_data))
+    fit_thresholds(model, generated_data)
+    evaluations = ModelMetadata.read(model).evaluations
+    assert {e.split for e in evaluations} == {"validation", "test"}
+    for evaluation in evaluations:
+        assert bool(evaluation.prediction_sets) == (evaluation.split == "validation")
+    assert evaluate_model(model, generated_data)[0].prediction_sets
+
+
 def test_robustness_is_measured_and_recorded(
     model: Path, generated_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
