@@ -24,7 +24,7 @@ from training.errors import DataError
 VALIDATION_SHARE = 0.1
 VALIDATION_SEED = 2009
 SHOWN = 12  # classes whose images are counted one by one
-CACHE = Path("~/.cache/convoy/cifar-10").expanduser()
+CACHE = Path("~/.cache/convoy/cifar-10")
 
 
 @dataclass(frozen=True)
@@ -91,12 +91,14 @@ def find_data(given: Path | None) -> Path:
     """The data set's folder or archive: `given`, else `CONVOY_DATA`, else the cache, downloaded if absent."""
     if given is None and (variable := os.environ.get("CONVOY_DATA")):
         given = Path(variable)
+    place = CACHE if given is None else given
+    try:
+        found = place.expanduser()
+    except RuntimeError as exc:
+        raise DataError(f"There is no home folder to find {place} in; give --data a path without ~.") from exc
     if given is not None:
-        try:
-            return given.expanduser()
-        except RuntimeError as exc:
-            raise DataError(f"There is no home folder to find {given} in; give --data a path without ~.") from exc
-    target = CACHE / cifar10.BINARY.archive
+        return found
+    target = found / cifar10.BINARY.archive
     if not target.exists():
         download(cifar10.OFFICIAL_SITE + cifar10.BINARY.archive, target, md5=cifar10.BINARY.archive_md5)
     return target

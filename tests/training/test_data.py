@@ -46,6 +46,14 @@ def test_the_place_is_the_argument_then_the_variable_then_the_cache(
     assert find_data(Path("/argument")) == Path("/argument")
 
 
+def test_without_a_home_folder_there_is_no_cache_and_that_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert data.CACHE.parts[0] == "~"  # or whoever has no home could import nothing
+    monkeypatch.setattr(data, "CACHE", Path("~nobody of that name/cache"))
+    monkeypatch.delenv("CONVOY_DATA", raising=False)
+    with pytest.raises(DataError, match=r"no home folder to find ~nobody of that name/cache in; give --data a path"):
+        find_data(None)
+
+
 def test_only_evaluate_opens_the_test_split() -> None:
     source = Path(data.__file__).parent
     users = {path.name for path in source.rglob("*.py") if "load_test_split" in path.read_text()}
