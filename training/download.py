@@ -63,7 +63,8 @@ def _fetch_rest(url: str, part: Path, timeout_s: float) -> bool:
     with response:
         resumed = response.status == http.HTTPStatus.PARTIAL_CONTENT
         have = have if resumed else 0
-        expected = have + int(response.headers["Content-Length"])
+        length = response.headers["Content-Length"]  # of answers in chunks it is unknown
+        expected = have + int(length) if length else None
         with (
             part.open("ab" if resumed else "wb") as out,
             tqdm(desc=part.stem, total=expected, initial=have, unit="B", unit_scale=True, disable=None) as bar,
@@ -73,4 +74,4 @@ def _fetch_rest(url: str, part: Path, timeout_s: float) -> bool:
                 bar.update(len(chunk))
             out.flush()
             os.fsync(out.fileno())
-        return part.stat().st_size >= expected
+        return expected is None or part.stat().st_size >= expected

@@ -23,6 +23,7 @@ class Site(ThreadingHTTPServer):
     def __init__(self, *, ranges: bool = True) -> None:
         super().__init__(("127.0.0.1", 0), Page)
         self.cuts, self.ranges, self.asked = 0, ranges, list[str | None]()
+        self.tells_length = True
 
     @property
     def url(self) -> str:
@@ -41,7 +42,8 @@ class Page(BaseHTTPRequestHandler):
             return
         body = CONTENT[start:]
         self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(body)))
+        if self.server.tells_length:
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.server.cuts:
             self.server.cuts -= 1
@@ -67,6 +69,12 @@ def test_a_file_arrives(site: Site, tmp_path: Path) -> None:
     download(site.url, target, md5=MD5)
     assert target.read_bytes() == CONTENT
     assert [path.name for path in target.parent.iterdir()] == ["file.tar.gz"]
+
+
+def test_a_file_of_unknown_length_arrives(site: Site, tmp_path: Path) -> None:
+    site.tells_length = False
+    download(site.url, tmp_path / "file.tar.gz", md5=MD5)
+    assert (tmp_path / "file.tar.gz").read_bytes() == CONTENT
 
 
 def test_a_broken_connection_is_resumed(site: Site, tmp_path: Path) -> None:
