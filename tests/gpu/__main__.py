@@ -52,8 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run what is asked for and not yet in the report; status 1 when something broke or a goal was not met."""
     given, began = parser().parse_args(arguments), time.monotonic()
     if given.split:
-        print(f"{wheels.split(given.split, given.wheels, PART_BYTES)} parts in {given.wheels}")
-        return 0
+        return _split(given.split, given.wheels)
     sections = given.only.split(",")
     if unknown := set(sections) - SECTIONS.keys():
         print(f"There is no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}.", file=sys.stderr)
@@ -85,6 +84,18 @@ def main(arguments: list[str] | None = None) -> int:
     given.report.with_suffix(".txt").write_text(lines + "\n", encoding="utf-8")
     print(f"\n{lines}\n\n{given.report}")
     return int(report.failed)
+
+
+def _split(file: Path, folder: Path | None) -> int:
+    if not folder:
+        print("Name the folder for the parts with --wheels.", file=sys.stderr)
+        return 2
+    try:
+        print(f"{wheels.split(file, folder, PART_BYTES)} parts in {folder}")
+    except OSError as exc:
+        print(f"{file} can't be cut: {exc.strerror}.", file=sys.stderr)
+        return 2
+    return 0
 
 
 def _to_do(report: Report, chosen: list[str], again: bool) -> list[str]:

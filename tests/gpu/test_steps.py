@@ -134,3 +134,18 @@ def test_the_verdict_is_made_anew_of_whatever_is_known(recorded: list[str], tmp_
 def test_a_section_that_does_not_exist_is_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["--only", "sped"]) == 2
     assert capsys.readouterr().err.startswith("There is no section sped; there are provider, parity,")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--split", "absent.whl"], "Name the folder for the parts with --wheels.\n"),
+        (["--split", "absent.whl", "--wheels", "w"], "absent.whl can't be cut: No such file or directory.\n"),
+    ],
+)
+def test_what_cant_be_cut_is_a_sentence(
+    options: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command.main(options) == 2
+    assert capsys.readouterr().err == said
