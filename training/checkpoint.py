@@ -131,6 +131,15 @@ def claimed(run: Path) -> Iterator[None]:
         os.close(folder)
 
 
+def check_newest(run: Path, step: int) -> None:
+    """Raise `CheckpointError` when what is in the claimed folder `run` is further on than `step`."""
+    if (run / FILE_NAME).exists() and (found := load(run).step) > step:
+        raise CheckpointError(
+            f"Another process has meanwhile trained {run} to step {found:,}; go on from there with: "
+            f"convoy-train train --resume {run}"
+        )
+
+
 def load(run: Path) -> Checkpoint:
     """Read the checkpoint in the folder `run`; raises `CheckpointError` when there is none or it is damaged."""
     path = run / FILE_NAME

@@ -32,13 +32,14 @@ VIEW, DEGRADATION = 0, 1 << 31  # where in 2³² a stream of random numbers begi
 def train(run: Run, folder: Path, time_budget_s: float = math.inf) -> Network:
     """Do the steps that are left, with a checkpoint in `folder` after each epoch.
 
-    Raises `CheckpointError` at once when `folder` can't be written, or another process trains into it; `Interrupted`
-    after SIGINT, SIGTERM or `time_budget_s`, once a checkpoint of the very last step is written.
+    Raises `CheckpointError` at once when `folder` can't be written, or another process trains or has trained into
+    it; `Interrupted` after SIGINT, SIGTERM or `time_budget_s`, once a checkpoint of the very last step is written.
     """
     keep_freed_memory()
     progress = Progress(run.steps_per_epoch, run.total_steps, run.step)
     try:
         with checkpoints.claimed(folder), stop_requests(time_budget_s) as stop_requested:
+            checkpoints.check_newest(folder, run.step)
             while run.step < run.total_steps and not stop_requested():
                 train_one_epoch(run, progress, stop_requested)
                 checkpoints.save(run.checkpoint(), folder)

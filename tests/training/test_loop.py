@@ -114,6 +114,16 @@ def test_a_folder_that_is_taken_or_can_not_be_written_is_refused_before_the_firs
     assert each.step == 0
 
 
+def test_what_another_process_has_trained_meanwhile_is_not_written_over(data: TrainingData, tmp_path: Path) -> None:
+    first, late = run("tutorial", data), run("tutorial", data)
+    train(first, tmp_path / "run")
+    told = r"meanwhile trained .*run to step 18; go on from there with: convoy-train train --resume .*run"
+    with pytest.raises(CheckpointError, match=told):
+        train(late, tmp_path / "run")
+    assert checkpoints.load(tmp_path / "run").finished
+    assert late.step == 0
+
+
 def test_signals_are_left_as_they_were(data: TrainingData, tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     train(run("tutorial", data, replace(SMALL["tutorial"], max_steps=1)), tmp_path)
