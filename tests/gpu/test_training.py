@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -25,3 +26,24 @@ def test_torch_is_asked_for_the_gpu_and_not_onnx_runtime(
 def test_a_failed_training_says_why() -> None:
     with pytest.raises(ChildProcessError, match=r"status 1: the GPU is full$"):
         training.said_by([sys.executable, "-c", "import sys; sys.exit('the GPU is full')"])
+
+
+def test_steps_are_timed_until_the_device_has_taken_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, done_s = 0, 0.0
+
+    class Loss:
+        def __float__(self) -> float:
+            nonlocal asked, done_s
+            asked, done_s = 0, done_s + asked
+            return 0.0
+
+    def ask(*_: object) -> Loss:
+        nonlocal asked
+        asked += 1  # and a second of work for a device that nobody waits for yet
+        return Loss()
+
+    monkeypatch.setattr("training.loop.train_one_step", ask)
+    monkeypatch.setattr("time.perf_counter", lambda: done_s)
+    rows = training.portable(Context(Options(work=str(tmp_path), small=True)))
+    (speed,) = itertools.islice((row for row in rows if row.name == "images"), 1)
+    assert speed.value == training.FEW_IMAGES
