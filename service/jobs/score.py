@@ -10,7 +10,7 @@ import multiprocessing
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +27,7 @@ CHUNK_BYTES = 32 << 20  # of contents, since chunks wait in memory
 CHUNKS_PER_WORKER = 3  # one is scored, one is ready, one waits for its turn to be written
 GPU_WORKERS = 4  # one GPU is fed by so many decoding processes, each with a session of its own
 COMMIT_S = 1.0
+POLL_S = 0.1  # a signal does not end the waiting for a chunk
 
 
 @dataclass(slots=True)
@@ -49,8 +50,9 @@ class Done:
     last_id: str | None
 
 
-# Parts, the index of the first input that has no row yet, the work, workers (0: as many as pay) → the rest, in order.
-Engine = Callable[[Sequence[Part], int, Task, int], Generator[Done]]
+# Parts, the index of the first input that has no row yet, the work, workers (0: as many as pay) → the rest, in order,
+# and None now and then, where the next one takes its time.
+Engine = Callable[[Sequence[Part], int, Task, int], Generator[Done | None]]
 
 
 @dataclass(slots=True)
@@ -84,7 +86,8 @@ class Run:
         committed, results = time.monotonic(), engine(parts, self.ledger.rows, task, workers)
         try:
             for done in results:
-                self._take(done)
+                if done:
+                    self._take(done)
                 if self.stopped:
                     return
                 if time.monotonic() - committed > COMMIT_S:
@@ -118,31 +121,37 @@ class Run:
         self.on_rows(len(done.truths))
 
 
-def processes(parts: Sequence[Part], first: int, task: Task, workers: int) -> Generator[Done]:
+def processes(parts: Sequence[Part], first: int, task: Task, workers: int) -> Generator[Done | None]:
     """The engine on this machine: worker processes, fed by this one."""
     gpu = may_use_gpu(task.settings.device)
     workers = workers or (min(GPU_WORKERS, usable_cores()) if gpu else usable_cores())
     task = task.sized(threads=max(1, usable_cores() // workers), gpu=gpu)
     context = multiprocessing.get_context("spawn")  # forked engines don't work
-    pool = ProcessPoolExecutor(workers, context, initializer=start, initargs=(task,))
+    stop_here, stop_there = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(workers, context, initializer=start, initargs=(task, stop_here))
     under_way: deque[tuple[Future[Scored], list[str | None], str | None]] = deque()
     try:
         for chunk, truths in chunks(parts, first):
             under_way.append((pool.submit(score, chunk), truths, chunk.ids[-1]))
+            yield None
             if len(under_way) == workers * CHUNKS_PER_WORKER:
-                yield _awaited(*under_way.popleft())
+                yield from _awaited(*under_way.popleft())
         while under_way:
-            yield _awaited(*under_way.popleft())
+            yield from _awaited(*under_way.popleft())
     except BrokenProcessPool as exc:
         raise StartupError(
             "A worker process died, perhaps for want of memory. What is done is kept; run the same command again."
         ) from exc
     finally:
+        stop_there.close()  # what is under way is wanted no more
         pool.shutdown(cancel_futures=True)
+        stop_here.close()
 
 
-def _awaited(scored: Future[Scored], truths: list[str | None], last_id: str | None) -> Done:
-    return Done(scored.result(), truths, last_id)
+def _awaited(scored: Future[Scored], truths: list[str | None], last_id: str | None) -> Iterator[Done | None]:
+    while not wait([scored], POLL_S).done:
+        yield None
+    yield Done(scored.result(), truths, last_id)
 
 
 def chunks(parts: Sequence[Part], first: int) -> Iterator[tuple[Chunk, list[str | None]]]:
@@ -154,7 +163,7 @@ def chunks(parts: Sequence[Part], first: int) -> Iterator[tuple[Chunk, list[str 
             chunk.ids.append(each.id)
             chunk.contents.append(content)
             truths.append(each.truth)
-            size += getattr(content, "nbytes", None) or (len(content) if isinstance(content, bytes) else 0)
+            size += _nbytes(content)
             if len(truths) == CHUNK_INPUTS or size >= CHUNK_BYTES:
                 yield chunk, truths
                 first += len(truths)
@@ -162,3 +171,8 @@ def chunks(parts: Sequence[Part], first: int) -> Iterator[tuple[Chunk, list[str 
         if truths:
             yield chunk, truths
             first += len(truths)
+
+
+def _nbytes(content: object) -> int:
+    """What waits in memory: nothing of what is read only where it is scored, or can't be read."""
+    return len(content) if isinstance(content, bytes) else getattr(content, "nbytes", 0)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,10 @@ from service.types import RGBImage
 
 CPU_BATCH_SIZE, GPU_BATCH_SIZE = 64, 512
 READERS = 8  # files that a worker has open at a time: most of the time they are waited for, the more so in a far store
+
+
+class Stopped(Exception):
+    """The rows of this chunk are not wanted any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +116,8 @@ class Scorer:
 def _row(
     content: Content | InvalidImage | Callable[[], Content], *, spec: InputSpec, max_pixels: int
 ) -> RGBImage | InvalidImage:
+    if stopped.is_set():
+        raise Stopped
     if isinstance(content, InvalidImage):
         return content
     try:
@@ -126,12 +133,18 @@ def _row(
 _scorer: Sequence[Scorer | StartupError] = ()  # this process's one, since a pool's tasks can't be given any
 
 
-def start(task: Task) -> None:
-    """Make this process of a pool ready; what keeps it from that is raised by its first `score`."""
+stopped = threading.Event()  # what this process has been given need not be done any more
+
+
+def start(task: Task, stop: Connection) -> None:
+    """Make this process of a pool ready; what keeps it from that is raised by its first `score`.
+
+    The end of `stop` ends what is under way.
+    """
     global _scorer
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     logging.getLogger("service").setLevel(logging.ERROR)  # every worker would have the same to say
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    threading.Thread(target=_heed_the_parent, args=[stop], daemon=True).start()
     try:
         _scorer = [Scorer(task)]
     except StartupError as exc:
@@ -146,9 +159,11 @@ def score(chunk: Chunk) -> Scored:
     return scorer.score(chunk)
 
 
-def _end_with_the_parent() -> None:
+def _heed_the_parent(stop: Connection) -> None:
     """A parent that is killed can't end its workers, and they would wait for work for ever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
+        wait([stop, parent.sentinel])
+        stopped.set()
         parent.join()
         os._exit(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -12,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from service.errors import InvalidSource, StartupError
-from service.jobs import score
+from service.jobs import score, scoring
 from service.jobs.inputs import Input
 from service.jobs.ledger import Ledger
 from service.jobs.score import Part, Run, chunks, processes
-from service.jobs.scoring import Task
+from service.jobs.scoring import Chunk, Task
 from service.jobs.tally import Tally
 from service.settings import Settings
 from tests.conftest import COLOURS, encode, picture
@@ -101,6 +102,26 @@ def test_a_worker_that_dies_is_one_sentence(task: Task, a_run: Runs, monkeypatch
     monkeypatch.setattr(score, "score", _die)
     with pytest.raises(StartupError, match="worker process died"):
         a_run().score([Part([], some(5))], task, processes, workers=1)
+
+
+def test_who_is_told_to_stop_waits_for_no_chunk(
+    task: Task, a_run: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = a_run()
+    monkeypatch.setattr(score, "score", _stop_and_wait)
+    before = signal.signal(signal.SIGUSR1, lambda *_: run.stop())
+    try:
+        run.score([Part([], iter([Input(str(tmp_path / "stopped"), bytes)]))], task, processes, workers=1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert (tmp_path / "stopped").exists()
+    assert run.ledger.rows == 0
+
+
+def _stop_and_wait(chunk: Chunk) -> None:
+    os.kill(os.getppid(), signal.SIGUSR1)
+    if scoring.stopped.wait(60):
+        Path(chunk.ids[0] or "").touch()
 
 
 def _die(_chunk: object) -> None:

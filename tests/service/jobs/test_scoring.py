@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 
 from service.errors import InferenceFailed, InvalidImage, StartupError
 from service.jobs import scoring
-from service.jobs.scoring import Chunk, Scorer, Task
+from service.jobs.scoring import Chunk, Scorer, Stopped, Task
 from service.settings import Settings
 from tests.conftest import COLOURS, encode, picture
 
@@ -38,6 +40,20 @@ def test_pixels_need_no_decoding(task: Task) -> None:
     assert json.loads(scored.rows)["label"] == "blue"
 
 
+def test_nothing_more_is_decoded_once_nobody_wants_it(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "stopped", threading.Event())
+    read = []
+
+    def picture_and_stop() -> bytes:
+        read.append(encode(picture("red")))
+        scoring.stopped.set()
+        return read[-1]
+
+    with pytest.raises(Stopped):
+        Scorer(task).score(Chunk(0, ["a"] * 1000, [picture_and_stop] * 1000))
+    assert 0 < len(read) <= scoring.READERS
+
+
 def test_an_engine_that_fails_is_not_blamed_on_the_inputs(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     scorer = Scorer(task)
 
@@ -55,6 +71,6 @@ def test_what_keeps_a_process_from_starting_is_raised_by_its_first_chunk(
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(scoring, "_scorer", ())
     monkeypatch.setattr(logging.Logger, "setLevel", lambda *_: None)
-    scoring.start(Task(tmp_path, task.settings, None))
+    scoring.start(Task(tmp_path, task.settings, None), multiprocessing.Pipe()[0])
     with pytest.raises(StartupError, match="can't be used"):
         scoring.score(Chunk(0))
