@@ -180,5 +180,6 @@ def compare(options: argparse.Namespace) -> None:
     target = options.models / plots.ACCURACY
     target.write_text(plots.accuracy_svg(networks), encoding="utf-8")
     for network in networks:
-        print(f"{network.name:24} {network.accuracy:.2%} at {network.macs:.1f} million multiply-accumulates")
+        outside = "" if plots.in_frame(network) else ", outside the plot"
+        print(f"{network.name:24} {network.accuracy:.2%} at {network.macs:.1f} million multiply-accumulates{outside}")
     print(f"Plotted: {target}")

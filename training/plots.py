@@ -14,6 +14,7 @@ from training.repository import read_models
 PANEL, MARGIN = 220, 44  # pixels
 LETTER = 5.8  # pixels that a letter takes on average
 ACCURACY = "accuracy.svg"
+MACS, ACCURACIES = (9, 150), (0.90, 0.965)  # millions, and shares: what that plot shows
 Place = tuple[float, float]  # pixels from the left and from the top
 
 
@@ -85,17 +86,22 @@ def shipped(models: Path) -> list[Network]:
     ]
 
 
+def in_frame(network: Network) -> bool:
+    """Whether the plot of accuracy over arithmetic has a place for it."""
+    return MACS[0] <= network.macs <= MACS[1] and ACCURACIES[0] <= network.accuracy <= ACCURACIES[1]
+
+
 def accuracy_svg(ours: Iterable[Network]) -> str:
-    """Accuracy over multiply-accumulates (logarithmic), of published networks and `ours`, those in red."""
-    width, height, low, high = 760, 420, 0.90, 0.965
-    left, right = math.log(9), math.log(150)
+    """Accuracy over multiply-accumulates (logarithmic), of published networks and `ours` in the frame, those in red."""
+    width, height = 760, 420
+    (low, high), (left, right) = ACCURACIES, map(math.log, MACS)
 
     def place(network: Network) -> Place:
         return width * (math.log(network.macs) - left) / (right - left), height * (high - network.accuracy) / (
             high - low
         )
 
-    shown = sorted((n for n in (*ours, *PUBLISHED) if low <= n.accuracy <= high), key=lambda n: not n.ours)
+    shown = sorted(filter(in_frame, (*ours, *PUBLISHED)), key=lambda n: not n.ours)
     labels = [f"{network.name}, {network.accuracy:.2%}" for network in shown]
     frame = _frame(
         [((math.log(v) - left) / (right - left), str(v)) for v in (10, 20, 30, 50, 100)],

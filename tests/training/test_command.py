@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from training import loop, speed
+from training import loop, plots, speed
 from training.__main__ import main
 from training.architectures import Network
 from training.recipes import RECIPES
@@ -64,6 +64,17 @@ def test_trials_that_were_stopped_go_on_by_the_same_command(
     assert "steps; the same command goes on.\n" in capsys.readouterr().err
     assert main(command) == 0
     assert "over 1 seeds" in capsys.readouterr().out
+
+
+def test_compare_says_which_models_are_outside_the_plot(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    networks = [plots.Network("a/1 fp32", 30, 0.95, ours=True), plots.Network("b/1 fp32", 557, 0.95, ours=True)]
+    monkeypatch.setattr(plots, "shipped", lambda _models: networks)
+    assert main(["compare", str(tmp_path)]) == 0
+    inside, outside, _ = capsys.readouterr().out.splitlines()
+    assert inside.endswith("30.0 million multiply-accumulates")
+    assert outside.endswith("557.0 million multiply-accumulates, outside the plot")
 
 
 def test_a_run_is_not_overwritten(generated_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from service.metadata import Evaluation, ReliabilityBin
-from training.plots import LETTER, PANEL, PUBLISHED, Network, accuracy_svg, reliability_svg
+from training.plots import LETTER, PANEL, PUBLISHED, Network, accuracy_svg, in_frame, reliability_svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -68,8 +68,11 @@ def test_no_label_hides_another_or_a_point() -> None:
         assert one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1], (one, other)
 
 
-def test_a_network_outside_the_frame_is_left_out() -> None:
-    assert "far below" not in accuracy_svg([Network("far below", 4.5, 0.74, ours=True)])
+@pytest.mark.parametrize(("macs", "accuracy"), [(30, 0.74), (30, 0.97), (4.5, 0.92), (557, 0.95)])
+def test_a_network_outside_the_frame_is_left_out(macs: float, accuracy: float) -> None:
+    network = Network("far away", macs, accuracy, ours=True)
+    assert not in_frame(network)
+    assert accuracy_svg([network]) == accuracy_svg([])
 
 
 @pytest.mark.parametrize("network", PUBLISHED, ids=lambda network: network.name)
