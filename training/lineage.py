@@ -15,35 +15,44 @@ def teachers(before: tuple[TeacherRecord, ...], config: TrainingConfig) -> list[
     if not before:
         return []
     asked = before if config.get("start_teaches", True) else before[1:]
-    if asked == before:
-        told = "what these networks say"
-    elif len(asked) == 1:
-        told = "what the last of these networks says"
-    else:
-        told = f"what the last {len(asked)} of these networks say"
-    if config.get("inherit_answers"):
-        told = "what the teachers of the last of these networks said"
-    learned = f"The student learned from {told} of the same pixels, seen both ways round, not from labels."
-    if not asked:
-        learned = "The network learned from labels."
-    start = " It went on from the weights of the first." if config.get("start_from_teacher") else ""
-    if start and isinstance(restarts := config.get("restarts"), list) and restarts:
-        counted = f", counted {weight} times," if (weight := config.get("start_weight", 1)) != 1 else ""
-        start += (
-            f" The last weights are the mean of those{counted} and of the ends of {len(restarts) + 1} lr schedules."
-        )
+    learned = "The network learned from labels."
+    if asked:
+        told = _told(asked, before, config)
+        learned = f"The student learned from {told} of the same pixels, seen both ways round, not from labels."
     fields = [(f"`{t.recipe}`", t.config | {f"trained with: {k}": v for k, v in t.training.items()}) for t in before]
     names = list(dict.fromkeys(name for _, values in fields for name in values))
     return [
         "## Teachers" if asked else "## Start",
         "",
-        learned + start,
+        learned + _start(config),
         "",
         "| | " + " | ".join(recipe for recipe, _ in fields) + " |",
         "|---" * (len(fields) + 1) + "|",
         *(f"| {name} | " + " | ".join(plain(values.get(name, "–")) for _, values in fields) + " |" for name in names),
         "",
     ]
+
+
+def _told(asked: tuple[TeacherRecord, ...], before: tuple[TeacherRecord, ...], config: TrainingConfig) -> str:
+    if config.get("inherit_answers"):
+        return "what the teachers of the last of these networks said"
+    if asked == before:
+        return "what these networks say"
+    if len(asked) == 1:
+        return "what the last of these networks says"
+    return f"what the last {len(asked)} of these networks say"
+
+
+def _start(config: TrainingConfig) -> str:
+    if not config.get("start_from_teacher"):
+        return ""
+    start, restarts = " It went on from the weights of the first.", config.get("restarts")
+    if not isinstance(restarts, list) or not restarts:
+        return start
+    counted = f", counted {weight} times," if (weight := config.get("start_weight", 1)) != 1 else ""
+    return (
+        f"{start} The last weights are the mean of those{counted} and of the ends of {len(restarts) + 1} lr schedules."
+    )
 
 
 def plain(value: object) -> str:
