@@ -32,6 +32,7 @@ from tests.gpu.subject import Context, generated, gpu_memory_mib, model_folder
 PICTURE = ROOT / "service" / "web" / "example.png"
 WORKERS = (1, 2, 4, 8, 12)
 SMALL_BULK = 64
+UNDER_WAY = 3  # bulk requests for each worker: a queue of 4,096 images has room for four, and refuses more
 BULK, BULK_GOAL, SINGLE_GOAL, P50_MS_GOAL, FIRST_GOAL = 1024, 300_000, 40_000, 1.0, 2.0
 PLATEAU = 1.02  # times what was held at half time
 SIZES = (1, 3, 8, 20, 32, 100, 128, 400, 512, 777, 1024)  # of changing batches
@@ -140,8 +141,7 @@ def single(context: Context) -> Iterator[Row]:
 def _scaled(context: Context, kind: Kind, images: int, goal: float) -> Iterator[Row]:
     small, cores, best = _little(context), usable_cores(), 0.0
     for workers in WORKERS[:2] if small else WORKERS:
-        generators = 1 if small else max(2, min(6, cores - workers))
-        connections = 2 if kind == "bulk" else 16 if small else 32
+        generators, connections = (1, 2 if kind == "bulk" else 16) if small else load(kind, workers, cores)
         with server(context, workers) as served:
             result = loaded(Plan(served.target, kind, connections, 2.0 if small else 6.0, images), generators)
         rate, best = result.per_second * images, max(best, result.per_second * images)
@@ -151,6 +151,15 @@ def _scaled(context: Context, kind: Kind, images: int, goal: float) -> Iterator[
         yield holds(f"{workers} workers: every answer is 200", not result.other, note=f"{result.other} are not")
     unit = "images/s" if kind == "bulk" else "requests/s"
     yield at_least(goal, "the most", best, unit) if not small else Row("the most", best, unit, note="no goal here")
+
+
+def load(kind: Kind, workers: int, cores: int) -> tuple[int, int]:
+    """How many load generators keep so many workers busy, and with how many connections each."""
+    generators = max(2, min(6, cores - workers))
+    if kind == "single":
+        return generators, 32
+    generators = min(generators, UNDER_WAY * workers)
+    return generators, UNDER_WAY * workers // generators
 
 
 def latency(context: Context) -> Iterator[Row]:
