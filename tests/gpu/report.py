@@ -90,8 +90,12 @@ class Report:
         return self.outcomes[step].rows if step in self.outcomes else ()
 
     def undone(self, steps: Iterable[str]) -> list[str]:
-        """Those still to run: what failed is tried again, what was skipped or done is not."""
-        return [step for step in steps if step not in self.outcomes or self.outcomes[step].status == "failed"]
+        """Those still to run: at first what never did, so that what hangs each time keeps none from its turn.
+
+        What was skipped is tried again as what failed is: the data or library that it lacked may have come.
+        """
+        left = [step for step in steps if step not in self.outcomes or self.outcomes[step].status != "done"]
+        return sorted(left, key=lambda step: step in self.outcomes)
 
     @property
     def failed(self) -> bool:

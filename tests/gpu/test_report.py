@@ -19,7 +19,8 @@ def test_a_report_that_is_opened_again_goes_on_with_what_is_missing(tmp_path: Pa
     report.add("parity/fp32", Outcome("failed", note="it broke"))
     again = Report.open(tmp_path / "report.json", MACHINE)
     assert again.outcomes == report.outcomes
-    assert again.undone(["speed/fp32", "speed/fp16", "parity/fp32", "parity/fp16"]) == ["parity/fp32", "parity/fp16"]
+    steps = ["parity/fp32", "parity/fp16", "speed/fp32", "speed/fp16"]
+    assert again.undone(steps) == ["parity/fp16", "parity/fp32", "speed/fp16"]
     again.add("parity/fp32", Outcome("done"))
     assert list(Report.open(tmp_path / "report.json", MACHINE).outcomes) == list(report.outcomes)
 
