@@ -20,6 +20,7 @@ from training.data import Split
 
 BINS = 15
 MIRRORING, MIRRORED = "alternating-flip", " and their mirror images"  # in a recipe, and in what was fitted on
+NOTHING = "nothing: these are the network's own probabilities"  # what no pictures were there to calibrate
 COVERAGES = (0.9, 0.95, 0.99)
 FEW, FOLDS = 1_000, 5  # pictures, and into how many parts fewer are divided to find thresholds
 PRIOR = 0.5  # standard deviation of biases and log exponents before any image is seen: a few images move them little

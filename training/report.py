@@ -7,6 +7,7 @@ from pathlib import Path
 
 from service.metadata import Evaluation, ModelMetadata, Robustness, Scaling
 from training import plots
+from training.calibrate import NOTHING
 from training.degrade import seen_corruptions
 from training.lineage import command, plain, teachers
 
@@ -148,6 +149,12 @@ def _evaluation_table(metadata: ModelMetadata) -> list[str]:
     if not metadata.evaluations:
         missing = f"convoy-train evaluate models/{metadata.name}/{metadata.version} --record"
         return [f"Not measured yet: `{missing}`, with `--data` for pictures of its classes.", ""]
+    fitted = (
+        "The calibration was fitted on the validation split, so the validation ECE flatters; the test ECE does not."
+    )
+    flattering = (
+        "No calibration was fitted, so no ECE flatters." if metadata.calibration.fitted_on == NOTHING else fitted
+    )
     return [
         ("Last epoch, the" if metadata.provenance.epochs else "The") + " shipped ONNX file, one view of each image.",
         "",
@@ -155,7 +162,7 @@ def _evaluation_table(metadata: ModelMetadata) -> list[str]:
         "|---|---|---|---|---|---|---|---|---|",
         *(_evaluation_row(e) for e in metadata.evaluations),
         "",
-        "The calibration was fitted on the validation split, so the validation ECE flatters; the test ECE does not.",
+        flattering,
         "",
     ]
 
@@ -181,10 +188,11 @@ def _class_table(metadata: ModelMetadata) -> list[str]:
 def _set_table(metadata: ModelMetadata) -> list[str]:
     if not metadata.calibration.thresholds:
         return []
+    those = "kept for validation" if metadata.calibration.fitted_on == NOTHING else "that the calibration was fitted on"
     return [
         "Prediction sets: every class from a threshold of probability on, and always the most probable one. The "
-        "thresholds are split-conformal, from the images that the calibration was fitted on; what was measured on the "
-        "validation split is each half of it by thresholds from the other half.",
+        f"thresholds are split-conformal, from the images {those}; what was measured on the validation split is each "
+        "half of it by thresholds from the other half.",
         "",
         "| split | file | asked for | measured | mean size | threshold |",
         "|---|---|---|---|---|---|",

@@ -35,7 +35,7 @@ from service.metadata import (
     Scaling,
 )
 from training import golden, report
-from training.calibrate import Calibrator, conformal_thresholds, fit
+from training.calibrate import NOTHING, Calibrator, conformal_thresholds, fit
 from training.data import Split, TrainingData
 from training.errors import ExportError
 from training.evaluate import evaluate_probabilities
@@ -128,9 +128,7 @@ def _fill(
         golden=FileRecord.of(folder / "golden.npz"),
         calibration=Calibration(
             **dataclasses.asdict(reference),
-            fitted_on="nothing: these are the network's own probabilities"
-            if images is None or data is None
-            else f"{len(images):,} pictures of {data.name}",
+            fitted_on=NOTHING if images is None or data is None else f"{len(images):,} pictures of {data.name}",
             others={
                 precision: Scaling(**dataclasses.asdict(file.calibrator))
                 for precision, file in files.items()

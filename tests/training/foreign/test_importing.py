@@ -91,6 +91,10 @@ def test_thresholds_of_what_no_pictures_calibrated_are_of_its_own_probabilities(
     images = load_training_data(pictures, SIZE).validation.images
     thresholds = ModelMetadata.read(target).calibration.thresholds["fp32"]
     assert (run_onnx(target / "model.onnx", images.numpy()).max(1) >= thresholds["0.9"]).mean() >= 0.9
+    card = (target / "MODEL_CARD.md").read_text()
+    assert "No calibration was fitted, so no ECE flatters." in card
+    assert "from the images kept for validation" in card
+    assert "calibration was fitted on" not in card
 
 
 def test_an_int8_file_that_is_worse_is_left_out_and_that_is_said(
