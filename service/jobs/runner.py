@@ -38,7 +38,7 @@ from service.settings import Settings
 
 IDLE_S = 1.0  # how often to look for what other processes have accepted or left
 RETRY_S = 10.0  # after trouble: with the disk, or with one batch
-BEHIND_S = 60.0  # how long after a batch was accepted a process may not have looked at the models yet
+BEHIND_S = 60.0  # how long no process may have a batch's model: those that are to have it may be starting
 TIDY_S = 60.0
 MOST_DEATHS = 3  # of processes that read one upload: each may have been another's fault, but not all
 PIECE_S = 0.008  # how long a piece may keep the engine from requests; a single image may take longer
@@ -47,8 +47,8 @@ Outcome = Prediction | ServiceError
 logger = logging.getLogger(__name__)
 
 
-class Behind(Exception):
-    """Another process has accepted a batch for a model that this one may be about to have."""
+class Gone(Exception):
+    """This process has just lost a batch's model; another one may have it."""
 
 
 class Runner:
@@ -102,15 +102,18 @@ class Runner:
 
     async def _do_next(self) -> bool:
         """Do one piece of work; False when there is none, or when it failed and waits."""
-        claim = await asyncio.to_thread(self.work.claim) if self._store.exists else None
-        if claim is None:
+        if not self._store.exists:
+            return False
+        served = [loaded.identity for loaded in self._models.repository.inventory.models()]
+        models = {f"{each.name} {each.version} {each.digest}" for each in served}
+        if (claim := await asyncio.to_thread(self.work.claim, models, BEHIND_S)) is None:
             return False
         try:
             async with self._held(claim):
                 await self._do(claim)
         except (Draining, DeviceLost):
             raise
-        except (StorageFailed, Behind, ReaderDied) as exc:
+        except (StorageFailed, Gone, ReaderDied) as exc:
             logger.error("batch %s waits: %s", claim.batch.id, exc)
             return False
         except Exception:
@@ -125,8 +128,8 @@ class Runner:
             else:
                 await self._score(claim)
         except (InvalidSource, EmptyRequest, ModelNotFound) as exc:
-            if isinstance(exc, ModelNotFound) and time.time() - claim.batch.created < BEHIND_S:
-                raise Behind(exc.detail) from exc
+            if isinstance(exc, ModelNotFound) and not claim.nobodys:
+                raise Gone(exc.detail) from exc
             await asyncio.to_thread(self.work.fail, claim, exc)
 
     @asynccontextmanager

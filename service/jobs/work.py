@@ -1,14 +1,13 @@
 """Who works on what: batches are cut into chunks, and whoever claims one holds it for as long as its lease lasts.
 
-A process that dies lets go at once: the kernel takes the lock on its file away. What becomes of a chunk is written
-only if it is still held. Rows are appended in order, and how many bytes of them are certain stands in the same
-transaction as the chunk's end: what lies behind them was a dead process's and is written over. A chunk that ends before
-its predecessors waits in the database, where there is room for a few.
+A process that dies lets go at once, as `presence` tells. What becomes of a chunk is written only if it is still held.
+Rows are appended in order, and how many bytes of them are certain stands in the same transaction as the chunk's end:
+what lies behind them was a dead process's and is written over. A chunk that ends before its predecessors waits in the
+database, where there is room for a few.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 import time
@@ -21,17 +20,24 @@ import orjson
 from service.errors import ServiceError
 from service.jobs import results
 from service.jobs.database import Batch, find
+from service.jobs.presence import Models, Presence
 from service.jobs.store import RESULTS, UPLOAD, Store
 
 WINDOW = 32  # chunks of a batch that may be under way or wait for their turn
 LEASE_S = 30.0
 PREPARING = -1  # the chunk number under which the reading of an upload is claimed
-HELD = "SELECT batch, chunk, owner, lease FROM chunks WHERE rows IS NULL ORDER BY batch, chunk"
-NEXT = """
+MODEL = "(model || ' ' || version || ' ' || digest)"
+MODELS = f"SELECT DISTINCT {MODEL} AS model FROM batches WHERE status IN ('queued', 'running')"
+HELD = f"""
+SELECT batch, chunk, owner, lease FROM chunks JOIN batches ON number = batch
+WHERE rows IS NULL AND (chunk = :preparing OR {MODEL} IN (SELECT value FROM json_each(:models))) ORDER BY batch, chunk
+"""
+NEXT = f"""
 SELECT number AS batch, CASE WHEN total IS NULL THEN :preparing ELSE claimed END AS chunk FROM batches
 WHERE status IN ('queued', 'running') AND number NOT IN (SELECT batch FROM chunks WHERE owner LIKE '% waits') AND CASE
     WHEN total IS NULL THEN number NOT IN (SELECT batch FROM chunks)
-    ELSE claimed * per_chunk < total AND claimed < written + :window END
+    ELSE claimed * per_chunk < total AND claimed < written + :window
+        AND {MODEL} IN (SELECT value FROM json_each(:models)) END
 ORDER BY number LIMIT 1
 """
 
@@ -43,6 +49,7 @@ class Claim:
     batch: Batch
     chunk: int  # or PREPARING
     owner: str
+    nobodys: bool = False  # no living process has its model
 
     @property
     def span(self) -> tuple[int, int]:
@@ -56,23 +63,29 @@ class Work:
 
     def __init__(self, store: Store, lease_s: float = LEASE_S) -> None:
         self._store, self._database, self.lease_s = store, store.database, lease_s
-        self._me, self._lock_file = uuid.uuid4().hex, -1
+        self._presence = Presence(store.database.root)
+        self._missed: dict[str, float] = {}  # models of batches → since when nobody is known to have them
 
-    def claim(self) -> Claim | None:
-        """The next piece of work: a dead process's first, then the oldest batch's; None when there is none."""
+    def claim(self, models: Models | None = None, behind_s: float = 0.0) -> Claim | None:
+        """The next piece of work: a dead process's first, then the oldest batch's; None when there is none.
+
+        With `models`, a batch for another one is read, and scored only if nobody has had its model for `behind_s`.
+        """
         now = time.time()
         with self._database.writing() as connection:
-            held = connection.execute(HELD).fetchall()
+            self._presence.say(models or frozenset())
+            waiting = {row["model"] for row in connection.execute(MODELS)}
+            models = waiting if models is None else models
+            nobodys = self._missing(waiting - models, behind_s)
+            values = {"preparing": PREPARING, "window": WINDOW, "models": orjson.dumps([*models, *nobodys]).decode()}
+            held = connection.execute(HELD, values).fetchall()
             found = (
-                next(
-                    (row for row in held if row["lease"] < now or not self._lives(row["owner"].partition(" ")[0])), None
-                )
-                or connection.execute(NEXT, {"preparing": PREPARING, "window": WINDOW}).fetchone()
+                next((row for row in held if row["lease"] < now or not self._lives(row["owner"])), None)
+                or connection.execute(NEXT, values).fetchone()
             )
             if found is None:
                 return None
-            self._say_alive()
-            number, chunk, owner = found["batch"], found["chunk"], f"{self._me} {uuid.uuid4().hex}"
+            number, chunk, owner = found["batch"], found["chunk"], f"{self._presence.me} {uuid.uuid4().hex}"
             connection.execute(
                 "INSERT OR REPLACE INTO chunks (batch, chunk, owner, lease) VALUES (?, ?, ?, ?)",
                 [number, chunk, owner, now + self.lease_s],
@@ -83,45 +96,27 @@ class Work:
                 [None if chunk == PREPARING else now, chunk + 1, number],  # what is left is told from the scoring alone
             )
             row = connection.execute("SELECT * FROM batches WHERE number = ?", [number]).fetchone()
-            return Claim(Batch(**row), chunk, owner)
+            batch = Batch(**row)
+            return Claim(batch, chunk, owner, f"{batch.model} {batch.version} {batch.digest}" in nobodys)
+
+    def _missing(self, models: Models, behind_s: float) -> Models:
+        """Those that no living process has had for so long."""
+        models = models and models - self._presence.models()
+        now = time.monotonic()
+        self._missed = {model: self._missed.get(model, now) for model in models}
+        return {model for model, since in self._missed.items() if now - since >= behind_s}
+
+    def _lives(self, owner: str) -> bool:
+        return self._presence.lives(owner.partition(" ")[0])
 
     def tidy(self) -> None:
-        """Remove the lock files of processes that died while they had no work."""
-        with self._database.writing():  # in which locks are taken: else one could be removed just before
-            for path in self._database.root.glob("worker-*"):
-                self._lives(path.name.removeprefix("worker-"))
+        """Remove what is left of processes that died while they had no work."""
+        with self._database.writing():
+            self._presence.models()
 
     def close(self) -> None:
         """This process does no more work."""
-        if self._lock_file >= 0:
-            self._path(self._me).unlink(missing_ok=True)
-            os.close(self._lock_file)
-            self._lock_file = -1
-
-    def _path(self, process: str) -> Path:
-        return self._database.root / f"worker-{process}"
-
-    def _say_alive(self) -> None:
-        """Hold a lock for as long as this process lives."""
-        if self._lock_file < 0:
-            self._lock_file = os.open(self._path(self._me), os.O_RDWR | os.O_CREAT, 0o644)
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX)
-
-    def _lives(self, process: str) -> bool:
-        if process == self._me:
-            return True
-        try:
-            descriptor = os.open(self._path(process), os.O_RDWR)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        self._path(process).unlink(missing_ok=True)
-        return False
+        self._presence.close()
 
     def renew(self, claim: Claim) -> bool:
         """Make the lease last longer; False when the work is not this process's any more."""
@@ -133,7 +128,7 @@ class Work:
 
     def postpone(self, claim: Claim, seconds: float) -> None:
         """Let other batches come first for so long: what failed once may well fail again."""
-        self._set_lease(claim, f"{self._me} waits", time.time() + seconds)
+        self._set_lease(claim, f"{self._presence.me} waits", time.time() + seconds)
 
     def _set_lease(self, claim: Claim, owner: str, until: float) -> bool:
         with self._database.writing() as connection:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from service.app import create_app
-from service.errors import DeviceLost, InferenceFailed, Overloaded, StorageFailed
+from service.errors import DeviceLost, InferenceFailed, ModelNotFound, Overloaded, StorageFailed
 from service.jobs import runner as runner_module
 from service.jobs import spool
 from service.jobs import store as store_module
@@ -169,16 +169,17 @@ def test_a_batch_for_a_model_that_another_process_has_already_waits_for_it(
             stored = write_colour_model(own.models_dir / "colours" / "3")
             digest = ModelMetadata.read(stored).files["fp32"].sha256
             identity = replace(state.served.choose().loaded.identity, version="3", digest=f"sha256:{digest}")
-            behind, batch = asyncio.Event(), add(state.store, identity=identity)
-            postpone = state.runner.work.postpone
+            batch, looked, claim = add(state.store, identity=identity), asyncio.Event(), state.runner.work.claim
 
-            def postponed(claim: Claim, seconds: float) -> None:
-                postpone(claim, seconds)
-                loop.call_soon_threadsafe(behind.set)
+            def watched(*given: Any) -> Claim | None:  # noqa: ANN401
+                found: Claim | None = claim(*given)
+                if found is None and state.store.get(batch.id).total:
+                    loop.call_soon_threadsafe(looked.set)
+                return found
 
             loop = asyncio.get_running_loop()
-            monkeypatch.setattr(state.runner.work, "postpone", postponed)
-            await asyncio.wait_for(behind.wait(), 60)
+            monkeypatch.setattr(state.runner.work, "claim", watched)
+            await asyncio.wait_for(looked.wait(), 60)
             assert not state.store.get(batch.id).ended
             await state.served.reload()
             assert (await ended(state.store, batch)).status == "succeeded"
@@ -231,7 +232,9 @@ def test_a_restart_goes_on_with_every_batch(settings: Settings) -> None:
     asyncio.run(go_on())
 
 
-@pytest.mark.parametrize("error", [StorageFailed("full"), RuntimeError("a mistake"), Overloaded("busy")])
+@pytest.mark.parametrize(
+    "error", [StorageFailed("full"), RuntimeError("a mistake"), Overloaded("busy"), ModelNotFound("just gone")]
+)
 def test_trouble_that_passes_costs_nothing(
     error: Exception, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,10 +47,10 @@ def worker(store: Store) -> Iterator[Workers]:
         work.close()
 
 
-def add(store: Store, total: int | None) -> Batch:
+def add(store: Store, total: int | None, identity: ModelIdentity = IDENTITY) -> Batch:
     batch_id, folder = store.new_folder()
     (folder / "upload").write_bytes(b"")
-    return store.create(NewBatch(batch_id, IDENTITY, None, "zip", None, "x", total))
+    return store.create(NewBatch(batch_id, identity, None, "zip", None, "x", total))
 
 
 def rows(claim: Claim) -> bytes:
@@ -119,6 +120,41 @@ def test_nothing_stays_of_processes_that_died_while_they_had_no_work(store: Stor
     two.tidy()
     assert len(list(store.database.root.glob("worker-*"))) == 1
     assert two.claim() is None
+
+
+def test_a_batch_is_scored_by_those_who_have_its_model(store: Store, worker: Workers) -> None:
+    other = replace(IDENTITY, name="shapes")
+    first, second = add(store, 10, other), add(store, 10)
+    one, two = worker(), worker()
+    assert two.claim({"shapes 2 sha256:0"}, 60) is None
+    claim = one.claim({"colours 1 sha256:0"}, 60)
+    assert claim
+    assert claim.batch.id == second.id
+    one.close()
+    assert two.claim({"shapes 2 sha256:0"}, 60) is None  # nor takes it over
+    claim = two.claim({"shapes 1 sha256:0"}, 60)
+    assert claim
+    assert (claim.batch.id, claim.nobodys) == (first.id, False)
+
+
+def test_an_upload_is_read_by_whoever_comes(store: Store, worker: Workers) -> None:
+    add(store, None)
+    assert worker().claim(set(), 60)
+
+
+def test_a_batch_is_nobodys_when_no_living_process_has_its_model(store: Store, worker: Workers) -> None:
+    add(store, 10)
+    one, two = worker(), worker()
+    assert one.claim(set(), 60) is None
+    claim = two.claim({"colours 1 sha256:0"}, 60)
+    assert claim
+    two.release(claim)
+    assert one.claim(set(), 0) is None
+    two.close()
+    assert one.claim(set(), 60) is None
+    claim = one.claim(set(), 0)
+    assert claim
+    assert claim.nobodys
 
 
 def test_a_stuck_processes_work_is_taken_over_after_its_lease(store: Store, worker: Workers) -> None:
