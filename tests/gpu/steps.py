@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -120,11 +121,19 @@ def run(
         try:
             said, _ = process.communicate(json.dumps({"options": asdict(options), "rows": rows}), timeout=limit_s)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # its servers and load generators too
+            _kill(process.pid)
             said, _ = process.communicate()
             said += f"\nstopped after {limit_s:.0f} s"
+        finally:
+            _kill(process.pid)  # what it leaves running, or all of it after Ctrl-C, would be in the next one's way
         seconds = time.monotonic() - began
         if answer.is_file():
             return Outcome.of({**json.loads(answer.read_text(encoding="utf-8")), "seconds": seconds})
     last = [line.strip() for line in said.splitlines() if line.strip()][-FAILURE_LINES:]
     return Outcome("failed", note=" | ".join(last)[-600:] or f"exit status {process.returncode}", seconds=seconds)
+
+
+def _kill(group: int) -> None:
+    """End a step's processes: its servers and load generators too."""
+    with suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)

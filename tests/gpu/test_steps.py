@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 import os
+import select
+import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -36,14 +39,20 @@ def hangs(_context: Context) -> Iterator[Row]:
     yield Row("never", 1)
 
 
+def leaves_a_server(_context: Context) -> Iterator[Row]:
+    server = subprocess.Popen(["sleep", "600"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    yield Row("server", server.pid)
+
+
 @pytest.fixture
-def four(monkeypatch: pytest.MonkeyPatch) -> None:
+def section(monkeypatch: pytest.MonkeyPatch) -> None:
     """A section of the functions above."""
-    section = {name: Step(f"test_steps.{name}", 1) for name in ("succeeds", "is_skipped", "breaks", "hangs")}
-    monkeypatch.setattr(steps, "SECTIONS", {"a": section})
+    functions = (succeeds, is_skipped, breaks, hangs, leaves_a_server)
+    steps_of_it = {each.__name__: Step(f"test_steps.{each.__name__}", 1) for each in functions}
+    monkeypatch.setattr(steps, "SECTIONS", {"a": steps_of_it})
 
 
-@pytest.mark.usefixtures("four")
+@pytest.mark.usefixtures("section")
 @pytest.mark.parametrize(
     ("name", "limit_s", "expected"),
     [
@@ -57,6 +66,16 @@ def test_what_becomes_of_a_step(name: str, limit_s: float, expected: Outcome) ->
     rows = {"a/before": [{"name": "before", "value": 2.0}]}
     got = steps.run(f"a/{name}", Options(), rows, wheels.environment(None, ROOT), limit_s)
     assert (got.status, got.rows, got.note) == (expected.status, expected.rows, expected.note)
+
+
+@pytest.mark.usefixtures("section")
+def test_what_a_step_leaves_running_is_ended() -> None:
+    (row,) = steps.run("a/leaves_a_server", Options(), {}, wheels.environment(None, ROOT), 60).rows
+    with suppress(ProcessLookupError):  # ended, and seen by whoever inherited it
+        server = os.pidfd_open(int(row.value))
+        ended, _, _ = select.select([server], [], [], 30)
+        os.close(server)
+        assert ended
 
 
 def test_every_step_has_its_function() -> None:
