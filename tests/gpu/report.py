@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -59,7 +60,10 @@ class Outcome:
 
 @dataclass
 class Report:
-    """Everything found so far on one machine, by section/step. Whatever is added is on the disk when `add` returns."""
+    """Everything found so far on one machine, by section/step.
+
+    Whatever is added is on the disk when `add` returns, as JSON and as a table beside it.
+    """
 
     path: Path
     machine: dict[str, str]
@@ -67,11 +71,16 @@ class Report:
 
     @classmethod
     def open(cls, path: Path, machine: dict[str, str]) -> Report:
-        """The report at `path`, to go on with; a new one where there is none, or it is of another machine or code."""
+        """The report at `path`, to go on with; a new one where there is none, or it is of another machine or code.
+
+        That one is not lost: it gets a number. What a lent machine has shown may never be measured again.
+        """
         if path.is_file():
             found = json.loads(path.read_text(encoding="utf-8"))
             if found["machine"] == machine:
                 return cls(path, machine, {step: Outcome.of(record) for step, record in found["steps"].items()})
+            numbered = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(1))
+            path.rename(next(other for other in numbered if not other.exists()))
         return cls(path, machine)
 
     def add(self, step: str, outcome: Outcome) -> None:
@@ -84,6 +93,7 @@ class Report:
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(self.path)
+        self.path.with_suffix(".txt").write_text(table(self) + "\n", encoding="utf-8")
 
     def rows(self, step: str) -> tuple[Row, ...]:
         """What a step has found; nothing of one that has not run."""

@@ -25,9 +25,13 @@ def test_a_report_that_is_opened_again_goes_on_with_what_is_missing(tmp_path: Pa
     assert list(Report.open(tmp_path / "report.json", MACHINE).outcomes) == list(report.outcomes)
 
 
-def test_another_machine_or_source_begins_another_report(tmp_path: Path) -> None:
-    Report.open(tmp_path / "report.json", MACHINE).add("parity/fp32", Outcome("done"))
-    assert not Report.open(tmp_path / "report.json", {**MACHINE, "source": "def"}).outcomes
+def test_another_machine_or_source_begins_another_report_and_leaves_the_others(tmp_path: Path) -> None:
+    for source in ("abc", "def", "ghi"):
+        report = Report.open(tmp_path / "report.json", {**MACHINE, "source": source})
+        assert not report.outcomes
+        report.add("parity/fp32", Outcome("done", note=source))
+    kept = [json.loads((tmp_path / name).read_text()) for name in ("report-1.json", "report-2.json", "report.json")]
+    assert [each["steps"]["parity/fp32"]["note"] for each in kept] == ["abc", "def", "ghi"]
 
 
 def test_a_crash_while_writing_leaves_the_steps_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +71,8 @@ def test_the_table_shows_every_row_skip_and_failure(tmp_path: Path) -> None:
     report.add("service/bulk", Outcome("done", rows))
     report.add("speed/fp16", Outcome("skipped", note="skipped: no GPU is visible"))
     report.add("parity/fp16", Outcome("failed", note="exit status -11"))
-    lines = table(report).splitlines()
+    lines = (tmp_path / "report.txt").read_text().splitlines()
+    assert "\n".join(lines) == table(report)
     assert [line.split() for line in lines] == [
         ["step", "what", "value", "goal"],
         ["service/bulk", "the", "most", "123,457", "images/s", "≥", "300,000", "NOT", "MET"],

@@ -168,3 +168,15 @@ def test_what_cant_be_cut_is_a_sentence(
     monkeypatch.chdir(tmp_path)
     assert command.main(options) == 2
     assert capsys.readouterr().err == said
+
+
+def test_a_source_without_its_history_has_a_name_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "service").mkdir()
+    monkeypatch.setattr(command, "ROOT", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    names = []
+    for text in ("a = 1", "a = 1", "a = 2"):
+        (tmp_path / "service" / "a.py").write_text(text)
+        names.append(command.machine(False)["source"])
+    assert names[0].startswith("files ")
+    assert names[0] == names[1] != names[2]
