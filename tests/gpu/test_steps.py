@@ -30,6 +30,10 @@ def is_skipped(_context: Context) -> Iterator[Row]:
     raise Skip("there is no GPU")
 
 
+def needs_torch(_context: Context) -> Iterator[Row]:
+    raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+
 def breaks(_context: Context) -> Iterator[Row]:
     os._exit(9)
 
@@ -47,7 +51,7 @@ def leaves_a_server(_context: Context) -> Iterator[Row]:
 @pytest.fixture
 def section(monkeypatch: pytest.MonkeyPatch) -> None:
     """A section of the functions above."""
-    functions = (succeeds, is_skipped, breaks, hangs, leaves_a_server)
+    functions = (succeeds, is_skipped, needs_torch, breaks, hangs, leaves_a_server)
     steps_of_it = {each.__name__: Step(f"test_steps.{each.__name__}", 1) for each in functions}
     monkeypatch.setattr(steps, "SECTIONS", {"a": steps_of_it})
 
@@ -58,6 +62,7 @@ def section(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("succeeds", 60, Outcome("done", (Row("one thing", 1.5), Row("known before", 2.0)))),
         ("is_skipped", 60, Outcome("skipped", note="skipped: there is no GPU")),
+        ("needs_torch", 60, Outcome("skipped", note="skipped: torch is not there")),
         ("breaks", 60, Outcome("failed", note="exit status 9")),
         ("hangs", 0.1, Outcome("failed", note="stopped after 0 s")),
     ],

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.gpu import training
+from tests.gpu.report import Row
 from tests.gpu.steps import Options, Skip
 from tests.gpu.subject import Context
 
@@ -47,3 +48,21 @@ def test_steps_are_timed_until_the_device_has_taken_them(tmp_path: Path, monkeyp
     rows = training.portable(Context(Options(work=str(tmp_path), small=True)))
     (speed,) = itertools.islice((row for row in rows if row.name == "images"), 1)
     assert speed.value == training.FEW_IMAGES
+
+
+@pytest.mark.parametrize(("before", "goes_on"), [({}, False), ({"training/fast": [Row("time", 1.0)]}, False),
+                                                 ({"training/fast": []}, True)])  # fmt: skip
+def test_only_trainings_that_broke_off_are_gone_on_with(
+    before: dict[str, list[Row]], goes_on: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def said(command: list[str]) -> str:
+        assert (Path(command[command.index("--runs") + 1]) / "fast-0").exists() == goes_on
+        return (
+            "seed 0  one view 93.14%  six views 93.77%  in 2.5 s\nseed 1  one view 93.1%  six views 94.0%  in 2.7 s\n"
+        )
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(training, "said_by", said)
+    (tmp_path / "trainings" / "fast-0").mkdir(parents=True)
+    rows = list(training.fast(Context(Options(work=str(tmp_path), data="cifar"), before)))
+    assert (rows[0].value, rows[1].name, rows[1].met) == (2.6, "accuracy by six views, mean", False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -24,15 +25,13 @@ STEPS, FEW, FEW_IMAGES = 12, 3, 64
 
 def portable(context: Context) -> Iterator[Row]:
     """A few steps on this device, watched; then the checkpoint is opened where there is no GPU."""
-    try:
-        import torch
+    import torch
 
-        from training import checkpoint, device, loop
-        from training.data import Split, TrainingData
-        from training.recipes import RECIPES
-        from training.run import Run
-    except ImportError as exc:
-        raise Skip(f"{exc.name} is not there") from exc
+    from training import checkpoint, device, loop
+    from training.data import Split, TrainingData
+    from training.recipes import RECIPES
+    from training.run import Run
+
     chosen = device.choose_device("auto")
     steps, config = STEPS, RECIPES[PROBE]
     if context.options.small or chosen.type == "cpu":
@@ -76,21 +75,22 @@ OPEN = "import sys, pathlib; from training import checkpoint; print(checkpoint.l
 
 def fast(context: Context) -> Iterator[Row]:
     """Several whole runs of the recipe that is made for it, by the command line."""
-    try:
-        import torch
+    import torch
 
-        from training.recipes import RECIPES
-    except ImportError as exc:
-        raise Skip(f"{exc.name} is not there") from exc
+    from training.recipes import RECIPES
+
     if not torch.cuda.is_available():  # ONNX Runtime's build says nothing of that: nothing of it is used here
         raise Skip("torch has no CUDA here")
     if RECIPE not in RECIPES:
         raise Skip(f"there is no recipe {RECIPE}")
     if not context.options.data or context.options.data.endswith(".npz"):
         raise Skip("it needs the whole of CIFAR-10: --data FOLDER")
+    runs = context.work / "trainings"
+    if context.rows.get("training/fast") != []:  # else the last attempt broke off: go on with what it has trained
+        shutil.rmtree(runs, ignore_errors=True)
     command = [
         sys.executable, "-m", "training", "trials", RECIPE, "--seeds", str(context.options.trainings),
-        "--device", "cuda", "--split", "validation", "--data", context.options.data, "--runs", str(context.work),
+        "--device", "cuda", "--split", "validation", "--data", context.options.data, "--runs", str(runs),
     ]  # fmt: skip
     seeds = re.findall(
         r"^seed \d+  one view ([\d.]+)%  six views ([\d.]+)%  in ([\d,.]+) s$", said_by(command), re.MULTILINE
