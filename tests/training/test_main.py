@@ -98,8 +98,8 @@ def test_a_missing_library_is_told_with_how_to_install_it(module: str) -> None:
     ("arguments", "sentence"),
     [
         (["train", "fast", "--epochs", "x"], "--epochs: 'x' is not a whole number of 1 or more"),
-        (["train", "fast", "--seed", "20261126"], "--seed: '20261126' is not a whole number from 0 to 524,287"),
-        (["train", "fast", "--seed", "-1"], "--seed: '-1' is not a whole number from 0 to 524,287"),
+        (["train", "fast", "--seed", "20261126"], "--seed: '20261126' is not a whole number from 0 to 9,999"),
+        (["train", "fast", "--seed", "-1"], "--seed: '-1' is not a whole number from 0 to 9,999"),
         (["speed"], "the following arguments are required: RECIPE"),
     ],
 )
