@@ -21,7 +21,7 @@ check: .venv/test/.ready
 	.venv/test/bin/mypy
 
 # What CUDA does here, measured and judged, into runs/gpu. WHEELS names a folder of wheels to install first, whole or in
-# parts, for machines without a network; OPTIONS are those of `python -m tests.gpu --help`.
+# parts, for machines without a network (tests/gpu/README.md); OPTIONS are those of `python -m tests.gpu --help`.
 GPU_CHECK := $(if $(HAS_GPU),.venv/gpu,.venv/test)
 gpu-check: $(if $(WHEELS),,$(GPU_CHECK)/.ready)
 	$(if $(WHEELS),$(PYTHON) -m tests.gpu --wheels $(WHEELS),$(GPU_CHECK)/bin/python -m tests.gpu) $(OPTIONS)
