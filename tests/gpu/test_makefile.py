@@ -16,7 +16,9 @@ def commands(tmp_path: Path, *options: str, gpu: bool) -> list[str]:
     tool = tmp_path / "nvidia-smi"
     tool.write_text(f"#!/bin/sh\nexit {int(not gpu)}\n")
     tool.chmod(0o755)
-    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    outer = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS"}  # of the `make` that runs the tests: an inner one would say so
+    environment = {name: value for name, value in os.environ.items() if name not in outer}
+    environment["PATH"] = f"{tmp_path}:{os.environ['PATH']}"
     made = subprocess.run(
         ["make", "--dry-run", "--always-make", "gpu-check", *options],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=True,
