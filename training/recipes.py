@@ -137,6 +137,14 @@ RECIPES: dict[str, TrainConfig] = {
         restarts=(16, 24, 32),
         start_weight=2,
     ),
+    "cifar10-patient": replace(
+        PAIRED,
+        architecture="excited-cnn",
+        epochs=80,
+        teachers=("cifar10-further", "cifar10-paired"),
+        inherit_answers=True,
+        restarts=(64,),
+    ),
     "cifar10-excited": replace(
         FROM_TEACHERS,
         architecture="excited-cnn",
