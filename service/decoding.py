@@ -79,7 +79,7 @@ def _jpeg(data: bytes, pillow_format: str, max_pixels: int, at_least: int) -> RG
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         _check_size(width, height, max_pixels)
-        if _scans(data) > MOST_SCANS:
+        if data.count(b"\xff" + SCAN) > MOST_SCANS and _scans(data) > MOST_SCANS:  # those of notes count for nothing
             raise InvalidImage(f"The JPEG file has more than {MOST_SCANS} scans; save it with fewer.")
         if colours not in ("YCbCr", "Gray", "RGB"):
             return _pillow(data, pillow_format, max_pixels, at_least)
