@@ -81,23 +81,31 @@ def open_session(files: Mapping[Precision, Path], device: str, precision: Precis
         provider = PROVIDERS[candidate]
         wanted = provider.precisions() if precision is None else (precision,)
         chosen = next(each for each in wanted if each in files)
-        if provider.name not in onnxruntime.get_available_providers():
-            reason: str | None = "this build of ONNX Runtime does not have it"
-        elif (reason := provider.missing()) is not None:
-            pass
-        elif (session := _session(files[chosen], provider, threads, chosen)) is None:
-            reason = "it does not take the whole model; the log says why"
-        elif (used := session.get_providers()[0]) != provider.name:
-            reason = f"ONNX Runtime took {used} in its place"
-        else:
+        session = _attempt(provider, files[chosen], threads, chosen)
+        if not isinstance(session, str):
             return Opened(candidate, chosen, session)
         if device != "auto":
             raise StartupError(
-                f"--device {device} can't be had: {provider.name}: {reason}; "
+                f"--device {device} can't be had: {provider.name}: {session}; "
                 "install what is missing, or use --device auto."
             )
-        logger.warning("not on %s: %s; trying the next provider", provider.name, reason)
+        logger.warning("not on %s: %s; trying the next provider", provider.name, session)
     raise StartupError("No execution provider of ONNX Runtime works here; install the extra cpu or gpu.")
+
+
+def _attempt(
+    provider: Provider, model_file: Path, threads: int, precision: Precision
+) -> onnxruntime.InferenceSession | str:
+    """A session, or why there can be none."""
+    if provider.name not in onnxruntime.get_available_providers():
+        return "this build of ONNX Runtime does not have it"
+    if missing := provider.missing():
+        return missing
+    session = _session(model_file, provider, threads, precision)
+    if session is None:
+        return "it does not take the whole model; the log says why"
+    used = session.get_providers()[0]
+    return session if used == provider.name else f"ONNX Runtime took {used} in its place"
 
 
 def _session(
