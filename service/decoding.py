@@ -76,11 +76,11 @@ def decode(data: bytes, *, max_pixels: int, at_least: int | None = None) -> RGBI
 def _jpeg(data: bytes, pillow_format: str, max_pixels: int, at_least: int) -> RGBImage:
     """libjpeg-turbo without Pillow around it: the same pixels for a seventh of the time, and photos reduced while the
     frequencies are unpacked. What it has no answer for, Pillow judges."""
+    if data.count(b"\xff" + SCAN) > MOST_SCANS and _scans(data) > MOST_SCANS:  # those of notes count for nothing
+        raise InvalidImage(f"The JPEG file has more than {MOST_SCANS} scans; save it with fewer.")
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         _check_size(width, height, max_pixels)
-        if data.count(b"\xff" + SCAN) > MOST_SCANS and _scans(data) > MOST_SCANS:  # those of notes count for nothing
-            raise InvalidImage(f"The JPEG file has more than {MOST_SCANS} scans; save it with fewer.")
         if colours not in ("YCbCr", "Gray", "RGB"):
             return _pillow(data, pillow_format, max_pixels, at_least)
         image: RGBImage = simplejpeg.decode_jpeg(data, "RGB", min_height=at_least, min_width=at_least)

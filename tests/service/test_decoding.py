@@ -8,6 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
+import simplejpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
@@ -210,6 +211,17 @@ def test_a_jpeg_of_very_many_scans_is_refused_before_it_is_decoded(progressive: 
     content = encode(Image.fromarray(noise), "JPEG", progressive=progressive)
     if progressive:
         assert decode(scans_of(content, 3), max_pixels=LIMIT).shape == noise.shape
+    with pytest.raises(InvalidImage, match="more than 100 scans"):
+        decode(scans_of(content, 101), max_pixels=LIMIT)
+
+
+def test_what_pillow_is_to_judge_has_no_more_scans_either(noise: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_answer(_data: bytes) -> None:
+        raise ValueError("subsampling that libjpeg-turbo's interface has no name for")
+
+    monkeypatch.setattr(simplejpeg, "decode_jpeg_header", no_answer)
+    content = encode(Image.fromarray(noise), "JPEG", progressive=True)
+    assert decode(content, max_pixels=LIMIT).shape == noise.shape
     with pytest.raises(InvalidImage, match="more than 100 scans"):
         decode(scans_of(content, 101), max_pixels=LIMIT)
 

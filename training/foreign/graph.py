@@ -22,10 +22,8 @@ from training.onnx_graph import INPUT, LOGITS, OUTPUT
 
 OLDEST_OPSET = 11
 SOFTMAXES = {"Softmax", "LogSoftmax"}
-OURS, PREFIX = (
-    {INPUT, OUTPUT, LOGITS},
-    "convoy_foreign_",
-)  # names that the file will have for ours, and before its own such
+OURS = {INPUT, OUTPUT, LOGITS}  # tensors that the file will have of ours
+PREFIX = "convoy_foreign_"  # of its own that are called so
 Array = npt.NDArray[np.float32]
 
 
