@@ -9,8 +9,10 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -26,6 +28,20 @@ PICTURES = [("a.png", b"first"), ("b.png", b"second")]
 def order(folder: Path, kind: str, content: bytes) -> Order:
     (folder / "upload").write_bytes(content)
     return Order(str(folder), kind, Limits())
+
+
+@contextmanager
+def carrying_out(order: Order) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
+    """A process of its own, and what it says."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "service.jobs.prepare"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[3],
+    ) as process:  # fmt: skip
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(order.dump())
+        process.stdin.flush()
+        yield process, process.stdout
 
 
 @pytest.mark.parametrize("kind", PACKERS)
@@ -53,16 +69,8 @@ def test_an_upload_of_nothing_is_an_error(tmp_path: Path) -> None:
     ],
 )
 def test_the_process_answers_in_json(content: bytes, answer: dict[str, object], tmp_path: Path) -> None:
-    line = order(tmp_path, "zip", content).dump()
-    with subprocess.Popen(
-        [sys.executable, "-m", "service.jobs.prepare"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        cwd=Path(__file__).parents[3],
-    ) as process:  # fmt: skip
-        assert process.stdin
-        assert process.stdout
-        process.stdin.write(line)
-        process.stdin.flush()
-        said = json.loads(process.stdout.read())
+    with carrying_out(order(tmp_path, "zip", content)) as (_, said_by):
+        said = json.loads(said_by.read())
     said.get("error", {}).pop("detail", None)
     assert said == answer
 
@@ -121,18 +129,11 @@ def test_a_process_that_a_signal_ends_is_told_from_one_that_took_too_long(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_what_is_to_end_the_service_does_not_end_the_process(number: signal.Signals, waits: Order) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-m", "service.jobs.prepare"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        cwd=Path(__file__).parents[3],
-    ) as process:  # fmt: skip
-        assert process.stdin
-        assert process.stdout
-        process.stdin.write(waits.dump())
-        process.stdin.flush()
+    with carrying_out(waits) as (process, said):
         with Path(waits.folder, "upload").open("wb") as upload:
             process.send_signal(number)
             upload.write(PACKERS["ndjson"](PICTURES))
-        assert json.loads(process.stdout.read()) == {"total": 2}
+        assert json.loads(said.read()) == {"total": 2}
 
 
 def test_the_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
