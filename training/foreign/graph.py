@@ -7,6 +7,8 @@ It takes one float32 tensor of images, (N, 3, H, W) or (N, H, W, 3), and its fir
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -40,17 +42,39 @@ class Foreign:
 
     def run(self, values: Array) -> Array:
         """The output (N, classes) for float32 (N, H, W, 3), one image at a time: its batch size may be fixed."""
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors only
-        try:
-            session = onnxruntime.InferenceSession(self.model.SerializeToString(), options, ["CPUExecutionProvider"])
-            tensors = values.transpose(0, 3, 1, 2) if self.channels_first else values
-            parts = [session.run([self.output], {self.input: tensors[i : i + 1]})[0] for i in range(len(tensors))]
-        except Exception as exc:  # ONNX Runtime's own kinds are many, and private
-            raise ExportError(f"ONNX Runtime can't run the network: {_first_line(exc)}") from exc
+        compute = self.tensors([self.output])
+        parts = [compute(values[i : i + 1])[0] for i in range(len(values))]
         if {part.shape[:1] + part.shape[2:] for part in parts} != {(1,)}:
             raise ExportError(f"The network's first output has the shape {parts[0].shape}, not (N, classes).")
         return np.concatenate(parts).astype(np.float32)
+
+    def tensors(self, names: Sequence[str]) -> Callable[[Array], list[npt.NDArray[np.generic]]]:
+        """A function of float32 (N, H, W, 3) that gives the values of the tensors `names` within the network."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        del model.graph.output[:]
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # what goes wrong is told below
+        with told():
+            session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+
+        def compute(values: Array) -> list[npt.NDArray[np.generic]]:
+            given = values.transpose(0, 3, 1, 2) if self.channels_first else values
+            with told():
+                computed: list[npt.NDArray[np.generic]] = session.run(list(names), {self.input: given})
+                return computed
+
+        return compute
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """What ONNX Runtime can't do, as `ExportError`."""
+    try:
+        yield
+    except Exception as exc:  # ONNX Runtime's own kinds are many, and private
+        raise ExportError(f"ONNX Runtime can't run the network: {_first_line(exc)}") from exc
 
 
 def read(path: Path, size: int | None = None) -> Foreign:

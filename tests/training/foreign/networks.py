@@ -71,3 +71,18 @@ def compared() -> list[onnx.NodeProto]:
 def frozen() -> list[onnx.NodeProto]:
     """One image at a time, by the graph itself."""
     return [helper.make_node("Reshape", ["logits", "one row"], ["output"])]
+
+
+def counted() -> list[onnx.NodeProto]:
+    """Its own number of images is asked for, and what has a row for each is made: as exporters leave it."""
+    return [
+        helper.make_node("Shape", ["logits"], ["shape"]),
+        helper.make_node("Constant", [], ["first"], value_ints=[0]),
+        helper.make_node("Constant", [], ["rest"], value_ints=[-1]),
+        helper.make_node("Constant", [], ["nothing"], value_floats=[0.0, 0.0, 0.0]),
+        helper.make_node("Gather", ["shape", "first"], ["images"]),
+        helper.make_node("Concat", ["images", "rest"], ["rows"], axis=0),
+        helper.make_node("Expand", ["nothing", "shape"], ["nothings"]),
+        helper.make_node("Reshape", ["logits", "rows"], ["reshaped"]),
+        helper.make_node("Add", ["reshaped", "nothings"], ["output"]),
+    ]
