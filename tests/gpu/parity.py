@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,11 +10,15 @@ import onnxruntime
 
 from service.binding import INPUT, OUTPUT, BoundBatch
 from service.metadata import Precision
+from service.providers import open_session
 from service.types import Probabilities, Rows
 from tests.gpu.report import Row, at_least, at_most
-from tests.gpu.subject import Context, pictures, session
+from tests.gpu.subject import Context, generated, pictures, session
+from tests.training.foreign.networks import LABELS, SIZE, counted, network
 
 BATCH = 512
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
+IMPORTED_PICTURES, IMPORTED_TOLERANCE = 600, 0.01
 FP32_TOLERANCE, FP16_SAME, ACCURACY_POINTS = 1e-4, 99.9, 0.05
 
 
@@ -25,6 +30,32 @@ def fp32(context: Context) -> Iterator[Row]:
 def fp16(context: Context) -> Iterator[Row]:
     """On the CPU too, where it is slow but there."""
     return _compare(context, "fp16")
+
+
+def imported(context: Context) -> Iterator[Row]:
+    """A network from elsewhere whose exporter left shapes in it to be worked out: all of it must run on the device."""
+    import torch
+
+    from training.data import Split, TrainingData
+    from training.foreign.graph import read
+    from training.foreign.importing import import_network
+    from training.foreign.source import Source
+    from training.foreign.wrapping import Normalisation
+
+    images = generated(IMPORTED_PICTURES)[:, :SIZE, :SIZE]
+    split = Split(torch.from_numpy(images), torch.from_numpy(images.mean((1, 2)).argmax(1)))
+    file, target = network(context.work / "foreign.onnx", end=counted()), context.work / "foreign" / "colours" / "1"
+    shutil.rmtree(target.parent, ignore_errors=True)
+    source = Source(file, read(file), LABELS, Normalisation())
+    metadata = import_network(source, target, TrainingData(split, split, LABELS))
+    files = {precision: target / record.name for precision, record in metadata.files.items()}
+    expected = _on_cpu(open_session(files, "cpu", "fp32", 0).session, images)
+    for precision in PRECISIONS:
+        of = open_session(files, context.device, precision, 0).session
+        got = _on_device(of, "cuda", images) if context.device == "cuda" else _on_cpu(of, images)
+        where = f"{precision} on {context.device}"
+        difference = float(np.abs(got - expected).max())
+        yield at_most(IMPORTED_TOLERANCE, f"{where}: largest difference of a probability, imported network", difference)
 
 
 def _compare(context: Context, precision: Precision) -> Iterator[Row]:

@@ -59,6 +59,7 @@ SECTIONS: Mapping[str, Mapping[str, Step]] = {
     "parity": {
         "fp32": Step("parity.fp32", 60),
         "fp16": Step("parity.fp16", 60),
+        "imported": Step("parity.imported", 60),
     },
     "speed": {
         "ceilings": Step("roofline.ceilings", 40),

@@ -2,8 +2,8 @@
 
 What the service needs is put around the network: the way from pixels to what it takes, a calibrated softmax, golden
 samples, metadata. With pictures that it has not learned from, its probabilities are made honest and measured, and there
-is an int8 file if that is right about as often; without any they stay what they are. What can't be imported raises
-`ExportError`.
+are an fp16 file for GPUs and an int8 file for CPUs if those are right about as often; without any they stay what they
+are. What can't be imported raises `ExportError`.
 """
 
 from __future__ import annotations
@@ -12,21 +12,19 @@ import dataclasses
 import hashlib
 import shutil
 import tempfile
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import onnxruntime
 import torch
 from torch import Tensor
 
 from service.metadata import (
     Calibration,
-    Evaluation,
     FileRecord,
     InputSpec,
     ModelMetadata,
@@ -35,19 +33,22 @@ from service.metadata import (
     Scaling,
 )
 from training import golden, report
-from training.calibrate import NOTHING, Calibrator, conformal_thresholds, fit
-from training.data import Split, TrainingData
+from training.calibrate import NOTHING
+from training.data import TrainingData
 from training.errors import ExportError
-from training.evaluate import evaluate_probabilities
 from training.export import check_target
 from training.foreign import graph, wrapping
-from training.foreign.int8 import quantized
+from training.foreign.files import Measured, measure, networks_of, write_calibrated
+from training.foreign.shapes import settled, works_out_shapes
 from training.foreign.source import Source, held_out
-from training.model_files import GATE_TOLERANCE, NAMES, ModelFile, loses
-from training.onnx_graph import run_onnx, run_onnx_with_logits
+from training.model_files import GATE_TOLERANCE, NAMES, ModelFile
+from training.onnx_graph import run_onnx
 
 BATCH_SIZES = (1, 2, 7)
 RECIPE = "imported"
+SHAPES_LEFT = (
+    "The network works out shapes while it runs, which ONNX Runtime does on the CPU: it can't be served on a GPU."
+)
 SMALL_PIXELS, FEWER_PICTURES = 128 * 128, 8  # golden pictures of larger images would take long and much room
 
 
@@ -67,6 +68,9 @@ def import_network(
     answers = foreign.run(source.normalisation(pictures))
     if answers.shape[1] != len(source.labels):
         raise ExportError(f"The network has {answers.shape[1]:,} outputs, and there are {len(source.labels):,} labels.")
+    foreign = settled(foreign)
+    if works_out_shapes(foreign):
+        notes = (*notes, SHAPES_LEFT)
     if answers.min() >= 0 and np.allclose(answers.sum(1), 1, atol=1e-3):
         foreign = wrapping.from_probabilities(foreign)
         answers = np.log(np.maximum(answers, wrapping.SMALLEST))
@@ -98,18 +102,18 @@ def _fill(
     properties = {"name": name, "version": number, "labels": ",".join(labels)}
     (pictures, logits_of_pictures), images = expected, None if data is None else held_out(data, labels)
     network = wrapping.with_way_in(foreign, source.normalisation)
-    own = _write(folder / NAMES["fp32"], network, properties, labels)
+    own = write_calibrated(folder / NAMES["fp32"], network, properties, labels)
     _check(own, pictures, logits_of_pictures)  # before any other pictures are run through it
     measured = Measured({"fp32": own})
     if images is not None:
-        networks, refusals = _networks(network, images)
+        networks, refusals = networks_of(foreign, source.normalisation, network, images)
         calibrated = {
-            precision: _write(folder / NAMES[precision], each, properties, labels, images)
+            precision: write_calibrated(folder / NAMES[precision], each, properties, labels, images)
             for precision, each in networks.items()
         }
         _check(calibrated["fp32"], pictures, logits_of_pictures)
         command = f"convoy-train import {source.path.name} models/{name}/{number}"
-        measured, notes = _measure(calibrated, images, labels, command), (*notes, *refusals)
+        measured, notes = measure(calibrated, images, labels, command), (*notes, *refusals)
     files, reference = measured.files, measured.files["fp32"].calibrator
     others: dict[Precision, npt.NDArray[np.float32]] = {
         precision: file.probabilities(pictures) for precision, file in files.items() if precision != "fp32"
@@ -140,68 +144,6 @@ def _fill(
         notes=(*notes, *measured.notes),
         provenance=_provenance(source),
     )
-
-
-def _networks(network: onnx.ModelProto, images: Split) -> tuple[dict[Precision, onnx.ModelProto], tuple[str, ...]]:
-    """`network` and, where it can be made, its integer form; or why not."""
-    try:
-        return {"fp32": network, "int8": quantized(network, images.images.numpy())}, ()
-    except ExportError as exc:
-        return {"fp32": network}, (str(exc),)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The files that stay, and what they were worth on the pictures that they were calibrated on."""
-
-    files: dict[Precision, ModelFile] = field(default_factory=dict)
-    evaluations: list[Evaluation] = field(default_factory=list)
-    thresholds: dict[Precision, dict[str, float]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-
-def _measure(files: dict[Precision, ModelFile], images: Split, labels: tuple[str, ...], command: str) -> Measured:
-    """Measure `files`, the fp32 one first, and remove what is right less often than that."""
-    measured = Measured()
-    for precision, file in files.items():
-        p, logits = file.answers(images.images.numpy())
-        thresholds = conformal_thresholds(p, logits, images.labels, pictures=len(images))
-        evaluation = evaluate_probabilities(
-            p, logits, images.labels, labels=labels, thresholds=thresholds, split="validation", precision=precision,
-            command=command,
-        )  # fmt: skip
-        if measured.evaluations and loses(evaluation, measured.evaluations[0]):
-            measured.notes.append(
-                f"An int8 file was right about {evaluation.accuracy:.2%} of these pictures, the fp32 file about "
-                f"{measured.evaluations[0].accuracy:.2%}: it was left out."
-            )
-            file.path.unlink()
-        else:
-            measured.files[precision] = file
-            measured.evaluations.append(evaluation)
-            measured.thresholds[precision] = thresholds
-    return measured
-
-
-def _write(
-    path: Path,
-    network: onnx.ModelProto,
-    properties: dict[str, str],
-    labels: tuple[str, ...],
-    images: Split | None = None,
-) -> ModelFile:
-    """Write `network` to `path` with a way out, calibrated on `images` where there are any."""
-
-    def write(calibrator: Calibrator) -> ModelFile:
-        model = wrapping.with_way_out(network, calibrator, properties, classes=len(labels))
-        onnx.save_model(model, str(path), save_as_external_data=False)
-        return ModelFile(path, calibrator)
-
-    written = write(Calibrator())
-    if images is None:
-        return written
-    _, logits = run_onnx_with_logits(path, images.images.numpy())
-    return write(fit(torch.from_numpy(logits), images.labels))
 
 
 def _check(file: ModelFile, pictures: npt.NDArray[np.uint8], logits: Tensor) -> None:

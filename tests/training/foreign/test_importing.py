@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from itertools import product
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
-from onnx import helper, numpy_helper
+from onnx import helper
 from starlette.testclient import TestClient
 
 from service.app import create_app
-from service.metadata import ModelMetadata
+from service.metadata import ModelMetadata, Precision
 from service.settings import Settings
 from tests.conftest import encode
-from tests.training.foreign.networks import LABELS, SIZE, by_hand, compared, frozen, network, softmax
+from tests.training.foreign.networks import LABELS, SIZE, by_hand, compared, counted, frozen, network, softmax
 from tests.training.test_pictures import fill, speckled
 from training.__main__ import main
 from training.data import load_training_data
@@ -25,10 +23,11 @@ from training.errors import ExportError
 from training.foreign import importing
 from training.foreign.graph import read
 from training.foreign.importing import import_network
-from training.foreign.int8 import quantized
 from training.foreign.source import Source
 from training.foreign.wrapping import Normalisation
 from training.onnx_graph import run_onnx
+
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 
 @pytest.fixture
@@ -75,11 +74,12 @@ def test_pictures_make_it_honest_and_measure_it_whatever_their_order(
     assert set(metadata.calibration.thresholds["fp32"]) == {"0.9", "0.95", "0.99"}
     assert main(["evaluate", str(target), "--data", str(pictures), "--record"]) == 0
     measured = {(e.split, e.precision): e.accuracy for e in ModelMetadata.read(target).evaluations}
-    assert measured == dict.fromkeys(product(("validation", "test"), ("fp32", "int8")), 1)
-    settings = Settings(models_dir=tmp_path / "models", default_model="colours", device="cpu", precision="int8")
-    with TestClient(create_app(settings)) as client:
-        answer = client.post("/v1/predict", files={"images": encode(speckled("green", 7))}).json()
-    assert answer["predictions"][0]["label"] == "green"
+    assert measured == dict.fromkeys(product(("validation", "test"), PRECISIONS), 1)
+    for precision in PRECISIONS:
+        settings = Settings(models_dir=tmp_path / "models", default_model="colours", device="cpu", precision=precision)
+        with TestClient(create_app(settings)) as client:
+            answer = client.post("/v1/predict", files={"images": encode(speckled("green", 7))}).json()
+        assert answer["predictions"][0]["label"] == "green"
 
 
 def test_thresholds_of_what_no_pictures_calibrated_are_of_its_own_probabilities(tmp_path: Path, labels: Path) -> None:
@@ -97,42 +97,15 @@ def test_thresholds_of_what_no_pictures_calibrated_are_of_its_own_probabilities(
     assert "calibration was fitted on" not in card
 
 
-def test_an_int8_file_that_is_worse_is_left_out_and_that_is_said(
-    tmp_path: Path, labels: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("settled", [True, False])
+def test_that_a_network_works_out_shapes_is_on_its_card_where_it_can_not_be_helped(
+    tmp_path: Path, settled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its channels are exchanged, as if coarse steps had confused them."""
-
-    def worse(model: onnx.ModelProto, images: np.ndarray) -> onnx.ModelProto:
-        made = quantized(model, images)
-        for tensor in made.graph.initializer:
-            if tensor.dims == [3, 3]:
-                tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor)[::-1].copy(), tensor.name))
-        return made
-
-    monkeypatch.setattr(importing, "quantized", worse)
-    pictures = fill(tmp_path / "pictures", 30)
-    file, target = network(tmp_path / "net.onnx"), tmp_path / "models" / "colours" / "1"
-    assert main(["import", str(file), str(target), "--labels", str(labels), "--data", str(pictures)]) == 0
-    assert "the fp32 file about 100.00%: it was left out." in capsys.readouterr().out
-    metadata = ModelMetadata.read(target)
-    assert set(metadata.files) == set(metadata.calibration.thresholds) == {"fp32"}
-    assert not metadata.calibration.others
-    assert "it was left out" in (target / "MODEL_CARD.md").read_text()
-    assert not (target / "model.int8.onnx").exists()
-
-
-def test_where_no_int8_file_can_be_made_there_is_none_and_that_is_said(
-    tmp_path: Path, labels: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def none(_model: onnx.ModelProto, _images: np.ndarray) -> NoReturn:
-        raise ExportError("No int8 file can be made of the network: an odd operator")
-
-    monkeypatch.setattr(importing, "quantized", none)
-    pictures = fill(tmp_path / "pictures", 30)
-    file, target = network(tmp_path / "net.onnx"), tmp_path / "models" / "colours" / "1"
-    assert main(["import", str(file), str(target), "--labels", str(labels), "--data", str(pictures)]) == 0
-    assert "No int8 file can be made" in capsys.readouterr().out
-    assert set(ModelMetadata.read(target).files) == {"fp32"}
+    if not settled:
+        monkeypatch.setattr(importing, "settled", lambda foreign: foreign)
+    file, target = network(tmp_path / "net.onnx", end=counted()), tmp_path / "models" / "colours" / "1"
+    import_network(Source(file, read(file), LABELS, Normalisation()), target)
+    assert ("it can't be served on a GPU" in (target / "MODEL_CARD.md").read_text()) is not settled
 
 
 def test_what_it_has_no_label_for_is_told(tmp_path: Path, labels: Path) -> None:
