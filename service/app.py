@@ -47,11 +47,12 @@ class Application(FastAPI):
         await (direct or super().__call__)(scope, receive, send)
 
 
-def create_app(settings: Settings, counters: Counters | None = None) -> Application:
-    """The application with its models loaded; raises `StartupError` when it could not serve."""
+def create_app(settings: Settings, counters: Counters | None = None, number: int = 0) -> Application:
+    """The application with its models loaded, as that `number` of several; raises `StartupError` if it can't serve."""
 
     threads = settings.threads or threads_per_worker(settings.workers or default_workers(settings.device))
-    repository = ModelRepository(settings.models_dir, settings.default_model, opener(settings, threads=threads))
+    open_engine = opener(settings, threads=threads, number=number)
+    repository = ModelRepository(settings.models_dir, settings.default_model, open_engine)
     metrics = Metrics(counters or Counters.alone())
     served = ServedModels(repository, settings, metrics)
     administration = Administration(served)

@@ -14,12 +14,15 @@ class BoundBatch:
     """The buffers of one batch size. Their addresses never change, which is what CUDA graphs ask for."""
 
     def __init__(
-        self, session: onnxruntime.InferenceSession, memory: str, row_shape: tuple[int, ...], size: int
+        self, session: onnxruntime.InferenceSession, memory: str, row_shape: tuple[int, ...], size: int, gpu: int = 0
     ) -> None:
+        """`memory` is the kind of device that runs `session`, `gpu` which one of them."""
         (output,) = session.get_outputs()
         self._session, self._rows = session, np.zeros((size, *row_shape), np.uint8)
-        self._input = onnxruntime.OrtValue.ortvalue_from_numpy(self._rows, memory, 0)
-        self._output = onnxruntime.OrtValue.ortvalue_from_shape_and_type((size, output.shape[1]), np.float32, memory, 0)
+        self._input = onnxruntime.OrtValue.ortvalue_from_numpy(self._rows, memory, gpu)
+        self._output = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
+            (size, output.shape[1]), np.float32, memory, gpu
+        )
         self._binding = session.io_binding()
         self._binding.bind_ortvalue_input(INPUT, self._input)
         self._binding.bind_ortvalue_output(OUTPUT, self._output)

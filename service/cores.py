@@ -4,16 +4,34 @@ from __future__ import annotations
 
 import math
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 NVIDIA_DEVICE = Path("/dev/nvidiactl")
 CPU_INFO = Path("/proc/cpuinfo")
+GPUS = "from service import cuda; print(0 if cuda.missing() else cuda.devices())"
+GPUS_S = 60.0  # a driver's first answer takes its time where there are many of them
 INT8_DOT_PRODUCTS = {"avx512_vnni", "avx_vnni", "asimddp"}  # x86's VNNI and Arm's counterpart, as Linux names them
 
 
 def default_workers(device: str) -> int:
-    """One worker per core on the CPU; one in all where a GPU does the work: it runs one batch at a time."""
-    return 1 if may_use_gpu(device) else usable_cores()
+    """One worker for each GPU, which runs one batch at a time, where `device` means those; else one per core."""
+    if not may_use_gpu(device):
+        return usable_cores()
+    return gpus() or (1 if device == "cuda" else usable_cores())  # one is enough to say why there can be none
+
+
+def gpus() -> int:
+    """How many GPUs CUDA shows here; 0 where none can be used.
+
+    Another process is asked: this one may be the parent of all workers, and must not depend on a driver.
+    """
+    try:
+        asked = subprocess.run([sys.executable, "-c", GPUS], capture_output=True, text=True, timeout=GPUS_S, check=True)
+        return int(asked.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return 0
 
 
 def may_use_gpu(device: str) -> bool:

@@ -51,6 +51,13 @@ def missing() -> str | None:
     return f"libraries are missing ({', '.join(absent)})" if absent else None
 
 
+def devices() -> int:
+    """How many GPUs CUDA shows this process: where nothing is `missing`, one at least."""
+    count = ctypes.c_int()
+    status = ctypes.CDLL("libcuda.so.1").cuDeviceGetCount(ctypes.byref(count))
+    return 1 if status else max(1, count.value)
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether a smaller batch, or the same one later, may well succeed."""
     return isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)) is not None

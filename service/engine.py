@@ -63,12 +63,14 @@ class Engine:
         width: int,
         max_batch_size: int | None = None,
         threads: int,
+        number: int = 0,
     ) -> None:
         """`precision` is the file to run; None leaves the choice to the provider's row in `PROVIDERS`.
 
-        Without `max_batch_size`, `warm_up` finds the one with the most images per second.
+        `number` is this process's among its like, which take the GPUs in turn. Without `max_batch_size`, `warm_up`
+        finds the one with the most images per second.
         """
-        self.device, self.precision, self._session = open_session(files, device, precision, threads)
+        self.device, self.precision, self._session, self._gpu = open_session(files, device, precision, threads, number)
         self._provider = PROVIDERS[self.device]
         self._row_shape, self._classes = (height, width, 3), classes
         self._check_signature()
@@ -178,7 +180,7 @@ class Engine:
         if self._provider.memory:
             size = next(size for size in self._batch_sizes if size >= len(rows))
             if size not in self._bound:
-                self._bound[size] = BoundBatch(self._session, self._provider.memory, self._row_shape, size)
+                self._bound[size] = BoundBatch(self._session, self._provider.memory, self._row_shape, size, self._gpu)
             return self._bound[size].run(rows)
         probabilities: Probabilities = self._session.run([OUTPUT], {INPUT: rows})[0]
         return probabilities

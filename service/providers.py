@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +33,7 @@ class Provider:
     memory: str | None = None  # where batches are padded and bound to buffers of the device; None: any size, as it is
     options: Mapping[str, Any] = field(default_factory=dict)
     missing: Callable[[], str | None] = lambda: None  # what it lacks on this machine, before it is tried
+    devices: Callable[[], int] = lambda: 1  # how many of its kind there are, once nothing is missing
 
 
 class Opened(NamedTuple):
@@ -41,6 +42,7 @@ class Opened(NamedTuple):
     device: str
     precision: Precision
     session: onnxruntime.InferenceSession
+    gpu: int = 0  # which of the devices of its kind
 
 
 def _powers_of_two(max_batch_size: int) -> tuple[int, ...]:
@@ -61,6 +63,7 @@ PROVIDERS: dict[str, Provider] = {
         memory="cuda",
         options=cuda.OPTIONS,
         missing=cuda.missing,
+        devices=cuda.devices,
     ),
     "cpu": Provider(
         "CPUExecutionProvider",
@@ -71,8 +74,13 @@ PROVIDERS: dict[str, Provider] = {
 }
 
 
-def open_session(files: Mapping[Precision, Path], device: str, precision: Precision | None, threads: int) -> Opened:
-    """A session on `device`; `auto` tries every provider and says so."""
+def open_session(
+    files: Mapping[Precision, Path], device: str, precision: Precision | None, threads: int, number: int = 0
+) -> Opened:
+    """A session on `device`; `auto` tries every provider and says so.
+
+    `number` is that of this process among its like, which take the GPUs in turn.
+    """
     if precision is not None and precision not in files:
         raise StartupError(
             f"--precision {precision} can't be had: the model has {', '.join(files)}; choose one of them."
@@ -81,31 +89,34 @@ def open_session(files: Mapping[Precision, Path], device: str, precision: Precis
         provider = PROVIDERS[candidate]
         wanted = provider.precisions() if precision is None else (precision,)
         chosen = next(each for each in wanted if each in files)
-        session = _attempt(provider, files[chosen], threads, chosen)
-        if not isinstance(session, str):
-            return Opened(candidate, chosen, session)
+        attempt = _attempt(provider, files[chosen], threads, chosen, number)
+        if not isinstance(attempt, str):
+            session, gpu = attempt
+            return Opened(candidate, chosen, session, gpu)
         if device != "auto":
             raise StartupError(
-                f"--device {device} can't be had: {provider.name}: {session}; "
+                f"--device {device} can't be had: {provider.name}: {attempt}; "
                 "install what is missing, or use --device auto."
             )
-        logger.warning("not on %s: %s; trying the next provider", provider.name, session)
+        logger.warning("not on %s: %s; trying the next provider", provider.name, attempt)
     raise StartupError("No execution provider of ONNX Runtime works here; install the extra cpu or gpu.")
 
 
 def _attempt(
-    provider: Provider, model_file: Path, threads: int, precision: Precision
-) -> onnxruntime.InferenceSession | str:
-    """A session, or why there can be none."""
+    provider: Provider, model_file: Path, threads: int, precision: Precision, number: int
+) -> tuple[onnxruntime.InferenceSession, int] | str:
+    """A session and the number of its device, or why there can be none."""
     if provider.name not in onnxruntime.get_available_providers():
         return "this build of ONNX Runtime does not have it"
     if missing := provider.missing():
         return missing
+    if gpu := number % provider.devices():
+        provider = replace(provider, options={**provider.options, "device_id": str(gpu)})
     session = _session(model_file, provider, threads, precision)
     if session is None:
         return "it does not take the whole model; the log says why"
     used = session.get_providers()[0]
-    return session if used == provider.name else f"ONNX Runtime took {used} in its place"
+    return (session, gpu) if used == provider.name else f"ONNX Runtime took {used} in its place"
 
 
 def _session(

@@ -169,8 +169,8 @@ class ModelRepository:
         return loaded if loaded is not None and loaded.metadata == ModelMetadata.read(folder) else None
 
 
-def opener(settings: Settings, *, threads: int) -> OpenEngine:
-    """What opens a model's engine as the settings say."""
+def opener(settings: Settings, *, threads: int, number: int = 0) -> OpenEngine:
+    """What opens a model's engine as the settings say, in the process of that `number` among its like."""
 
     def open_engine(metadata: ModelMetadata, files: Mapping[Precision, Path]) -> Engine:
         return Engine(
@@ -182,6 +182,7 @@ def opener(settings: Settings, *, threads: int) -> OpenEngine:
             width=metadata.input.width,
             max_batch_size=settings.max_batch_size or None,
             threads=threads,
+            number=number,
         )
 
     return open_engine

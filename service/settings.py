@@ -31,7 +31,7 @@ class Settings(BaseSettings):
     precision: Literal["auto", "fp32", "fp16", "int8"] = Field(
         "auto", description="which file of a model to run; `auto` takes the fastest for the device among those it has"
     )
-    workers: int = Field(0, ge=0, description="worker processes; 0 takes one per core on the CPU, one in all on a GPU")
+    workers: int = Field(0, ge=0, description="worker processes; 0 takes one per core on the CPU, or one per GPU")
     threads: int = Field(
         0, ge=0, description="threads per inference on the CPU; 0 shares the cores out among the workers"
     )

@@ -25,7 +25,7 @@ def main(channel: int, counters: int, strip: int) -> int:
     settings = Settings.model_validate_json(sys.stdin.read())
     telemetry.configure(settings.log_format)
     try:
-        app = create_app(settings, Counters(mmap.mmap(counters, 0), strip))
+        app = create_app(settings, Counters(mmap.mmap(counters, 0), strip), strip)
     except StartupError as exc:
         if strip == 0:  # the others have the same to say
             print(f"convoy: {exc}", file=sys.stderr)  # noqa: T201 - as the command line would

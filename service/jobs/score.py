@@ -15,7 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from service.cores import may_use_gpu, usable_cores
+from service.cores import gpus, may_use_gpu, usable_cores
 from service.errors import StartupError
 from service.jobs.inputs import Input
 from service.jobs.ledger import Ledger
@@ -124,11 +124,14 @@ class Run:
 def processes(parts: Sequence[Part], first: int, task: Task, workers: int) -> Generator[Done | None]:
     """The engine on this machine: worker processes, fed by this one."""
     gpu = may_use_gpu(task.settings.device)
-    workers = workers or (min(GPU_WORKERS, usable_cores()) if gpu else usable_cores())
+    workers = workers or (min(GPU_WORKERS * max(1, gpus()), usable_cores()) if gpu else usable_cores())
     task = task.sized(threads=max(1, usable_cores() // workers), gpu=gpu)
     context = multiprocessing.get_context("spawn")  # forked engines don't work
     stop_here, stop_there = context.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(workers, context, initializer=start, initargs=(task, stop_here))
+    numbers = context.SimpleQueue()
+    for number in range(workers):
+        numbers.put(number)
+    pool = ProcessPoolExecutor(workers, context, initializer=start, initargs=(task, stop_here, numbers))
     under_way: deque[tuple[Future[Scored], list[str | None], str | None]] = deque()
     try:
         for chunk, truths in chunks(parts, first):

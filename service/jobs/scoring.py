@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing.connection import Connection, wait
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 import numpy as np
@@ -76,13 +77,13 @@ class Scored:
 class Scorer:
     """One model, ready to score chunks."""
 
-    def __init__(self, task: Task) -> None:
-        """Load and verify the model; raises `StartupError`."""
+    def __init__(self, task: Task, number: int = 0) -> None:
+        """Load and verify the model, in the process of that `number` among its like; raises `StartupError`."""
         self._task, self._readers = task, ThreadPoolExecutor(READERS)
 
         try:
             self._model: LoadedModel = load_version(
-                task.folder, opener(task.settings, threads=task.settings.threads), warm_up=False
+                task.folder, opener(task.settings, threads=task.settings.threads, number=number), warm_up=False
             )
         except (OSError, ValueError, ServiceError) as exc:
             raise StartupError(f"The model in {task.folder} can't be used: {exc}") from exc
@@ -136,17 +137,17 @@ _scorer: Sequence[Scorer | StartupError] = ()  # this process's one, since a poo
 stopped = threading.Event()  # what this process has been given need not be done any more
 
 
-def start(task: Task, stop: Connection) -> None:
+def start(task: Task, stop: Connection, numbers: SimpleQueue[int]) -> None:
     """Make this process of a pool ready; what keeps it from that is raised by its first `score`.
 
-    The end of `stop` ends what is under way.
+    The end of `stop` ends what is under way; in `numbers` there is one for each process.
     """
     global _scorer
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     logging.getLogger("service").setLevel(logging.ERROR)  # every worker would have the same to say
     threading.Thread(target=_heed_the_parent, args=[stop], daemon=True).start()
     try:
-        _scorer = [Scorer(task)]
+        _scorer = [Scorer(task, numbers.get())]
     except StartupError as exc:
         _scorer = [exc]
 

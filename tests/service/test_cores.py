@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service import cores
+from service import cores, cuda
 
 
 def test_usable_cores_are_those_of_the_affinity() -> None:
@@ -23,13 +23,35 @@ def test_a_cgroup_quota_counts(quota: str, expected: int, monkeypatch: pytest.Mo
     assert cores.usable_cores() == expected
 
 
-def test_a_worker_per_core_but_one_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("gpus", "expected"), [(1, [6, 1, 1]), (4, [6, 4, 4]), (0, [6, 1, 6])])
+def test_a_worker_per_core_or_one_per_gpu(gpus: int, expected: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cores, "usable_cores", lambda: 6)
+    monkeypatch.setattr(cores, "gpus", lambda: gpus)
     monkeypatch.setattr(Path, "exists", lambda _: True)
-    assert [cores.default_workers(device) for device in ("cpu", "cuda", "auto")] == [6, 1, 1]
+    assert [cores.default_workers(device) for device in ("cpu", "cuda", "auto")] == expected
     assert [cores.may_use_gpu(device) for device in ("cpu", "cuda", "auto")] == [False, True, True]
     monkeypatch.setattr(Path, "exists", lambda _: False)
     assert cores.default_workers("auto") == 6
+
+
+def test_gpus_are_counted_by_another_process() -> None:
+    here = 0 if cuda.missing() else cuda.devices()
+    assert cores.gpus() == here
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [("print(3)", 3), ("print('a driver that talks')", 0), ("raise SystemExit(1)", 0), ("import os; os.abort()", 0)],
+)
+def test_what_says_no_number_has_no_gpus(script: str, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "GPUS", script)
+    assert cores.gpus() == expected
+
+
+def test_a_driver_that_does_not_answer_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "GPUS", "import time; time.sleep(600)")
+    monkeypatch.setattr(cores, "GPUS_S", 0.2)
+    assert cores.gpus() == 0
 
 
 @pytest.mark.parametrize(("workers", "expected"), [(1, 6), (2, 3), (4, 1), (6, 1), (12, 1)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import onnxruntime
 import pytest
@@ -89,6 +90,18 @@ def test_what_is_missing_is_named(
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: print(said))  # noqa: T201 - as ONNX Runtime does
     assert cuda.missing() == expected
     assert not capsys.readouterr().out  # stdout is for the address alone
+
+
+@pytest.mark.parametrize(("status", "count", "expected"), [(0, 4, 4), (0, 1, 1), (0, 0, 1), (999, 4, 1)])
+def test_gpus_are_those_that_the_driver_counts(
+    status: int, count: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def count_devices(place: object) -> int:
+        place._obj.value = count  # type: ignore[attr-defined]  # what `byref` refers to
+        return status
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda _name: SimpleNamespace(cuDeviceGetCount=count_devices))
+    assert cuda.devices() == expected
 
 
 def test_this_machine_knows_what_it_lacks() -> None:

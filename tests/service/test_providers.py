@@ -26,7 +26,7 @@ def with_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
     )
-    monkeypatch.setitem(PROVIDERS, "cuda", replace(PROVIDERS["cuda"], missing=lambda: None))
+    monkeypatch.setitem(PROVIDERS, "cuda", replace(PROVIDERS["cuda"], missing=lambda: None, devices=lambda: 1))
 
 
 def opened(file: Path, device: str, precision: Precision | None = None) -> Opened:
@@ -81,6 +81,32 @@ def test_no_node_of_a_cuda_session_may_land_on_the_cpu(model_file: Path, monkeyp
         opened(model_file, "cuda")
     assert (asked["fallback"], asked["enable_fallback"]) == ("1", False)
     assert asked["providers"] == [("CUDAExecutionProvider", cuda.OPTIONS)]
+
+
+@pytest.mark.usefixtures("with_cuda")
+@pytest.mark.parametrize(("number", "device_id"), [(0, None), (1, "1"), (3, None), (5, "2")])
+def test_processes_take_the_gpus_in_turn(
+    number: int, device_id: str | None, model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PROVIDERS, "cuda", replace(PROVIDERS["cuda"], devices=lambda: 3))
+    asked: list[dict[str, str]] = []
+
+    class Session:
+        def __init__(self, _file: str, _options: object, *, providers: list[Any], enable_fallback: bool) -> None:
+            assert not enable_fallback
+            asked.append(providers[0][1])
+
+        def get_providers(self) -> list[str]:
+            return ["CUDAExecutionProvider"]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    opened = open_session({"fp32": model_file}, "cuda", None, 1, number)
+    assert opened.gpu == int(device_id or 0)
+    assert asked == [{**cuda.OPTIONS, **({"device_id": device_id} if device_id else {})}]
+
+
+def test_on_the_cpu_they_all_run_on_the_same(model_file: Path) -> None:
+    assert open_session({"fp32": model_file}, "cpu", None, 1, 5).gpu == 0
 
 
 def test_a_provider_that_takes_only_part_of_a_model_is_refused(model_file: Path) -> None:

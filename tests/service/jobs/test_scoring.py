@@ -7,6 +7,7 @@ import logging
 import multiprocessing
 import signal
 import threading
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 import numpy as np
@@ -65,12 +66,29 @@ def test_an_engine_that_fails_is_not_blamed_on_the_inputs(task: Task, monkeypatc
         scorer.score(Chunk(0, ["a"], [encode(picture("red"))]))
 
 
+def one_number(number: int) -> SimpleQueue[int]:
+    """What a pool's processes take their numbers from, with one in it."""
+    numbers: SimpleQueue[int] = multiprocessing.get_context("spawn").SimpleQueue()
+    numbers.put(number)
+    return numbers
+
+
+def test_each_process_has_a_number_of_its_own(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(logging.Logger, "setLevel", lambda *_: None)
+    monkeypatch.setattr(scoring, "_scorer", ())
+    given: list[int] = []
+    monkeypatch.setattr(scoring, "Scorer", lambda _task, number: given.append(number))
+    scoring.start(task, multiprocessing.Pipe()[0], one_number(3))
+    assert given == [3]
+
+
 def test_what_keeps_a_process_from_starting_is_raised_by_its_first_chunk(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(scoring, "_scorer", ())
     monkeypatch.setattr(logging.Logger, "setLevel", lambda *_: None)
-    scoring.start(Task(tmp_path, task.settings, None), multiprocessing.Pipe()[0])
+    scoring.start(Task(tmp_path, task.settings, None), multiprocessing.Pipe()[0], one_number(3))
     with pytest.raises(StartupError, match="can't be used"):
         scoring.score(Chunk(0))

@@ -1,0 +1,36 @@
+"""One copy of the service, as its parent starts it."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+
+import pytest
+
+from service import telemetry, worker
+from service.counters import STRIP_BYTES, Counters
+from service.errors import StartupError
+from service.settings import Settings
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_it_knows_its_number_and_only_the_first_says_why_none_can_start(
+    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[tuple[Settings, int]] = []
+
+    def create_app(settings: Settings, _counters: Counters, number: int) -> None:
+        asked.append((settings, number))
+        raise StartupError("There is no model.")
+
+    settings = Settings(workers=2)
+    monkeypatch.setattr(worker, "create_app", create_app)
+    monkeypatch.setattr(telemetry, "configure", lambda _format: None)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(settings.model_dump_json()))
+    memory = os.memfd_create("counters")
+    os.ftruncate(memory, 2 * STRIP_BYTES)
+    assert worker.main(-1, memory, number) == 1
+    os.close(memory)
+    assert asked == [(settings, number)]
+    assert capsys.readouterr().err == ("" if number else "convoy: There is no model.\n")
