@@ -20,6 +20,7 @@ from service.prediction import ModelIdentity
 CHUNK_INPUTS = 256
 ORPHAN_S = 3600.0  # a folder without a batch that nobody has touched for so long is an upload that never ended
 UPLOAD, RESULTS = "upload", "results.ndjson"
+EXPECTED = "expected"  # how many bytes an upload will have, so that others that arrive meanwhile leave it its room
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ class Store:
         Raises `Conflict` where the key belongs to another one.
         """
         with told():
+            (self.folder(new.id) / EXPECTED).unlink(missing_ok=True)
             (self.folder(new.id) / RESULTS).touch()
             sync_folder(self.folder(new.id))
             sync_folder(self._root)
@@ -140,13 +142,17 @@ class Store:
     def tidy(self, *, keep_s: float, max_bytes: int, needed_bytes: int = 0, needed_by: str = "") -> int:
         """Remove finished batches that are old, the oldest beyond `max_bytes`, and uploads that never ended.
 
-        Returns the bytes in use then, the `needed_bytes` of the batch `needed_by` among them. None is removed for them
-        where it would be in vain.
+        Returns the bytes in use then, the `needed_bytes` of the batch `needed_by` among them, which are its own from
+        now on. None is removed for them where it would be in vain.
         """
-        if not self.exists:
-            return needed_bytes
-        with self.database.reading() as connection:
-            batches = [Batch(**row) for row in connection.execute("SELECT * FROM batches ORDER BY finished, number")]
+        if needed_by:
+            with told():
+                (self.folder(needed_by) / EXPECTED).write_text(str(needed_bytes), encoding="ascii")
+        batches: list[Batch] = []
+        if self.exists:
+            with self.database.reading() as connection:
+                rows = connection.execute("SELECT * FROM batches ORDER BY finished, number")
+                batches = [Batch(**row) for row in rows]
         sizes = self._sizes({batch.id for batch in batches})
         sizes.pop(needed_by, 0)  # what has arrived of it is needed
         used = sum(sizes.values())
@@ -176,9 +182,11 @@ class Store:
 
 
 def _measure(folder: Path) -> tuple[int, float]:
-    """Its bytes, and when something in it was last written."""
+    """Its bytes, with those that are still to come, and when something in it was last written."""
     try:
-        facts = [entry.stat() for entry in os.scandir(folder)]
-        return sum(fact.st_size for fact in facts), max(fact.st_mtime for fact in [folder.stat(), *facts])
+        facts = {entry.name: entry.stat() for entry in os.scandir(folder)}
+        touched = max(fact.st_mtime for fact in (folder.stat(), *facts.values()))
+        expected = facts.pop(EXPECTED, None) and int((folder / EXPECTED).read_text(encoding="ascii") or 0)
+        return max(expected or 0, sum(fact.st_size for fact in facts.values())), touched
     except FileNotFoundError:  # another process was first
         return 0, time.time()

@@ -129,6 +129,25 @@ def test_what_has_arrived_is_not_counted_beside_what_is_needed(store: Store) -> 
     assert len(store.newest(9)) == 1
 
 
+def test_what_is_still_to_come_of_an_upload_is_not_there_for_another(store: Store) -> None:
+    (first, _), (second, folder) = store.new_folder(), store.new_folder()
+    assert store.tidy(keep_s=1e9, max_bytes=2000, needed_bytes=1500, needed_by=first) == 1500
+    assert store.tidy(keep_s=1e9, max_bytes=2000, needed_bytes=700, needed_by=second) == 2200
+    store.discard(first)
+    (folder / "upload").write_bytes(bytes(600))
+    assert store.tidy(keep_s=1e9, max_bytes=2000) == 700
+    (folder / "upload").write_bytes(bytes(800))
+    assert store.tidy(keep_s=1e9, max_bytes=2000) == 800
+
+
+def test_a_batch_takes_what_it_has_not_what_was_expected(store: Store) -> None:
+    batch_id, folder = store.new_folder()
+    store.tidy(keep_s=1e9, max_bytes=2000, needed_bytes=1500, needed_by=batch_id)
+    (folder / "upload").write_bytes(bytes(600))
+    store.create(NewBatch(batch_id, IDENTITY, None, "zip", None, "x"))
+    assert store.tidy(keep_s=1e9, max_bytes=2000) == 600
+
+
 def test_uploads_that_never_ended_go(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     add(store)
     _, young = store.new_folder()
