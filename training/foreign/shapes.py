@@ -148,7 +148,13 @@ class _Rewriting:
             kept.append(node)
         del self.graph.node[:], self.graph.value_info[:]
         self.graph.node.extend([*self.nodes, *reversed(kept)])
-        self.graph.initializer.extend(self.constants)
+        needed.update(name for node in self.nodes for name in node.input)
+        before = {tensor.name for tensor in self.graph.initializer}
+        constants = [tensor for tensor in (*self.graph.initializer, *self.constants) if tensor.name in needed]
+        inputs = [value for value in self.graph.input if value.name in needed or value.name not in before]
+        del self.graph.initializer[:], self.graph.input[:]
+        self.graph.initializer.extend(constants)
+        self.graph.input.extend(inputs)  # in old files constants are among them
 
 
 CORNER = {"from": [0, 0, 0], "to": [1, 1, 1], "axes": [1, 2, 3]}  # of an image: one number

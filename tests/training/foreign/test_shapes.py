@@ -87,6 +87,8 @@ def test_none_is_left_and_the_network_says_the_same(
     known = settled(foreign)
     assert not works_out_shapes(known)
     assert not {"Gather", "Concat", "Expand"} & set(kinds(known))
+    used = {name for node in known.model.graph.node for name in node.input}
+    assert {tensor.name for tensor in known.model.graph.initializer} <= used
     onnx.checker.check_model(known.model, full_check=True)
     (together,) = known.tensors([known.output])(VALUES)
     assert np.array_equal(together, foreign.tensors([foreign.output])(VALUES)[0])
