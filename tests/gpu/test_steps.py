@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import select
 import subprocess
 import threading
@@ -140,7 +141,8 @@ def test_what_no_call_of_that_length_has_room_for_is_said(
     given = ["--report", str(tmp_path / "report.json"), "--only", "service", "--minutes", "2"]
     assert command.main(given) == 0
     assert "service/memory" not in recorded
-    assert "service/memory needs 360 s and 120 s are left: for one with more --minutes" in capsys.readouterr().out
+    said = capsys.readouterr().out  # a machine that is busy has less than all of the 120 s left when it comes to that
+    assert re.search(r"service/memory needs 360 s and \d+ s are left: for one with more --minutes", said)
 
 
 def test_the_verdict_is_made_anew_of_whatever_is_known(recorded: list[str], tmp_path: Path) -> None:
