@@ -134,9 +134,8 @@ def _serve(options: argparse.Namespace) -> int:
         listen(settings.host, settings.port) as listener,
         shared(settings.host, settings.grpc_port) as grpc_port,
     ):
-        settings = settings.model_copy(update={"grpc_port": grpc_port})
         count = settings.workers or default_workers(settings.device)
-        settings = settings.model_copy(update={"workers": count})  # so that none of them has to find out again
+        settings = settings.model_copy(update={"grpc_port": grpc_port, "workers": count})
         if count == 1 and not may_use_gpu(settings.device):  # which, once failed, only a new process gets back
             return _serve_here(settings, listener)
         return asyncio.run(

@@ -26,6 +26,7 @@ from service.settings import Settings
 MULTIPART = "multipart/form-data"
 MEDIA_TYPES = {media_type: name for name, source in SOURCES.items() for media_type in source.media_types}
 WRITE_BYTES = 1 << 20
+STEP_BYTES = 64 << 20  # of a body that does not say how long it is, before it is seen what others take by now
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class _Room:
         )
         if used > most:
             raise StorageFailed("There is no room for another batch until others are finished, or deleted.")
-        self.most_bytes = most - used + needed_bytes
+        self.most_bytes = needed_bytes + min(most - used, STEP_BYTES)
 
     async def within(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """The same, as long as there is room for it: not every body says before how long it is."""

@@ -186,7 +186,9 @@ def _measure(folder: Path) -> tuple[int, float]:
     try:
         facts = {entry.name: entry.stat() for entry in os.scandir(folder)}
         touched = max(fact.st_mtime for fact in (folder.stat(), *facts.values()))
-        expected = facts.pop(EXPECTED, None) and int((folder / EXPECTED).read_text(encoding="ascii") or 0)
-        return max(expected or 0, sum(fact.st_size for fact in facts.values())), touched
+        expected = 0
+        if facts.pop(EXPECTED, None):
+            expected = int((folder / EXPECTED).read_text(encoding="ascii") or 0)  # empty while it is being written
+        return max(expected, sum(fact.st_size for fact in facts.values())), touched
     except FileNotFoundError:  # another process was first
         return 0, time.time()

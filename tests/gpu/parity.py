@@ -52,7 +52,7 @@ def imported(context: Context) -> Iterator[Row]:
     expected = _on_cpu(open_session(files, "cpu", "fp32", 0).session, images)
     for precision in PRECISIONS:
         of = open_session(files, context.device, precision, 0).session
-        got = _on_device(of, "cuda", images) if context.device == "cuda" else _on_cpu(of, images)
+        got = _on_device(of, context.device, images) if context.device == "cuda" else _on_cpu(of, images)
         where = f"{precision} on {context.device}"
         difference = float(np.abs(got - expected).max())
         yield at_most(IMPORTED_TOLERANCE, f"{where}: largest difference of a probability, imported network", difference)

@@ -25,10 +25,10 @@ FP16_PICTURES = 16  # that show how large the network's numbers get
 
 
 def networks_of(
-    foreign: Foreign, normalisation: wrapping.Normalisation, network: onnx.ModelProto, images: Split
+    foreign: Foreign, normalisation: wrapping.Normalisation, images: Split
 ) -> tuple[dict[Precision, onnx.ModelProto], tuple[str, ...]]:
-    """`network`, which is `foreign` with its way in, and what can be made of it; or why not."""
-    pixels = images.images.numpy()
+    """`foreign` with its way in, in every precision that can be made of it, and why others can't."""
+    network, pixels = wrapping.with_way_in(foreign, normalisation), images.images.numpy()
     ways: dict[Precision, Callable[[], onnx.ModelProto]] = {
         "fp32": lambda: network,
         "fp16": lambda: wrapping.with_way_in(halved(foreign, normalisation(pixels[:FP16_PICTURES])), normalisation),

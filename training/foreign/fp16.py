@@ -75,5 +75,6 @@ def _try(model: onnx.ModelProto) -> None:
         onnx.save_model(model, str(path))
         tried = subprocess.run([sys.executable, "-c", TRIAL, str(path)], capture_output=True, text=True, check=False)
     if tried.returncode:
-        told = tried.stderr.strip().rpartition("\n")[2] or f"ONNX Runtime crashes on it (status {tried.returncode})"
+        crash = f"ONNX Runtime crashes on it (status {tried.returncode})"
+        told = crash if tried.returncode < 0 else tried.stderr.strip().rpartition("\n")[2]
         raise ExportError(f"No fp16 file can be made of the network: {told}")

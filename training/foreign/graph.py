@@ -56,12 +56,12 @@ class Foreign:
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what goes wrong is told below
-        with told():
+        with _as_export_error():
             session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
 
         def compute(values: Array) -> list[npt.NDArray[np.generic]]:
             given = values.transpose(0, 3, 1, 2) if self.channels_first else values
-            with told():
+            with _as_export_error():
                 computed: list[npt.NDArray[np.generic]] = session.run(list(names), {self.input: given})
                 return computed
 
@@ -69,7 +69,7 @@ class Foreign:
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def _as_export_error() -> Iterator[None]:
     """What ONNX Runtime can't do, as `ExportError`."""
     try:
         yield

@@ -106,7 +106,7 @@ def _fill(
     _check(own, pictures, logits_of_pictures)  # before any other pictures are run through it
     measured = Measured({"fp32": own})
     if images is not None:
-        networks, refusals = networks_of(foreign, source.normalisation, network, images)
+        networks, refusals = networks_of(foreign, source.normalisation, images)
         calibrated = {
             precision: write_calibrated(folder / NAMES[precision], each, properties, labels, images)
             for precision, each in networks.items()

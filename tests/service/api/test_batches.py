@@ -6,7 +6,7 @@ import asyncio
 import io
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from service.api import batch_results, batch_uploads
 from service.api.batches import Batches
 from service.app import create_app
 from service.choices import Choice
-from service.errors import InvalidSource
+from service.errors import InvalidSource, StorageFailed
 from service.jobs import runner as runner_module
 from service.jobs import store as store_module
 from service.jobs.spool import SyncedFile
@@ -377,6 +377,32 @@ def test_a_body_that_does_not_say_how_long_it_is_has_as_much_room_as_any(setting
         assert in_pieces(size).status_code == 202
         assert client.get(f"/v1/batches/{first}").status_code == 404
         assert client.get(f"/v1/batches/{second}").status_code == 200
+
+
+def test_bodies_of_no_declared_length_that_arrive_at_once_share_the_room(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_uploads, "STEP_BYTES", 100)
+    store, own = Store(settings.jobs_dir), settings.model_copy(update={"jobs_max_bytes": 1000})
+    received = [0, 0]
+
+    async def pieces() -> AsyncIterator[bytes]:
+        while True:
+            yield bytes(50)
+
+    async def arrive() -> None:
+        bodies = []
+        for _ in received:
+            room = batch_uploads._Room(store, own, store.new_folder()[0])
+            await room.make(0)
+            bodies.append(room.within(pieces()))
+        while True:
+            for place, body in enumerate(bodies):
+                received[place] += len(await anext(body))
+
+    with pytest.raises(StorageFailed):
+        asyncio.run(arrive())
+    assert 900 <= sum(received) <= 1000 + 2 * 100
 
 
 def test_a_folder_that_can_not_be_written_is_a_clear_error(settings: Settings, tmp_path: Path) -> None:
