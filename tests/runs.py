@@ -1,4 +1,4 @@
-"""Training runs small enough for tests, which are to use the fixture `narrow_networks`."""
+"""Training runs small enough for tests, which are to use the fixture `narrow_networks` and a `quarter` of the data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 
 from training.architectures.network import Network, Weights
 from training.checkpoint import Teacher
-from training.data import TrainingData
+from training.data import Split, TrainingData
 from training.device import Precision
 from training.recipes import RECIPES, TrainConfig
 from training.run import Run
@@ -18,15 +18,24 @@ from training.start import build_network
 CPU = torch.device("cpu")
 SMALL = {
     "cifar10": replace(
-        RECIPES["cifar10"], architecture="plain-cnn", epochs=3, batch_size=200, restarts=(1, 2), start_weight=3
+        RECIPES["cifar10"], architecture="plain-cnn", epochs=3, batch_size=50, restarts=(1, 2), start_weight=3
     ),
-    "cifar10-teacher-44": replace(RECIPES["cifar10-teacher-44"], epochs=2, batch_size=100, max_steps=22),
-    "cifar10-plain": replace(RECIPES["cifar10-plain"], epochs=2, batch_size=100, max_steps=22),
+    "cifar10-teacher-44": replace(RECIPES["cifar10-teacher-44"], epochs=2, batch_size=25, max_steps=22),
+    "cifar10-plain": replace(RECIPES["cifar10-plain"], epochs=2, batch_size=25, max_steps=22),
     "cifar10-small-robust": replace(
-        RECIPES["cifar10-small-robust"], epochs=4, batch_size=200, view_cycle=2, max_steps=30
+        RECIPES["cifar10-small-robust"], epochs=4, batch_size=50, view_cycle=2, max_steps=30
     ),
-    "tutorial": replace(RECIPES["tutorial"], epochs=3, batch_size=300),
+    "tutorial": replace(RECIPES["tutorial"], epochs=3, batch_size=75),
 }
+
+
+def quarter(data: TrainingData) -> TrainingData:
+    """The generated data, less of it: 450 images to learn from and 50 to validate on."""
+
+    def some(split: Split) -> Split:
+        return Split(split.images[: len(split) // 4], split.labels[: len(split) // 4])
+
+    return replace(data, train=some(data.train), validation=some(data.validation))
 
 
 def run(

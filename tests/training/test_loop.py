@@ -12,7 +12,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from tests.runs import CPU, SMALL, run, same_weights, untrained_teacher
+from tests.runs import CPU, SMALL, quarter, run, same_weights, untrained_teacher
 from training import checkpoint as checkpoints
 from training import loop
 from training.checkpoint import Teacher, load_teacher
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("narrow_networks")
 
 @pytest.fixture
 def data(generated_data: Path) -> TrainingData:
-    return load_training_data(generated_data)
+    return quarter(load_training_data(generated_data))
 
 
 def test_a_run_learns(data: TrainingData, tmp_path: Path) -> None:
@@ -47,14 +47,27 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(data: Trai
     assert not same_weights(once, other)
 
 
+@pytest.fixture(scope="module")
+def undisturbed() -> dict[str, Run]:
+    """The recipes' runs from their first step to their last, each made once."""
+    return {}
+
+
 @pytest.mark.parametrize("recipe", SMALL)
 @pytest.mark.parametrize("stop_after", [1, 7, 18])  # for cifar10-small-robust in the first view cycle and in the second
 def test_a_stopped_run_resumes_to_the_same_bits(
-    recipe: str, stop_after: int, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: str,
+    stop_after: int,
+    undisturbed: dict[str, Run],
+    data: TrainingData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole = run(recipe, data)
+    if recipe not in undisturbed:
+        undisturbed[recipe] = run(recipe, data)
+        train(undisturbed[recipe], tmp_path / "whole")
+    whole = undisturbed[recipe]
     stop_after = min(stop_after, whole.total_steps - 1)
-    train(whole, tmp_path / "whole")
 
     step = loop.train_one_step
 
@@ -162,7 +175,8 @@ def test_a_student_starts_from_its_first_teacher_and_learns_what_the_teachers_kn
     assert same_weights(warm, teacher)
 
     wrong = replace(data, train=replace(data.train, labels=torch.zeros_like(data.train.labels)))
-    cold = Run("cifar10-plain", replace(config, start_from_teacher=False), wrong, CPU, Precision.FP32, (finished,))
+    config = replace(config, start_from_teacher=False, epochs=4, max_steps=None)
+    cold = Run("cifar10-plain", config, wrong, CPU, Precision.FP32, (finished,))
     assert not same_weights(cold, teacher)
     train(cold, tmp_path / "student")
     assert (cold.history[-1].validation_accuracy or 0) > 0.3  # as good as its teacher, and it has seen no label
@@ -171,20 +185,20 @@ def test_a_student_starts_from_its_first_teacher_and_learns_what_the_teachers_kn
 def test_a_student_is_held_to_its_teachers_at_the_temperature_they_answer_at(data: TrainingData) -> None:
     config = replace(SMALL["cifar10-small-robust"], distill_temperature=3.0)
     each, twin = run("cifar10-small-robust", data, config), run("cifar10-small-robust", data, config)
-    images, targets = loop.next_batch(twin, torch.arange(200))
+    images, targets = loop.next_batch(twin, torch.arange(50))
     logits = twin.model.train()(images.permute(0, 3, 1, 2).float())
     softened = torch.nn.functional.kl_div((logits / 3).log_softmax(1), targets, reduction="batchmean")
     entropy = -(targets * targets.log()).sum(1).mean()
-    assert torch.allclose(loop.train_one_step(each, torch.arange(200), 0), 9 * (softened + entropy), rtol=1e-5)
+    assert torch.allclose(loop.train_one_step(each, torch.arange(50), 0), 9 * (softened + entropy), rtol=1e-5)
 
 
 def test_the_labels_of_mixed_images_are_mixed_where_no_teacher_says_what_they_are(data: TrainingData) -> None:
     config = replace(SMALL["cifar10-teacher-44"], augmentations=("cutmix-50",))
-    images, targets = loop.next_batch(run("cifar10-teacher-44", data, config), torch.arange(100))
-    before, labels = data.train.images[:100], torch.nn.functional.one_hot(data.train.labels[:100], 10)
+    images, targets = loop.next_batch(run("cifar10-teacher-44", data, config), torch.arange(25))
+    before, labels = data.train.images[:25], torch.nn.functional.one_hot(data.train.labels[:25], 10)
     untouched = (images == before).flatten(1).all(1)
     assert torch.equal(targets[untouched].long(), labels[untouched])
-    assert torch.allclose(targets.sum(1), torch.ones(100))
+    assert torch.allclose(targets.sum(1), torch.ones(25))
     covered = (images != before).any(3).float().mean((1, 2))
     assert torch.allclose(1 - (targets * labels).sum(1), covered * (labels != labels.roll(1, 0)).any(1), atol=0.1)
 
@@ -202,7 +216,7 @@ def test_views_repeat_with_the_cycle_and_their_answers_are_remembered(data: Trai
     each.ensemble = Mock(targets=counted)
     seen = []
     for each.step in range(36):  # nine steps an epoch, two epochs a cycle
-        seen.append(loop.next_batch(each, torch.arange(200)))
+        seen.append(loop.next_batch(each, torch.arange(50)))
     assert asked == 18
     for first, second in zip(seen[:18], seen[18:], strict=True):
         assert torch.equal(first[0], second[0])
@@ -226,13 +240,13 @@ def test_a_student_inherits_what_the_last_teacher_was_told_and_asks_nobody(data:
     resumed.restore(saved)
     for told.step in range(36):
         student.step = resumed.step = told.step
-        expected, got, later = (loop.next_batch(each, torch.arange(200)) for each in (told, student, resumed))
+        expected, got, later = (loop.next_batch(each, torch.arange(50)) for each in (told, student, resumed))
         assert torch.equal(expected[1], got[1])
         assert torch.equal(expected[1], later[1])
     train(resumed, tmp_path / "heir")
     heirs_heir = Run("heir", heir, data, CPU, Precision.FP32, (teachers[0], load_teacher(tmp_path / "heir")))
     heirs_heir.step = told.step
-    assert torch.equal(loop.next_batch(heirs_heir, torch.arange(200))[1], expected[1])
+    assert torch.equal(loop.next_batch(heirs_heir, torch.arange(50))[1], expected[1])
 
 
 def test_answers_that_are_missing_or_about_other_views_are_refused(data: TrainingData, tmp_path: Path) -> None:
@@ -262,14 +276,14 @@ def test_degradations_are_drawn_anew_in_every_cycle_and_the_teachers_do_not_see_
     config = replace(SMALL["cifar10-small-robust"], view_cycle=None)
     plain = run("cifar10-small-robust", data, replace(config, degradations=()))
     cycled, degraded = run("cifar10-small-robust", data), run("cifar10-small-robust", data, config)
-    indices = torch.arange(200)
+    indices = torch.arange(50)
     first, clean, fresh = (loop.next_batch(each, indices) for each in (cycled, plain, degraded))
     cycled.step = 18
     second = loop.next_batch(cycled, indices)
     assert torch.equal(fresh[1], clean[1])
     assert torch.equal(fresh[0], first[0])
     untouched = (clean[0] == first[0]).flatten(1).all(1)
-    assert 60 < int(untouched.sum()) < 140  # of 200; 48 % are to be
+    assert 12 < int(untouched.sum()) < 36  # of 50; 48 % are to be
     assert not torch.equal(untouched, (clean[0] == second[0]).flatten(1).all(1))
 
 
@@ -316,7 +330,7 @@ def test_the_bias_of_the_whitening_learns_in_the_first_epochs_only(data: Trainin
         each = run("cifar10-teacher-44", data, replace(config, max_steps=steps))
         each.total_steps, each.config = 54, config  # the same schedule for all
         while each.step < steps:
-            loop.train_one_step(each, torch.arange(100) + each.step, each.step // each.steps_per_epoch)
+            loop.train_one_step(each, torch.arange(25) + each.step, each.step // each.steps_per_epoch)
         biases.append(each.model.whiten.bias.detach())  # type: ignore[operator, union-attr]
     assert biases[0].abs().sum() > 0
     assert torch.equal(biases[0], biases[1])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.runs import CPU, SMALL, run, untrained_teacher
+from tests.runs import CPU, SMALL, quarter, run, untrained_teacher
 from training import checkpoint as checkpoints
 from training import loop
 from training.checkpoint import EpochRecord, load_teacher
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("narrow_networks")
 
 @pytest.fixture
 def data(generated_data: Path) -> TrainingData:
-    return load_training_data(generated_data)
+    return quarter(load_training_data(generated_data))
 
 
 def test_the_last_epoch_may_end_early(data: TrainingData, tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_a_start_whose_degradations_are_unknown_is_refused_at_once(
 
 
 def few(data: TrainingData) -> TrainingData:
-    return replace(data, train=replace(data.train, images=data.train.images[:50], labels=data.train.labels[:50]))
+    return replace(data, train=replace(data.train, images=data.train.images[:20], labels=data.train.labels[:20]))
 
 
 def test_less_than_a_batch_of_images_is_a_batch_whose_answers_are_remembered(
@@ -102,14 +102,14 @@ def test_less_than_a_batch_of_images_is_a_batch_whose_answers_are_remembered(
     config = replace(SMALL["cifar10-small-robust"], max_steps=None, degradations=())
     told = run("cifar10-small-robust", few(data), config)
     train(told, tmp_path)
-    assert (told.steps_per_epoch, told.images_per_step) == (1, 50)
+    assert (told.steps_per_epoch, told.images_per_step) == (1, 20)
     heir = replace(config, teachers=("told",), inherit_answers=True, architecture="plain-cnn", start_from_teacher=False)
     student = Run("heir", heir, few(data), CPU, Precision.FP32, (load_teacher(tmp_path),))
-    assert torch.equal(next_batch(student, torch.arange(50))[1], next_batch(told, torch.arange(50))[1])
+    assert torch.equal(next_batch(student, torch.arange(20))[1], next_batch(told, torch.arange(20))[1])
 
 
 def test_the_seconds_of_steps_are_those_of_the_images_they_took(data: TrainingData) -> None:
-    for there, images in ((data, 300), (few(data), 50)):
+    for there, images in ((data, 75), (few(data), 20)):
         each = run("tutorial", there)
         each.history = [EpochRecord(1, 1.0, 0.5, images_per_second=10.0)]
         assert each.seconds == pytest.approx(each.steps_per_epoch * images / 10)
@@ -117,7 +117,7 @@ def test_the_seconds_of_steps_are_those_of_the_images_they_took(data: TrainingDa
 
 def test_other_data_is_refused_on_resuming(data: TrainingData, tmp_path: Path) -> None:
     train(run("tutorial", data, replace(SMALL["tutorial"], epochs=1)), tmp_path)
-    fewer = replace(data, train=replace(data.train, images=data.train.images[:900], labels=data.train.labels[:900]))
+    fewer = replace(data, train=replace(data.train, images=data.train.images[:225], labels=data.train.labels[:225]))
     others = replace(data, train=replace(data.train, images=255 - data.train.images))
     for other in (fewer, others):
         with pytest.raises(CheckpointError, match="other data"):
