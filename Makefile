@@ -9,8 +9,13 @@ PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 serve: .venv/serve/.ready
 	exec .venv/serve/bin/convoy serve
 
+# A test process on each core, up to four; a file's tests stay together, since they share what is dear to make. Clusters and
+# whatever is tested under load then have the machine to themselves.
+ALONE := tests/load tests/service/cluster
 test: check
-	.venv/test/bin/python -m pytest --ignore=tests/container
+	.venv/test/bin/python -m pytest $(addprefix --ignore=,tests/container $(ALONE)) \
+		--numprocesses auto --maxprocesses 4 --dist loadfile
+	.venv/test/bin/python -m pytest $(ALONE)
 
 test-container: .venv/test/.ready
 	.venv/test/bin/python -m pytest tests/container

@@ -24,7 +24,7 @@ import yaml
 CONFIG = Path(__file__).parents[1] / "service" / "deploy" / "ray" / "serve.yaml"
 CPUS_PER_REPLICA = 0.5
 STARTUP_S = 300.0  # of which a machine with nothing else to do needs ten
-STARTS = 3  # Ray gives its processes 30 s to start, which a machine with other work may not manage
+STARTS = 6  # Ray gives its processes 30 s to start, which a machine with other work may not manage
 OBJECT_STORE_BYTES = 96 << 20
 # Ray reports nothing to its makers, and leaves no line out of a log that tests read.
 ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}

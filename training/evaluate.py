@@ -6,7 +6,7 @@ It measures the shipped ONNX file, single view, not the network in torch.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -38,8 +38,10 @@ from training.views import six_views
 R = TypeVar("R", Evaluation, Robustness)
 
 
-def evaluate_model(folder: Path, data: Path, split: SplitName = "test") -> tuple[Evaluation, ...]:
-    """Evaluate every file of the model in `folder` on a split of the data set at `data`."""
+def evaluate_model(
+    folder: Path, data: Path, split: SplitName = "test", precisions: Collection[Precision] | None = None
+) -> tuple[Evaluation, ...]:
+    """Evaluate the files of the model in `folder`, or those of some `precisions`, on a split of the data at `data`."""
     metadata, files, images = _open(folder, data, split)
     return tuple(
         evaluate_probabilities(
@@ -52,6 +54,7 @@ def evaluate_model(folder: Path, data: Path, split: SplitName = "test") -> tuple
             command=_command(metadata, data, split),
         )
         for precision, file in files.items()
+        if precisions is None or precision in precisions
     )
 
 
