@@ -9,6 +9,10 @@ PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 serve: .venv/serve/.ready
 	exec .venv/serve/bin/convoy serve
 
+# Hundreds of processes start here, so what one has compiled the next does not compile again; and of what the packages hold
+# most is never imported, so that it is compiled when it is (--no-compile below).
+test test-container check: export PYTHONDONTWRITEBYTECODE :=
+
 # A test process on each core, up to four; a file's tests stay together, since they share what is dear to make. Clusters and
 # whatever is tested under load then have the machine to themselves.
 ALONE := tests/load tests/service/cluster
@@ -39,9 +43,9 @@ gpu-check: $(if $(WHEELS),,$(GPU_CHECK)/.ready)
 
 .venv/test/.ready: requirements-test.txt requirements-torch.txt pyproject.toml
 	@$(call new_environment,.venv/test)
-	.venv/test/bin/python $(PIP_INSTALL) --require-hashes -r requirements-test.txt
-	.venv/test/bin/python $(PIP_INSTALL) -r requirements-torch.txt
-	.venv/test/bin/python $(PIP_INSTALL) --no-deps --editable .
+	.venv/test/bin/python $(PIP_INSTALL) --no-compile --require-hashes -r requirements-test.txt
+	.venv/test/bin/python $(PIP_INSTALL) --no-compile -r requirements-torch.txt
+	.venv/test/bin/python $(PIP_INSTALL) --no-compile --no-deps --editable .
 	@touch $@
 
 # As for the tests, but for ONNX Runtime's build: both are the same module. CUDA's libraries come with torch.
