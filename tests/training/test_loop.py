@@ -53,8 +53,13 @@ def undisturbed() -> dict[str, Run]:
     return {}
 
 
-@pytest.mark.parametrize("recipe", SMALL)
-@pytest.mark.parametrize("stop_after", [1, 7, 18])  # for cifar10-small-robust in the first view cycle and in the second
+@pytest.mark.parametrize(
+    ("recipe", "stop_after"),
+    [
+        *((recipe, 7) for recipe in SMALL),
+        *((recipe, step) for recipe in ("cifar10", "cifar10-small-robust") for step in (1, 18)),  # in either cycle
+    ],
+)
 def test_a_stopped_run_resumes_to_the_same_bits(
     recipe: str,
     stop_after: int,
