@@ -57,6 +57,7 @@ def test_a_time_budget_stops_a_run_with_a_checkpoint(
 def test_trials_that_were_stopped_go_on_by_the_same_command(
     generated_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(RECIPES, "tutorial", replace(RECIPES["tutorial"], epochs=1))
     command = ["trials", "tutorial", "--data", str(generated_data), "--seeds", "1", "--runs", str(tmp_path)]
     with monkeypatch.context() as patch:
         patch.setattr("training.trials.train", lambda run, folder: loop.train(run, folder, time_budget_s=0.001))
