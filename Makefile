@@ -9,12 +9,12 @@ PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 serve: .venv/serve/.ready
 	exec .venv/serve/bin/convoy serve
 
-# Hundreds of processes start here, so what one has compiled the next does not compile again; and of what the packages hold
-# most is never imported, so that it is compiled when it is (--no-compile below).
+# Hundreds of processes start here, so what one has compiled the next does not compile again; and most of what the packages
+# hold is never imported, so that it is compiled when it is (--no-compile below).
 test test-container check: export PYTHONDONTWRITEBYTECODE :=
 
-# A test process on each core, up to four; a file's tests stay together, since they share what is dear to make. Clusters and
-# whatever is tested under load then have the machine to themselves.
+# A test process on each core, up to four; a file's tests stay together, since they share what is dear to make. Clusters
+# and whatever is tested under load then have the machine to themselves.
 ALONE := tests/load tests/service/cluster
 test: check
 	.venv/test/bin/python -m pytest $(addprefix --ignore=,tests/container $(ALONE)) \
