@@ -172,9 +172,11 @@ def finish_under_way(process: subprocess.Popen[str], url: str, images: np.ndarra
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the real CIFAR-10 is not here")
 def test_every_test_image_as_png_gets_the_label_of_the_offline_evaluation(tmp_path: Path) -> None:
     folder = Path(__file__).parents[1] / "models" / "cifar10" / "9"
-    images = load_test_split(REAL_DATA).images.numpy()
+    metadata, split = ModelMetadata.read(folder), load_test_split(REAL_DATA)
+    images, labels = split.images.numpy(), metadata.labels
     expected = run_onnx(folder / "model.onnx", images).argmax(1)
-    labels = ModelMetadata.read(folder).labels
+    (recorded,) = (e.accuracy for e in metadata.evaluations if (e.split, e.precision) == ("test", "fp32"))
+    assert (expected == split.labels.numpy()).mean() == pytest.approx(recorded, abs=2e-4)
     with (
         server("--device", "cpu", "--precision", "fp32", "--log-format", "json", folder=tmp_path) as (_, url),
         httpx2.Client(base_url=url) as client,
