@@ -92,7 +92,6 @@ def _may_be_malformed(operation: Operation) -> bool:
 
 
 def _malformed(path: str) -> dict[str, Any]:
-    if not problems.below(path, problems.OPEN_INFERENCE):
-        return problems.documented(MalformedRequest)[int(MalformedRequest.status)]
-    schema = {"$ref": "#/components/schemas/Failure"}
-    return {"description": MalformedRequest.title, "content": {"application/json": {"schema": schema}}}
+    inside = problems.below(path, problems.OPEN_INFERENCE)
+    documented = open_inference.documented if inside else problems.documented
+    return documented(MalformedRequest)[int(MalformedRequest.status)]

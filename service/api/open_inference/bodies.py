@@ -36,12 +36,12 @@ class Request(BaseModel):
             raise MalformedRequest(f"{'.'.join(map(str, first['loc'])) or 'The request'}: {first['msg']}.") from exc
 
 
-def request_schemas(ref_template: str) -> dict[str, Any]:
-    """The JSON schemas of all that clients send, by name."""
-    kinds = (InferRequest, IndexRequest, LoadRequest, UnloadRequest)
+def schemas(ref_template: str) -> dict[str, Any]:
+    """The JSON schemas of all that clients send, and of what they get instead of an answer, by name."""
+    kinds = (InferRequest, IndexRequest, LoadRequest, UnloadRequest, Failure)
     _, made = models_json_schema([(kind, "validation") for kind in kinds], ref_template=ref_template)
-    schemas: dict[str, Any] = made["$defs"]
-    return schemas
+    named: dict[str, Any] = made["$defs"]
+    return named
 
 
 class Failure(BaseModel):

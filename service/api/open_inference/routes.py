@@ -10,6 +10,7 @@ import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
+from pydantic import BaseModel
 
 from service import errors
 from service.administration import Administration
@@ -21,7 +22,7 @@ from service.api.open_inference import bodies, descriptions, inference, tensors
 from service.api.open_inference.bodies import IMAGE
 from service.api.uploads import INLINE_BYTES, check_encoding
 from service.classifier import Classifier
-from service.errors import Draining, NotReady
+from service.errors import Draining, NotReady, ServiceError
 from service.metrics import Metrics
 from service.serving import ServedModels
 from service.settings import Settings
@@ -30,7 +31,7 @@ PREFIX = problems.OPEN_INFERENCE
 METHOD, PATHS = "POST", (f"{PREFIX}/models/{{model}}/infer", f"{PREFIX}/models/{{model}}/versions/{{version}}/infer")
 HEADER_LENGTH = b"inference-header-content-length"
 REFERENCE = "#/components/schemas/{model}"
-SCHEMAS = bodies.request_schemas(REFERENCE)  # FastAPI does not find these: their routes read bodies themselves
+SCHEMAS = bodies.schemas(REFERENCE)  # FastAPI does not find these: routes read bodies and answer errors themselves
 REQUEST_BODY = {
     "required": True,
     "content": {
@@ -47,29 +48,36 @@ REQUEST_BODY = {
 REPOSITORY_BYTES = 64 << 10  # of a request about the repository
 
 Responses = dict[int | str, dict[str, Any]]
-FAILURE: dict[str, Any] = {"model": bodies.Failure}
-NOT_READY: Responses = {NotReady.status.value: {"model": bodies.Ready}}
-NOT_FOUND: Responses = {errors.ModelNotFound.status.value: FAILURE}
+
+
+def documented(*errors: type[ServiceError], answer: type[BaseModel] = bodies.Failure) -> Responses:
+    """What OpenAPI says about the errors of a route.
+
+    The bodies are references: where a `model` is named, FastAPI makes a validator of it for each status of each route.
+    """
+    schema = {"$ref": REFERENCE.format(model=answer.__name__)}
+    return {
+        error.status.value: {"description": error.title, "content": {"application/json": {"schema": schema}}}
+        for error in errors
+    }
+
+
+NOT_READY = documented(NotReady, answer=bodies.Ready)
+NOT_FOUND = documented(errors.ModelNotFound)
 INFER: dict[str, Any] = {
     "response_model": bodies.InferResponse,
-    "responses": {
-        error.status.value: FAILURE
-        for error in (
-            errors.MalformedRequest, errors.ModelNotFound, errors.BodyTooLarge, errors.UnsupportedMediaType,
-            errors.InvalidImage, errors.TooManyRequests, errors.Overloaded, errors.DeadlineExceeded,
-            errors.InferenceFailed,
-        )
-    },
+    "responses": documented(
+        errors.MalformedRequest, errors.ModelNotFound, errors.BodyTooLarge, errors.UnsupportedMediaType,
+        errors.InvalidImage, errors.TooManyRequests, errors.Overloaded, errors.DeadlineExceeded,
+        errors.InferenceFailed,
+    ),
     "openapi_extra": {"requestBody": REQUEST_BODY},
 }  # fmt: skip
 
-ADMIN: Responses = {
-    error.status.value: FAILURE
-    for error in (
-        errors.Unauthorized, errors.Forbidden, errors.ModelNotFound, errors.Conflict, errors.BodyTooLarge,
-        errors.StorageFailed,
-    )
-}  # fmt: skip
+ADMIN = documented(
+    errors.Unauthorized, errors.Forbidden, errors.ModelNotFound, errors.Conflict, errors.BodyTooLarge,
+    errors.StorageFailed,
+)  # fmt: skip
 
 
 class OpenInference:
@@ -160,7 +168,7 @@ def router(
 
     @routes.post(
         "/repository/index",
-        responses={errors.BodyTooLarge.status.value: FAILURE},
+        responses=documented(errors.BodyTooLarge),
         openapi_extra=_taking(bodies.IndexRequest),
     )
     async def index(request: Annotated[bodies.IndexRequest, _sent(bodies.IndexRequest)]) -> list[bodies.IndexEntry]:
