@@ -43,7 +43,9 @@ gpu-check: $(if $(WHEELS),,$(GPU_CHECK)/.ready)
 
 .venv/test/.ready: requirements-test.txt requirements-torch.txt pyproject.toml
 	@$(call new_environment,.venv/test)
-	.venv/test/bin/python $(PIP_INSTALL) --no-compile --require-hashes -r requirements-test.txt
+	sed -n '/^uv==/,/[^\\]$$/p' requirements-test.txt > .venv/test/uv.txt
+	.venv/test/bin/python $(PIP_INSTALL) --require-hashes -r .venv/test/uv.txt
+	.venv/test/bin/uv pip install --quiet --system-certs --python .venv/test --require-hashes -r requirements-test.txt
 	.venv/test/bin/python $(PIP_INSTALL) --no-compile -r requirements-torch.txt
 	.venv/test/bin/python $(PIP_INSTALL) --no-compile --no-deps --editable .
 	@touch $@
