@@ -24,10 +24,15 @@ import yaml
 CONFIG = Path(__file__).parents[1] / "service" / "deploy" / "ray" / "serve.yaml"
 CPUS_PER_REPLICA = 0.5
 STARTUP_S = 300.0  # of which a machine with nothing else to do needs ten
-STARTS = 6  # Ray gives its processes 30 s to start, which a machine with other work may not manage
+STARTS = 6  # Ray gives its nodes 30 s to start and its proxy 60, which a machine with other work may not manage
 OBJECT_STORE_BYTES = 96 << 20
-# Ray reports nothing to its makers, and leaves no line out of a log that tests read.
-ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0"}
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to Ray's makers
+    "RAY_DEDUP_LOGS": "0",  # no line is left out of a log that tests read
+    # A proxy that is slow to start is waited for: after three checks of 5 s it would be killed and started anew.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "120",
+}
 
 
 @dataclass(frozen=True)
@@ -77,29 +82,33 @@ def serving(cluster: LocalCluster, folder: Path, models_dir: Path, model: str, *
     (folder / "serve.yaml").write_text(yaml.safe_dump(config))
     serve = str(Path(sys.executable).with_name("serve"))  # of this environment, activated or not
     words = [serve, "run", "--address", cluster.address, str(folder / "serve.yaml")]
-    with (folder / "serve.log").open("w") as log:
-        process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env=os.environ | ENVIRONMENT)
+    for _ in range(STARTS):  # each finds what the one before has started, and goes on from there
+        with (folder / "serve.log").open("w") as log:
+            process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env=os.environ | ENVIRONMENT)
         try:
-            wait_until_ready(process, port, folder / "serve.log")
-            yield f"http://127.0.0.1:{port}"
+            if ready := is_ready(process, port):
+                yield f"http://127.0.0.1:{port}"
         finally:
             process.send_signal(signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(60)
             process.kill()  # Ray's command sometimes waits for what has ended
             process.wait()
+        if ready:
+            return
+    raise AssertionError((folder / "serve.log").read_text())
 
 
-def wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    """Until a replica answers."""
+def is_ready(process: subprocess.Popen[bytes], port: int) -> bool:
+    """Whether a replica answers before the process ends, or `STARTUP_S` do."""
     deadline = time.monotonic() + STARTUP_S
     while time.monotonic() < deadline:
         with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
-            return
+            return True
         with suppress(subprocess.TimeoutExpired):
             process.wait(0.2)
-            break
-    raise AssertionError(log.read_text())
+            return False
+    return False
 
 
 def main(*cpus: str) -> None:
