@@ -10,7 +10,6 @@ import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
-from pydantic import BaseModel
 
 from service import errors
 from service.administration import Administration
@@ -50,7 +49,7 @@ REPOSITORY_BYTES = 64 << 10  # of a request about the repository
 Responses = dict[int | str, dict[str, Any]]
 
 
-def documented(*errors: type[ServiceError], answer: type[BaseModel] = bodies.Failure) -> Responses:
+def documented(*errors: type[ServiceError], answer: type[bodies.Failure | bodies.Ready] = bodies.Failure) -> Responses:
     """What OpenAPI says about the errors of a route.
 
     The bodies are references: where a `model` is named, FastAPI makes a validator of it for each status of each route.
