@@ -43,6 +43,8 @@ def train(run: Run, folder: Path, time_budget_s: float = math.inf) -> Network:
             while run.step < run.total_steps and not stop_requested():
                 train_one_epoch(run, progress, stop_requested)
                 checkpoints.save(run.checkpoint(), folder)
+            if not run.step:  # stopped before the first, and told to go on all the same
+                checkpoints.save(run.checkpoint(), folder)
     finally:
         progress.close()
     if run.step < run.total_steps:

@@ -34,7 +34,7 @@ def test_train_stop_resume_export_evaluate(
     assert "trained with: command" not in card
 
 
-def test_a_time_budget_stops_a_run_with_a_checkpoint(
+def test_a_time_budget_stops_a_run_with_a_checkpoint_even_before_its_first_step(
     generated_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     budgets: list[float] = []
@@ -42,7 +42,7 @@ def test_a_time_budget_stops_a_run_with_a_checkpoint(
 
     def shorter(run: Run, folder: Path, time_budget_s: float) -> Network:
         budgets.append(time_budget_s)
-        return train(run, folder, time_budget_s / 1e6)
+        return train(run, folder, time_budget_s=0)
 
     monkeypatch.setattr(loop, "train", shorter)
     data, run = ["--data", str(generated_data)], str(tmp_path / "my run")
@@ -50,6 +50,7 @@ def test_a_time_budget_stops_a_run_with_a_checkpoint(
     assert main(["train", *data, "--resume", run, "--time-budget", "4", "--device", "cpu"]) == 130
     assert budgets == [180, 240]
     first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("Stopped after 0 of 336 steps; ")
     assert first.endswith(f"steps; go on with: convoy-train train --resume '{run}' --data {generated_data}")
     assert second.endswith(f"go on with: convoy-train train --resume '{run}' --device cpu --data {generated_data}")
 
