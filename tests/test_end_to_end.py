@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,15 +20,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.metadata import ModelMetadata
 from service.settings import Settings
 from tests.conftest import REAL_DATA, encode
-from tests.training.test_pictures import fill, speckled
 from training.__main__ import main as convoy_train
-from training.data import load_test_split, load_training_data
+from training.data import load_training_data
 from training.onnx_graph import run_onnx
-
-(SMALL_MODEL,) = (Path(__file__).parents[1] / "models" / "cifar10-small").glob("[0-9]*")
 
 
 @contextmanager
@@ -85,30 +80,6 @@ def test_from_data_to_a_served_prediction(data_set: Path, tmp_path: Path) -> Non
     log = [json.loads(line) for line in (tmp_path / "server.log").read_text().splitlines()]
     assert any(entry["message"] == "request" and entry["request_id"] == "from-the-test" for entry in log)
     assert not [entry for entry in log if entry["level"] in ("error", "critical")]
-
-
-@pytest.mark.parametrize(("size", "begin"), [(16, []), (40, ["--start", str(SMALL_MODEL)])])
-def test_from_a_folder_of_pictures_to_a_served_prediction(tmp_path: Path, size: int, begin: list[str]) -> None:
-    folder, run = fill(tmp_path / "colours", 60), tmp_path / "run"
-    model, data = tmp_path / "models" / "colours" / "1", ["--data", str(folder)]
-    start = ["train", "pictures", *data, "--output", str(run), "--size", str(size), "--epochs", "4"]
-    assert convoy_train(start + begin) == 0
-    assert convoy_train(["export", str(run), str(model), *data]) == 0
-    assert convoy_train(["evaluate", str(model), *data, "--suite", "full", "--record"]) == 0
-    metadata, begun = ModelMetadata.read(model), ModelMetadata.read(SMALL_MODEL)
-    assert (metadata.labels, metadata.input.width) == (("blue", "green", "red"), size)
-    assert [start.recipe for start in metadata.provenance.teachers] == ([begun.provenance.recipe] if begin else [])
-    assert ("went on from the weights of the first" in (model / "MODEL_CARD.md").read_text()) == bool(begin)
-    assert metadata.provenance.dataset.startswith("colours, a folder of pictures, ")
-    assert {e.split: e.accuracy for e in metadata.evaluations if e.precision == "int8"} == {"validation": 1, "test": 1}
-
-    arguments = ["--models-dir", str(tmp_path / "models"), "--default-model", "colours", "--device", "cpu"]
-    with server(*arguments, folder=tmp_path) as (_, url), httpx2.Client(base_url=url) as client:
-        for colour in metadata.labels:
-            upload = encode(speckled(colour, 1000), "JPEG")
-            answer = client.post("/v1/explain", content=upload, headers={"content-type": "image/jpeg"}).json()
-            assert answer["prediction"]["label"] == colour
-            assert answer["stages"][0]["shape"] == [32, size - 2, size - 2]
 
 
 def check_every_body(
@@ -167,30 +138,6 @@ def finish_under_way(process: subprocess.Popen[str], url: str, images: np.ndarra
     signalled.set()
     asking.join(30)
     assert answers == [200]
-
-
-@pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the real CIFAR-10 is not here")
-def test_every_test_image_as_png_gets_the_label_of_the_offline_evaluation(tmp_path: Path) -> None:
-    folder = Path(__file__).parents[1] / "models" / "cifar10" / "9"
-    metadata, split = ModelMetadata.read(folder), load_test_split(REAL_DATA)
-    images, labels = split.images.numpy(), metadata.labels
-    expected = run_onnx(folder / "model.onnx", images).argmax(1)
-    (recorded,) = (e.accuracy for e in metadata.evaluations if (e.split, e.precision) == ("test", "fp32"))
-    assert (expected == split.labels.numpy()).mean() == pytest.approx(recorded, abs=2e-4)
-    with (
-        server("--device", "cpu", "--precision", "fp32", "--log-format", "json", folder=tmp_path) as (_, url),
-        httpx2.Client(base_url=url) as client,
-    ):
-
-        def label(image: np.ndarray) -> str:
-            headers = {"content-type": "image/png"}
-            response = client.post("/v1/predict?top_k=1", content=encode(Image.fromarray(image)), headers=headers)
-            return str(response.json()["predictions"][0]["label"])
-
-        with ThreadPoolExecutor(8) as pool:
-            served = list(pool.map(label, images))
-    assert len(served) == 10_000
-    assert served == [labels[index] for index in expected]
 
 
 def test_a_port_that_is_taken_is_an_exit_status(models_dir: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from training.stages import write_stages
 
 ROOT = Path(__file__).parents[1]
 ACCURACY_BAR = {"cifar10/9": 0.94, "cifar10-small/5": 0.92, "tutorial-cnn/1": 0.74}  # of 10,000 test images, one view
-CHEAP_MACS = 50_000_000  # up to which fp32 is measured again here; test_end_to_end.py does it for a larger one
+CHEAP_MACS = 50_000_000  # up to which fp32 is measured again here; test_every_image.py does it for a larger one
 FOLDERS = sorted(path.parent for path in ROOT.glob("models/*/*/metadata.json"))
 
 
