@@ -23,8 +23,8 @@ import yaml
 
 CONFIG = Path(__file__).parents[1] / "service" / "deploy" / "ray" / "serve.yaml"
 CPUS_PER_REPLICA = 0.5
-STARTUP_S = 300.0  # of which a machine with nothing else to do needs ten
-STARTS = 6  # Ray gives its nodes 30 s to start and its proxy 60, which a machine with other work may not manage
+STARTUP_S = 300.0  # of a service, of which a machine with nothing else to do needs ten; Ray's command gives up sooner
+STARTS = 6  # Ray gives its nodes 30 s to start, which a machine with other work may not manage
 OBJECT_STORE_BYTES = 96 << 20
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to Ray's makers
@@ -82,11 +82,13 @@ def serving(cluster: LocalCluster, folder: Path, models_dir: Path, model: str, *
     (folder / "serve.yaml").write_text(yaml.safe_dump(config))
     serve = str(Path(sys.executable).with_name("serve"))  # of this environment, activated or not
     words = [serve, "run", "--address", cluster.address, str(folder / "serve.yaml")]
-    for _ in range(STARTS):  # each finds what the one before has started, and goes on from there
-        with (folder / "serve.log").open("w") as log:
-            process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env=os.environ | ENVIRONMENT)
+    log, deadline = folder / "serve.log", time.monotonic() + STARTUP_S
+    ready = False
+    while not ready and time.monotonic() < deadline:  # each start goes on from what the one before has left in Ray
+        with log.open("a") as output:
+            process = subprocess.Popen(words, stdout=output, stderr=subprocess.STDOUT, env=os.environ | ENVIRONMENT)
         try:
-            if ready := is_ready(process, port):
+            if ready := is_ready(process, port, deadline):
                 yield f"http://127.0.0.1:{port}"
         finally:
             process.send_signal(signal.SIGINT)
@@ -94,14 +96,12 @@ def serving(cluster: LocalCluster, folder: Path, models_dir: Path, model: str, *
                 process.wait(60)
             process.kill()  # Ray's command sometimes waits for what has ended
             process.wait()
-        if ready:
-            return
-    raise AssertionError((folder / "serve.log").read_text())
+    if not ready:
+        raise AssertionError(log.read_text())
 
 
-def is_ready(process: subprocess.Popen[bytes], port: int) -> bool:
-    """Whether a replica answers before the process ends, or `STARTUP_S` do."""
-    deadline = time.monotonic() + STARTUP_S
+def is_ready(process: subprocess.Popen[bytes], port: int, deadline: float) -> bool:
+    """Whether a replica answers before the process ends, or its time does."""
     while time.monotonic() < deadline:
         with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
             return True

@@ -12,22 +12,23 @@ from PIL import Image
 
 from service.metadata import ModelMetadata
 from tests.conftest import REAL_DATA, encode
-from tests.test_end_to_end import server
+from tests.processes import running
 from training.data import load_test_split
 from training.onnx_graph import run_onnx
 
 
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason="the real CIFAR-10 is not here")
-def test_every_test_image_as_png_gets_the_label_of_the_offline_evaluation(tmp_path: Path) -> None:
-    folder = Path(__file__).parents[1] / "models" / "cifar10" / "9"
+def test_every_test_image_as_png_gets_the_label_of_the_offline_evaluation() -> None:
+    models = Path(__file__).parents[1] / "models"
+    folder = models / "cifar10" / "9"
     metadata, split = ModelMetadata.read(folder), load_test_split(REAL_DATA)
     images, labels = split.images.numpy(), metadata.labels
     expected = run_onnx(folder / "model.onnx", images).argmax(1)
     (recorded,) = (e.accuracy for e in metadata.evaluations if (e.split, e.precision) == ("test", "fp32"))
     assert (expected == split.labels.numpy()).mean() == pytest.approx(recorded, abs=2e-4)
     with (
-        server("--device", "cpu", "--precision", "fp32", "--log-format", "json", folder=tmp_path) as (_, url),
-        httpx2.Client(base_url=url) as client,
+        running(models, default_model="cifar10", precision="fp32") as convoy,
+        httpx2.Client(base_url=f"http://127.0.0.1:{convoy.port}") as client,
     ):
 
         def label(image: np.ndarray) -> str:

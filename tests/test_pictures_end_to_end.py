@@ -9,7 +9,7 @@ import pytest
 
 from service.metadata import ModelMetadata
 from tests.conftest import encode
-from tests.test_end_to_end import server
+from tests.processes import running
 from tests.training.test_pictures import fill, speckled
 from training.__main__ import main as convoy_train
 
@@ -32,8 +32,10 @@ def test_from_a_folder_of_pictures_to_a_served_prediction(tmp_path: Path, size: 
     assert metadata.provenance.dataset.startswith("colours, a folder of pictures, ")
     assert {e.split: e.accuracy for e in metadata.evaluations if e.precision == "int8"} == {"validation": 1, "test": 1}
 
-    arguments = ["--models-dir", str(tmp_path / "models"), "--default-model", "colours", "--device", "cpu"]
-    with server(*arguments, folder=tmp_path) as (_, url), httpx2.Client(base_url=url) as client:
+    with (
+        running(tmp_path / "models") as convoy,
+        httpx2.Client(base_url=f"http://127.0.0.1:{convoy.port}") as client,
+    ):
         for colour in metadata.labels:
             upload = encode(speckled(colour, 1000), "JPEG")
             answer = client.post("/v1/explain", content=upload, headers={"content-type": "image/jpeg"}).json()

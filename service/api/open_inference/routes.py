@@ -49,15 +49,17 @@ REPOSITORY_BYTES = 64 << 10  # of a request about the repository
 Responses = dict[int | str, dict[str, Any]]
 
 
-def documented(*errors: type[ServiceError], answer: type[bodies.Failure | bodies.Ready] = bodies.Failure) -> Responses:
+def documented(
+    *refusals: type[ServiceError], answer: type[bodies.Failure | bodies.Ready] = bodies.Failure
+) -> Responses:
     """What OpenAPI says about the errors of a route.
 
     The bodies are references: where a `model` is named, FastAPI makes a validator of it for each status of each route.
     """
     schema = {"$ref": REFERENCE.format(model=answer.__name__)}
     return {
-        error.status.value: {"description": error.title, "content": {"application/json": {"schema": schema}}}
-        for error in errors
+        refusal.status.value: {"description": refusal.title, "content": {"application/json": {"schema": schema}}}
+        for refusal in refusals
     }
 
 
