@@ -192,7 +192,7 @@ def _provenance(saved: Checkpoint, data: TrainingData) -> Provenance:
         export={
             "git_revision": git_revision(),
             "opset": str(OPSET),
-            **{package: version(package) for package in ("torch", "onnx", "onnxscript")},
+            **{package: version(package) for package in ("torch", "onnx")},
             "onnxruntime": onnxruntime.__version__,  # its package has another name where it is that for GPUs
         },
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -71,7 +71,7 @@ def _weights(model: onnx.ModelProto, network: Network, calibrator: Calibrator) -
     for place, node in enumerate(node for node in model.graph.node if node.op_type in ("Conv", "Gemm")):
         arrays = (numpy_helper.to_array(constants[name]) for name in node.input[1:])
         weight, *bias = (torch.from_numpy(array.copy()) for array in arrays)
-        offset = bias[0] if bias else torch.zeros(len(weight))  # the exporter leaves out a bias that is zero
+        offset = bias[0] if bias else torch.zeros(len(weight))  # torch's exporter left out a bias that is zero
         if place == 0:
             offset = offset + (weight * network.mean).sum((1, 2, 3))
             weight = weight * network.std

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -14,15 +12,18 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import torch
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from training.architectures import Network
 from training.calibrate import Calibrator, bent_softmax
 from training.errors import ExportError
+from training.onnx_layers import write_layers
+from training.onnx_nodes import Nodes
 
 Array = npt.NDArray[Any]  # of whatever type a constant of a graph has
-OPSET = 20
+OPSET, IR_VERSION = 20, 10  # of early 2024: what reads ONNX today reads these
+FORMATS = {torch.float32: TensorProto.FLOAT, torch.float16: TensorProto.FLOAT16}
 INPUT, OUTPUT = "image", "probabilities"
 LOGITS = "scaled_logits"  # what a network from elsewhere has in place of a last linear layer's output
 BATCH_PIXELS = 256 * 32 * 32  # of images that are run together, and 8 images at least
@@ -41,12 +42,19 @@ class InferenceGraph(nn.Module):
         _fold_normalisation(layers[0], network.mean, network.std)
         _fold_calibrator(layers[-1], calibrator)
         self.layers = nn.Sequential(*layers).to(dtype)
-        self._dtype, self._exponent = dtype, calibrator.exponent
+        self.dtype, self.exponent = dtype, calibrator.exponent
 
     def forward(self, image: Tensor) -> Tensor:
         """Probabilities (N, classes) for uint8 images (N, H, W, 3)."""
-        logits: Tensor = self.layers(image.permute(0, 3, 1, 2).to(self._dtype))
-        return bent_softmax(logits.float(), self._exponent)  # of 1 too: the int8 file's exponent may be another
+        logits: Tensor = self.layers(image.permute(0, 3, 1, 2).to(self.dtype))
+        return bent_softmax(logits.float(), self.exponent)  # of 1 too: the int8 file's exponent may be another
+
+    @property
+    def classes(self) -> int:
+        """How many."""
+        last = self.layers[-1]
+        assert isinstance(last, nn.Linear)
+        return last.out_features
 
 
 def _fold_normalisation(layer: nn.Module, mean: Tensor, std: Tensor) -> None:
@@ -68,38 +76,26 @@ def _fold_calibrator(layer: nn.Module, calibrator: Calibrator) -> None:
 
 
 def write_onnx(graph: InferenceGraph, path: Path, *, height: int, width: int, properties: dict[str, str]) -> None:
-    """Export `graph` to `path`: one file, dynamic batch, opset 20; raises `ExportError` if the result is not that."""
-    example = torch.zeros((2, height, width, 3), dtype=torch.uint8)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own deprecations
-        program = torch.onnx.export(
-            graph.eval(),
-            (example,),
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            opset_version=OPSET,
-            dynamic_shapes=({0: "batch"},),
-            dynamo=True,
-            verbose=False,
-        )
-    assert program is not None
-    model = program.model_proto
-    for value in (*model.graph.input, *model.graph.output):
-        if value.type.tensor_type.shape.dim[0].dim_param != "batch":
-            raise ExportError(f"The exporter froze the batch size of {value.name}; try another version of torch.")
-    _forget_source(model.graph)
-    for key, text in properties.items():
-        model.metadata_props.add(key=key, value=text)
+    """Write `graph` to `path`: one file, dynamic batch, opset 20; raises `ExportError` for a layer without ONNX."""
+    nodes = Nodes()
+    pixels = nodes.add("Cast", nodes.add("Transpose", INPUT, perm=(0, 3, 1, 2)), to=FORMATS[graph.dtype])
+    logits = write_layers(nodes, graph.layers, "layers", pixels, (1, 3, height, width))
+    if graph.dtype != torch.float32:
+        logits = nodes.add("Cast", logits, to=TensorProto.FLOAT)
+    surprisal = nodes.add("Abs", nodes.add("LogSoftmax", logits, axis=1))
+    bent = nodes.add("Pow", surprisal, nodes.constant(graph.exponent, named="exponent"))
+    nodes.add("Softmax", nodes.add("Neg", bent), axis=1, named=OUTPUT)
+    image = helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["batch", height, width, 3])
+    probabilities = helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", graph.classes])
+    model = helper.make_model(
+        helper.make_graph(nodes.nodes, "classifier", [image], [probabilities], nodes.constants),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="convoy",
+    )
+    helper.set_model_props(model, properties)
     onnx.checker.check_model(model, full_check=True)
-    onnx.save_model(model, str(path), save_as_external_data=False)
-
-
-def _forget_source(graph: onnx.GraphProto) -> None:
-    """Remove the stack traces, with this machine's paths, that the exporter leaves at every node and tensor."""
-    for item in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
-        del item.metadata_props[:]
-        item.doc_string = ""
+    onnx.save_model(model, str(path))
 
 
 def run_onnx(path: Path, images: npt.NDArray[np.uint8], batch_size: int | None = None) -> npt.NDArray[np.float32]:

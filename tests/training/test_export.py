@@ -142,7 +142,7 @@ def test_an_export_that_computes_something_else_writes_nothing(
 def test_the_version_of_onnx_runtime_is_told_by_whatever_name_it_is_installed(
     finished: Path, data: TrainingData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.export.version", dict.fromkeys(("torch", "onnx", "onnxscript"), "1.2.3").__getitem__)
+    monkeypatch.setattr("training.export.version", dict.fromkeys(("torch", "onnx"), "1.2.3").__getitem__)
     versions = _provenance(checkpoints.load(finished), data).export
     assert (versions["torch"], versions["onnxruntime"]) == ("1.2.3", onnxruntime.__version__)
 

@@ -5,18 +5,18 @@ What the network itself does is left as it is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from training.calibrate import Calibrator
 from training.errors import ExportError
 from training.foreign.graph import Array, Foreign
 from training.onnx_graph import INPUT, LOGITS, OUTPUT
+from training.onnx_nodes import Nodes
 
 BEFORE, AFTER = "convoy_in_", "convoy_out_"  # names that no exporter gives
 SMALLEST = 1e-30  # of a probability before its logarithm
@@ -84,28 +84,6 @@ def with_way_out(
     del model.metadata_props[:]
     helper.set_model_props(model, properties)
     return model
-
-
-class Nodes:
-    """Nodes that follow each other, and their constants; names begin with `prefix`."""
-
-    def __init__(self, prefix: str) -> None:
-        self._prefix = prefix
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
-
-    def add(self, kind: str, *inputs: str, named: str | None = None, **attributes: int | list[int]) -> str:
-        """One more; returns the name of its output."""
-        name = f"{self._prefix}{len(self.nodes)}"
-        output = named or name
-        self.nodes.append(helper.make_node(kind, list(inputs), [output], name, **attributes))  # type: ignore[arg-type]
-        return output
-
-    def constant(self, values: float | Sequence[float] | npt.NDArray[np.float64]) -> str:
-        """Float32 numbers; returns their name."""
-        name = f"{self._prefix}constant_{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(np.asarray(values, np.float32), name))
-        return name
 
 
 def from_probabilities(foreign: Foreign) -> Foreign:
