@@ -1,7 +1,7 @@
 """A Ray cluster of several nodes on this machine, in a process of its own: `python -m tests.cluster CPUS…`.
 
-Each node has an address of its own in 127.0.0.0/8, so that nothing of it is to be had from elsewhere. The head has no
-CPUs: whatever is killed, it is not the head.
+The first number is the head's. Each node has an address of its own in 127.0.0.0/8, so that nothing of it is to be had
+from elsewhere.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class LocalCluster:
-    """Where the head is, and the process whose death is that of each other node."""
+    """Where the head is, and for each other node the process whose death is the node's."""
 
     address: str
     nodes: list[int]
@@ -48,9 +48,9 @@ class LocalCluster:
 
 
 @contextmanager
-def local_cluster(*cpus: float) -> Iterator[LocalCluster]:
-    """A cluster with a node for each number of CPUs; nothing of it is left in the end."""
-    words = [sys.executable, "-m", "tests.cluster", *map(str, cpus)]
+def local_cluster(*cpus: float, head: float = 0) -> Iterator[LocalCluster]:
+    """A cluster with a head and a node for each other number of CPUs; nothing of it is left in the end."""
+    words = [sys.executable, "-m", "tests.cluster", *map(str, (head, *cpus))]
     for _ in range(STARTS):
         with subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | ENVIRONMENT
@@ -111,13 +111,13 @@ def is_ready(process: subprocess.Popen[bytes], port: int, deadline: float) -> bo
     return False
 
 
-def main(*cpus: str) -> None:
+def main(head: str, *cpus: str) -> None:
     """Start the nodes, say where they are, stop them when the input ends."""
     from ray.cluster_utils import Cluster
 
     common = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
     cluster = Cluster()
-    cluster.add_node(num_cpus=0, node_ip_address="127.0.0.2", **common)
+    cluster.add_node(num_cpus=float(head), node_ip_address="127.0.0.2", **common)
     try:
         nodes = [
             cluster.add_node(num_cpus=float(count), node_ip_address=f"127.0.0.{number}", **common)
