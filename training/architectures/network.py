@@ -43,7 +43,8 @@ class Network(nn.Module):
         """The layers of `classify` in eval mode, batch normalisation folded, as new modules.
 
         The first is an unpadded `Conv2d` and the last a `Linear`, so that export can fold the normalisation
-        into the one and temperature and class biases into the other.
+        into the one and temperature and class biases into the other. All are of kinds that `training.onnx_layers`
+        knows the ONNX of.
         """
 
     @abstractmethod
