@@ -15,21 +15,21 @@ import pytest
 from service.__main__ import main
 from service.jobs.command import INTERRUPTED
 from service.jobs.score import Done, Run
-from tests.cluster import LocalCluster
+from tests.cluster import ENVIRONMENT, LocalCluster
 from tests.conftest import COLOURS, clear_environment, encode, picture
 from tests.service.jobs.packing import PACKERS, write_folder
 
 COUNT = 700
 PICTURES = [(f"{COLOURS[i % 3]}/{i:05}.png", encode(picture(COLOURS[i % 3]))) for i in range(COUNT)]
 BAD = ("red/99999.png", b"no image")
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("CONVOY_", "RAY_"))}
+FREE = {name: value for name, value in os.environ.items() if not name.startswith(("CONVOY_", "RAY_"))}
 
 
 def score(*words: str | Path, models_dir: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     model = ["--models-dir", str(models_dir), "--model", "colours", "--device", "cpu"]
     return subprocess.run(
         [sys.executable, "-m", "service", "score", *map(str, words), *model],
-        capture_output=True, text=True, check=False, env=ENVIRONMENT | environment,
+        capture_output=True, text=True, check=False, env=FREE | ENVIRONMENT | environment,
     )  # fmt: skip
 
 

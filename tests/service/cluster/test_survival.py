@@ -23,7 +23,7 @@ from training.golden import pictures
 
 KILLS = int(os.environ.get("CONVOY_TEST_KILLS", "1"))
 ARCHIVES = 2
-IMAGES = 4000 * (1 + KILLS)  # of both archives
+IMAGES = 2500 * (1 + KILLS)  # of both archives
 BEGIN_S = 300.0  # Ray needs seconds to begin, on a machine with other work minutes
 
 
