@@ -83,7 +83,8 @@ def _excitation(writer: LayerWriter, layers: Excitation, name: str, x: Value) ->
 
 
 def _convolution(writer: LayerWriter, layer: nn.Conv2d, name: str, x: Value) -> str:
-    assert not isinstance(layer.padding, str)
+    if isinstance(layer.padding, str) or layer.padding_mode != "zeros":
+        raise ExportError("A convolution's padding can only be exported as numbers of zeros; give it so.")
     return writer.nodes.add(
         "Conv",
         x.name,

@@ -24,12 +24,6 @@ from tests.conftest import encode, picture, write_colour_model
 RED = encode(picture("red"))
 
 
-@pytest.fixture(autouse=True)
-def rare_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests look after the models themselves, and a busy machine may take seconds to answer."""
-    monkeypatch.setattr(serving, "HEARTBEAT_S", 60.0)
-
-
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[tuple[ServedModels, Classifier]]:
     state = create_app(settings).state

@@ -83,6 +83,12 @@ def test_a_layer_without_onnx_is_named_with_those_that_have_it() -> None:
         write_layers(Nodes(), nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU()), "layers", "x", (1, 3, 8, 8))
 
 
+@pytest.mark.parametrize("conv", [nn.Conv2d(3, 4, 3, padding="same"), nn.Conv2d(3, 4, 3, padding_mode="reflect")])
+def test_padding_by_anything_but_numbers_of_zeros_is_refused(conv: nn.Conv2d) -> None:
+    with pytest.raises(ExportError, match="only be exported as numbers of zeros"):
+        write_layers(Nodes(), nn.Sequential(conv), "layers", "x", (1, 3, 8, 8))
+
+
 @pytest.mark.usefixtures("narrow_networks")
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_a_written_network_answers_as_in_torch_at_any_batch_size(name: str, tmp_path: Path) -> None:

@@ -76,7 +76,8 @@ def run_with_deaths(cluster: LocalCluster, words: list[str], output: Path) -> in
                     cluster.kill(0)
             process.wait()
         what = "driver" if attempt < KILLS else "node"
-        print(f"{what} killed; began with {before:,} rows, {rows(output):,} left, {time.monotonic() - began:.1f} s")
+        left = "" if output.exists() else f" {rows(output):,} left,"
+        print(f"{what} killed; began with {before:,} rows,{left} {time.monotonic() - began:.1f} s")
         if output.exists():
             break
     return struck
