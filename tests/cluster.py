@@ -1,7 +1,7 @@
-"""A Ray cluster of several nodes on this machine, in a process of its own: `python -m tests.cluster CPUS…`.
+"""A Ray cluster on this machine, in a process of its own: `python -m tests.cluster CPUS`.
 
-The first number is the head's. Each node has an address of its own in 127.0.0.0/8, so that nothing of it is to be had
-from elsewhere.
+That is its head, which runs tasks too; each line of its input is another node's CPUs. A node has an address of its own
+in 127.0.0.0/8, so that nothing of it is to be had from elsewhere.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -40,7 +40,16 @@ class LocalCluster:
     """Where the head is, and for each other node the process whose death is the node's."""
 
     address: str
-    nodes: list[int]
+    process: subprocess.Popen[bytes]
+    nodes: list[int] = field(default_factory=list)
+
+    def add_node(self, cpus: float) -> None:
+        """Each costs the machine a quarter of a core for as long as the cluster lives, idle or not."""
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write(f"{cpus}\n".encode())
+        self.process.stdin.flush()
+        self.nodes.append(json.loads(self.process.stdout.readline() or "null"))
 
     def kill(self, node: int) -> None:
         """End a node as a power cut would."""
@@ -48,16 +57,19 @@ class LocalCluster:
 
 
 @contextmanager
-def local_cluster(*cpus: float, head: float = 0) -> Iterator[LocalCluster]:
+def local_cluster(head: float, *cpus: float) -> Iterator[LocalCluster]:
     """A cluster with a head and a node for each other number of CPUs; nothing of it is left in the end."""
-    words = [sys.executable, "-m", "tests.cluster", *map(str, (head, *cpus))]
+    words = [sys.executable, "-m", "tests.cluster", str(head)]
     for _ in range(STARTS):
         with subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | ENVIRONMENT
         ) as process:
             assert process.stdout
             if line := process.stdout.readline():
-                yield LocalCluster(**json.loads(line))
+                cluster = LocalCluster(json.loads(line), process)
+                for count in cpus:
+                    cluster.add_node(count)
+                yield cluster
             _, error = process.communicate()  # the end of its input is the end of the cluster
         if line:
             return
@@ -111,23 +123,31 @@ def is_ready(process: subprocess.Popen[bytes], port: int, deadline: float) -> bo
     return False
 
 
-def main(head: str, *cpus: str) -> None:
-    """Start the nodes, say where they are, stop them when the input ends."""
+def main(head: str) -> None:
+    """Start the head, say where it is, start a node for each line of the input, and stop all when it ends."""
     from ray.cluster_utils import Cluster
 
     common = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
     cluster = Cluster()
     cluster.add_node(num_cpus=float(head), node_ip_address="127.0.0.2", **common)
     try:
-        nodes = [
-            cluster.add_node(num_cpus=float(count), node_ip_address=f"127.0.0.{number}", **common)
-            for number, count in enumerate(cpus, 3)
-        ]
-        pids = [node.all_processes["raylet"][0].process.pid for node in nodes]
-        print(json.dumps({"address": cluster.address, "nodes": pids}), flush=True)  # noqa: T201 - to who started this
-        sys.stdin.read()
+        tell(cluster.address)
+        for number, line in enumerate(sys.stdin, 3):
+            for attempt in range(1, STARTS + 1):
+                try:
+                    node = cluster.add_node(num_cpus=float(line), node_ip_address=f"127.0.0.{number}", **common)
+                    break
+                except Exception:  # Ray raises nothing narrower
+                    if attempt == STARTS:
+                        raise
+            tell(node.all_processes["raylet"][0].process.pid)
     finally:
         cluster.shutdown()
+
+
+def tell(value: object) -> None:
+    """A line for the process that started this one."""
+    print(json.dumps(value), flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.data import Split
+from training.optim import LBFGS
 
 BINS = 15
 MIRRORING, MIRRORED = "alternating-flip", " and their mirror images"  # in a recipe, and in what was fitted on
@@ -83,7 +84,7 @@ def fit(logits: Tensor, labels: Tensor) -> Calibrator:
     parameters = torch.zeros(2 + classes, dtype=torch.double, requires_grad=True)  # log T, log exponent, biases
     deviations = parameters.new_tensor([PRIOR_TEMPERATURE] + [PRIOR] * (1 + classes))
     limits = parameters.new_tensor(LIMITS[:2] + LIMITS[2:] * classes)
-    optimizer = torch.optim.LBFGS([parameters], max_iter=300, line_search_fn="strong_wolfe")
+    optimizer = LBFGS([parameters], max_iter=300, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         optimizer.zero_grad()

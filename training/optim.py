@@ -2,16 +2,47 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import Optimizer
 
 from training.recipes import TrainConfig
 
+Kind = TypeVar("Kind", bound=Optimizer)
 
+
+def uncompiled(kind: type[Kind]) -> type[Kind]:
+    """An optimiser that is never under `torch.compile`, and so need not import that compiler, which takes seconds.
+
+    Torch wraps these methods to tell the compiler what to leave alone, and around some steps gradients are kept off by
+    the same wrapper.
+    """
+    for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
+        setattr(kind, name, inspect.unwrap(getattr(kind, name)))
+    setattr(kind, "step", torch.no_grad()(inspect.unwrap(kind.step)))  # noqa: B010 - mypy takes it for an instance's
+    return kind
+
+
+@uncompiled
+class SGD(torch.optim.SGD):
+    """Torch's."""
+
+
+@uncompiled
+class Adam(torch.optim.Adam):
+    """Torch's."""
+
+
+@uncompiled
+class LBFGS(torch.optim.LBFGS):
+    """Torch's."""
+
+
+@uncompiled
 class Muon(Optimizer):
     """Nesterov SGD whose convolution filters move by the orthogonal matrix nearest to their update.
 
@@ -24,7 +55,6 @@ class Muon(Optimizer):
     def __init__(self, groups: Iterable[dict[str, Any]], lr: float) -> None:
         super().__init__(groups, {"lr": lr, "momentum": 0.0, "weight_decay": 0.0, "orthogonal": False})
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Move every parameter that has a gradient."""
         assert closure is None

@@ -9,9 +9,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.container.containers import Container, free_port, running
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,6 +23,19 @@ ROOT = Path(__file__).parents[2]
 def image() -> str:
     """The CPU image's name."""
     return built("cpu")
+
+
+@pytest.fixture(scope="session")
+def grpc_port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="session")
+def container(image: str, grpc_port: int) -> Iterator[Container]:
+    """One that is healthy, speaks gRPC too, and that no test stops."""
+    with running(image, "--env", f"CONVOY_GRPC_PORT={grpc_port}") as container:
+        container.wait_until_healthy()
+        yield container
 
 
 @pytest.fixture(scope="session")

@@ -54,25 +54,20 @@ def answer(port: int, **headers: str) -> dict[str, Any]:
         return told
 
 
-def predicted(port: int, **headers: str) -> str:
-    """The example's label; raises `HTTPError`."""
-    label: str = answer(port, **headers)["predictions"][0]["label"]
-    return label
-
-
-def test_a_file_of_keys_becomes_a_secret_of_the_container(port: int, tmp_path: Path) -> None:
+def test_keys_become_a_secret_of_the_container_and_settings_reach_it(port: int, tmp_path: Path) -> None:
     key, file = "0123456789abcdef", tmp_path / "keys.txt"
     file.write_text(key)
-    compose("up", "--wait", "--no-build", port=port, keys=str(file))
+    compose("up", "--wait", "--no-build", port=port, keys=str(file), default_model="cifar10-small")
     with pytest.raises(urllib.error.HTTPError, match="401") as refused:
-        predicted(port)
+        answer(port)
     refused.value.close()
-    assert predicted(port, Authorization=f"Bearer {key}") == "ship"
+    told = answer(port, Authorization=f"Bearer {key}")
+    assert (told["model"]["name"], told["predictions"][0]["label"]) == ("cifar10-small", "ship")
 
 
 def test_compose_brings_a_service_up_and_down(port: int) -> None:
     compose("up", "--wait", "--no-build", port=port)
-    assert predicted(port) == "ship"
+    assert answer(port)["predictions"][0]["label"] == "ship"
     service = json.loads(compose("ps", "--format", "json"))
     (container,) = json.loads(docker("inspect", service["ID"]))
     limits = container["HostConfig"]
@@ -82,11 +77,6 @@ def test_compose_brings_a_service_up_and_down(port: int) -> None:
     assert limits["RestartPolicy"]["Name"] == "unless-stopped"
     compose("down", "--timeout", "60")
     assert not docker("ps", "--all", "--quiet", "--filter", f"label=com.docker.compose.project={PROJECT}")
-
-
-def test_a_setting_in_the_environment_reaches_the_service(port: int) -> None:
-    compose("up", "--wait", "--no-build", port=port, default_model="cifar10-small")
-    assert answer(port)["model"]["name"] == "cifar10-small"
 
 
 def test_the_settings_that_tune_found_reach_the_service(port: int, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +11,12 @@ import pytest
 from packaging.requirements import Requirement
 
 from tests.container.conftest import ROOT
-from tests.container.containers import Container, docker, running
+from tests.container.containers import Container, docker
 
 LARGEST = 300_000_000  # bytes
 FILES = "import os; print(*(os.path.join(place, name) for top in ('usr', 'lib', 'etc', 'var', 'models')" \
         " for place, _, names in os.walk('/' + top) for name in names), sep='\\n')"  # fmt: skip
 PACKAGES = "import importlib.metadata as m; print(*(d.name for d in m.distributions()), sep='\\n')"
-
-
-@pytest.fixture(scope="module")
-def container(image: str) -> Iterator[Container]:
-    with running(image) as container:
-        container.wait_until_healthy()
-        yield container
 
 
 @pytest.fixture(scope="module")

@@ -22,27 +22,25 @@ CONNECTIONS = 16
 KILLED, TERMINATED = 137, 143
 
 
-def test_it_becomes_healthy_and_predicts(image: str) -> None:
-    with running(image) as container:
-        container.wait_until_healthy()
-        (prediction,) = container.request("/v1/predict", EXAMPLE.read_bytes())["predictions"]
-        assert prediction["label"] == "ship"
-        assert container.stop() == 0
-        assert "Failed" not in container.log
-        assert '"error"' not in container.log
+UNWATCHED = "--no-healthcheck"  # Docker would start a Python in it every half second
 
 
-def test_it_speaks_grpc_where_it_is_given_a_port(image: str) -> None:
-    port = free_port()
+def test_it_becomes_healthy_and_predicts(container: Container) -> None:
+    (prediction,) = container.request("/v1/predict", EXAMPLE.read_bytes())["predictions"]
+    assert prediction["label"] == "ship"
+    assert "Failed" not in container.log
+    assert '"error"' not in container.log
+
+
+def test_it_speaks_grpc_where_it_is_given_a_port(container: Container, grpc_port: int) -> None:
     picture_of_a_ship = np.array([EXAMPLE.read_bytes()], np.object_)
     asked = triton.InferInput("image", [1], "BYTES")
     asked.set_data_from_numpy(picture_of_a_ship)
     best = [triton.InferRequestedOutput("probabilities", class_count=1)]
-    with running(image, "--env", f"CONVOY_GRPC_PORT={port}") as container:
-        container.wait_until_healthy()
-        with triton.InferenceServerClient(f"127.0.0.1:{port}") as client:
-            ((answer,),) = client.infer("cifar10", [asked], outputs=best).as_numpy("probabilities")
-        assert answer.decode().endswith(":8:ship")
+    assert container.state["Running"], container.log
+    with triton.InferenceServerClient(f"127.0.0.1:{grpc_port}") as client:
+        ((answer,),) = client.infer("cifar10", [asked], outputs=best).as_numpy("probabilities")
+    assert answer.decode().endswith(":8:ship")
 
 
 def test_a_volume_takes_the_place_of_the_models(image: str, tmp_path: Path) -> None:
@@ -50,14 +48,14 @@ def test_a_volume_takes_the_place_of_the_models(image: str, tmp_path: Path) -> N
     for place in (tmp_path, *tmp_path.rglob("*")):
         place.chmod(0o755)
     models = ("--volume", f"{tmp_path}:/models:ro", "--env", "CONVOY_DEFAULT_MODEL=colours")
-    with running(image, *models) as container:
-        container.wait_until_healthy()
+    with running(image, UNWATCHED, *models) as container:
+        container.wait_until_ready()
         (prediction,) = container.request("/v1/predict", encode(picture("red")))["predictions"]
         assert prediction["label"] == "red"
 
 
 def test_without_its_model_it_ends_with_one_sentence(image: str) -> None:
-    with running(image, "--env", "CONVOY_DEFAULT_MODEL=none") as container:
+    with running(image, UNWATCHED, "--env", "CONVOY_DEFAULT_MODEL=none") as container:
         assert docker("wait", container.id).strip() == "1"
         assert "convoy: The default model none can't be served" in container.log
 
@@ -73,7 +71,7 @@ async def answered(load: Load, count: int) -> None:
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_sigterm_under_load_fails_no_request(image: str, workers: str) -> None:
     port = free_port()
-    graceful = ("--env", "CONVOY_LAME_DUCK_MS=500", "--env", f"CONVOY_WORKERS={workers}")
+    graceful = (UNWATCHED, "--env", "CONVOY_LAME_DUCK_MS=500", "--env", f"CONVOY_WORKERS={workers}")
 
     async def scenario(first: Container) -> tuple[int, Outcome]:
         load = Load(Target("127.0.0.1", port), [post(EXAMPLE.read_bytes(), "image/png", Head("test"))], 1, CONNECTIONS)
@@ -82,13 +80,13 @@ def test_sigterm_under_load_fails_no_request(image: str, workers: str) -> None:
         await answered(load, 100)
         status = await asyncio.to_thread(first.stop)
         with running(image, *graceful, port=port) as second:
-            await asyncio.to_thread(second.wait_until_healthy)
+            await asyncio.to_thread(second.wait_until_ready)
             await answered(load, load.outcome.answered + 100)
             over.set()
             return status, await loading
 
     with running(image, *graceful, port=port) as first:
-        first.wait_until_healthy()
+        first.wait_until_ready()
         status, outcome = asyncio.run(scenario(first))
     assert status == 0
     assert set(outcome.statuses) == {200}
@@ -108,12 +106,10 @@ print(sum(path.read_text().rpartition(')')[2].split()[0] == 'Z' for path in path
 """
 
 
-def test_orphans_leave_no_zombies(image: str) -> None:
-    with running(image) as container:
-        container.wait_until_healthy()
-        for _ in range(3):
-            container.python(ORPHAN)
-        until(lambda: container.python(ZOMBIES).strip() == "0")
+def test_orphans_leave_no_zombies(container: Container) -> None:
+    for _ in range(3):
+        container.python(ORPHAN)
+    until(lambda: container.python(ZOMBIES).strip() == "0")
 
 
 @pytest.fixture
@@ -127,12 +123,12 @@ def test_a_batch_outlives_its_container(image: str, volume: str) -> None:
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         tar.add(EXAMPLE, "ship.png")
-    with running(image, "--volume", f"{volume}:/jobs") as first:
-        first.wait_until_healthy()
+    with running(image, UNWATCHED, "--volume", f"{volume}:/jobs") as first:
+        first.wait_until_ready()
         batch = first.request("/v1/batches", archive.getvalue(), "application/x-tar")["id"]
         assert first.stop() == 0
-    with running(image, "--volume", f"{volume}:/jobs") as second:
-        second.wait_until_healthy()
+    with running(image, UNWATCHED, "--volume", f"{volume}:/jobs") as second:
+        second.wait_until_ready()
         until(lambda: second.request(f"/v1/batches/{batch}")["status"] == "succeeded")
         row = second.request(f"/v1/batches/{batch}/results")
         assert (row["id"], row["label"]) == ("ship.png", "ship")

@@ -138,7 +138,7 @@ def test_replicas_come_and_go_and_their_deaths_cost_no_more_than_was_in_flight(t
     models = tmp_path / "models"  # with no other model, which each replica would load too
     shutil.copytree(MODELS / "tutorial-cnn", models / "tutorial-cnn")
     with (
-        local_cluster(*[1] * (REPLICAS // 2 + 1)) as cluster,  # room for all replicas when one node is gone
+        local_cluster(0, *[1] * (REPLICAS // 2 + 1)) as cluster,  # room for all replicas when one node is gone
         serving(cluster, tmp_path, models, "tutorial-cnn", **autoscaling) as url,
     ):
         watch = Watch(cluster, tmp_path / "serve.log")

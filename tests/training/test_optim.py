@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
+from training import optim
 from training.architectures.blocks import Stage
 from training.architectures.plain_cnn import PlainCNN
 from training.optim import LR_SCHEDULES, OPTIMIZERS, Lookahead, Muon, orthogonal
@@ -64,6 +67,36 @@ def test_orthogonal_keeps_the_singular_vectors_and_levels_the_values(shape: tupl
     levelled = left.T @ orthogonal(matrix, steps=5) @ right.T
     assert ((levelled.diag() > 0.6) & (levelled.diag() < 1.3)).all()
     assert torch.allclose(levelled, levelled.diag().diag(), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("mine", "torchs", "settings"),
+    [
+        (optim.SGD, torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}),
+        (optim.Adam, torch.optim.Adam, {"lr": 0.1, "weight_decay": 0.1}),
+        (optim.LBFGS, torch.optim.LBFGS, {"max_iter": 5, "line_search_fn": "strong_wolfe"}),
+    ],
+)
+def test_without_the_compiler_an_optimiser_takes_the_same_steps(
+    mine: type[Optimizer], torchs: type[Optimizer], settings: dict[str, Any]
+) -> None:
+    inputs = torch.randn(7, 3, generator=torch.Generator().manual_seed(1))
+    weights = []
+    for kind in (mine, torchs):
+        weight = nn.Parameter(torch.randn(4, 3, generator=torch.Generator().manual_seed(0)))
+        optimizer = kind([weight], **settings)
+
+        def loss(weight: nn.Parameter = weight, optimizer: Optimizer = optimizer) -> float:
+            optimizer.zero_grad()
+            value = (weight @ inputs.T - 1).square().mean()
+            value.backward()  # type: ignore[no-untyped-call]
+            return value.item()
+
+        for _ in range(5):
+            optimizer.step(loss)
+            optimizer.load_state_dict(optimizer.state_dict())
+        weights.append(weight.detach())
+    assert torch.equal(*weights)
 
 
 def test_muon_without_orthogonal_is_nesterov_sgd() -> None:

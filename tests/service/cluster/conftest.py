@@ -11,5 +11,5 @@ from tests.cluster import LocalCluster, local_cluster
 
 @pytest.fixture(scope="package")
 def cluster() -> Iterator[LocalCluster]:
-    with local_cluster(1, head=1) as cluster:  # a node without CPUs is as dear to start, and to keep, as one with some
+    with local_cluster(1) as cluster:
         yield cluster
