@@ -39,7 +39,7 @@ EXPOSE 8000
 ENTRYPOINT ["dumb-init", "--single-child", "--", "convoy"]
 CMD ["serve"]
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --start-interval=500ms CMD \
-  ["python", "-c", "import os, urllib.request; urllib.request.urlopen(f'http://127.0.0.1:{os.environ.get(\"CONVOY_PORT\", 8000)}/readyz', timeout=4)"]
+  ["python", "-IS", "-c", "import http.client, os; asked = http.client.HTTPConnection('127.0.0.1', int(os.environ.get('CONVOY_PORT', 8000)), timeout=4); asked.request('GET', '/readyz'); raise SystemExit(asked.getresponse().status != 200)"]
 
 FROM service AS gpu
 COPY --from=packages-gpu /image /

@@ -70,7 +70,7 @@ class ModelRepository:
         Takes its time and changes nothing: whoever calls it publishes the result as `inventory`. Raises `StartupError`
         when the default model can't serve.
         """
-        found = self.find()
+        found = self.find() if self.stored(self.default) else Inventory()  # a slip is told before the others load
         if self.default not in found.loaded:
             reasons = [f"version {v}: {why}" for (name, v), why in found.failed.items() if name == self.default]
             self.discard(found)
