@@ -12,6 +12,7 @@ from training.architectures.plain_cnn import PlainCNN
 from training.architectures.tutorial_cnn import TutorialCNN
 from training.calibrate import Calibrator
 from training.onnx_graph import InferenceGraph, count_macs
+from training.optim import SGD
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def used(network: Network, pixels: Tensor) -> Network:
     """After some training, so that no statistic or bias is at its start."""
     torch.manual_seed(0)
     network.initialise([(pixels - network.mean) / network.std])
-    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.01)
+    optimizer = SGD([p for p in network.parameters() if p.requires_grad], lr=0.01)
     for _ in range(3):
         loss = nn.functional.cross_entropy(network(pixels), torch.arange(len(pixels)))
         optimizer.zero_grad()

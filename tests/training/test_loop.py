@@ -12,7 +12,7 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from tests.runs import CPU, SMALL, quarter, run, same_weights, untrained_teacher
+from tests.runs import CPU, SMALL, run, same_weights, small, untrained_teacher
 from training import checkpoint as checkpoints
 from training import loop
 from training.checkpoint import Teacher, load_teacher
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("narrow_networks")
 
 @pytest.fixture
 def data(generated_data: Path) -> TrainingData:
-    return quarter(load_training_data(generated_data))
+    return small(load_training_data(generated_data))
 
 
 def test_a_run_learns(data: TrainingData, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.runs import CPU, run
+from tests.runs import CPU, run, small
 from training import checkpoint
 from training.__main__ import parser
 from training.data import load_training_data
@@ -91,7 +91,7 @@ def test_a_run_without_loss_scaling_goes_on_with_it(generated_data: Path, tmp_pa
 
 @pytest.mark.usefixtures("narrow_networks")
 def test_a_run_that_held_nothing_back_teaches_nobody(generated_data: Path, tmp_path: Path) -> None:
-    train(run("cifar10-teacher-44", load_training_data(generated_data).whole()), tmp_path)
+    train(run("cifar10-teacher-44", small(load_training_data(generated_data)).whole()), tmp_path)
     for word in ("--teachers", "--start"):
         with pytest.raises(TrainingError, match="learned from the validation images too"):
             plan(options("tutorial", word, str(tmp_path)))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.runs import CPU, SMALL, quarter, run, untrained_teacher
+from tests.runs import CPU, SMALL, run, small, untrained_teacher
 from training import checkpoint as checkpoints
 from training import loop
 from training.checkpoint import EpochRecord, load_teacher
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("narrow_networks")
 
 @pytest.fixture
 def data(generated_data: Path) -> TrainingData:
-    return quarter(load_training_data(generated_data))
+    return small(load_training_data(generated_data))
 
 
 def test_the_last_epoch_may_end_early(data: TrainingData, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.runs import CPU, SMALL, exported_weights, run, untrained_teacher
-from training.architectures import Network
+from tests.runs import CPU, SMALL, exported_weights, run, small, untrained_teacher
+from training.architectures.plain_cnn import PlainCNN
 from training.checkpoint import network_of
 from training.data import TrainingData, load_training_data
 from training.device import Precision
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("narrow_networks")
 
 @pytest.fixture
 def data(generated_data: Path) -> TrainingData:
-    return load_training_data(generated_data)
+    return small(load_training_data(generated_data))
 
 
 def test_a_start_is_the_same_as_often_as_it_is_made(data: TrainingData) -> None:
@@ -59,9 +59,9 @@ def test_a_start_that_knows_other_classes_gives_all_but_its_last_layer(
     data: TrainingData, architecture: str, own: set[str]
 ) -> None:
     pets = replace(data, labels=("cat", "dog"))
-    config = with_overrides(replace(SMALL["tutorial"], architecture=architecture), start="untrained")
+    config = with_overrides(replace(SMALL["tutorial"], architecture=architecture, image_size=32), start="untrained")
     for known, fresh in ((pets, own), (data, set())):
-        start = untrained_teacher(1, known, architecture)
+        start = untrained_teacher(1, known, architecture, image_size=32)
         for mean in (weight for name, weight in start.model.items() if name.endswith("running_mean")):
             mean.fill_(0.1)  # as of one that has seen something
         each = Run("tutorial", config, data, CPU, Precision.FP32, (start,))
@@ -70,9 +70,10 @@ def test_a_start_that_knows_other_classes_gives_all_but_its_last_layer(
         assert {name for name in weights if not torch.equal(weights[name], start.model[name])} == fresh
 
 
-def test_a_network_from_an_exported_file_starts_as_what_it_was(data: TrainingData) -> None:
-    config = SMALL["cifar10"]
-    start, *teachers = (untrained_teacher(seed, data) for seed in range(len(config.teachers)))
+def test_a_network_from_an_exported_file_starts_as_what_it_was(generated_data: Path) -> None:
+    data = load_training_data(generated_data)  # all of it: two batches' statistics are to be alike
+    config = replace(SMALL["cifar10"], image_size=32)
+    start, *teachers = (untrained_teacher(seed, data, image_size=32) for seed in range(len(config.teachers)))
     network = network_of(start)
     measure_statistics(network, [pixels(data.train.images[:1_000])])
     exported = network_of(start)
@@ -88,7 +89,7 @@ def test_a_network_from_an_exported_file_starts_as_what_it_was(data: TrainingDat
 
 def test_whitening_sees_the_images_a_few_at_a_time(data: TrainingData, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    monkeypatch.setattr(Network, "initialise", lambda _, batches: sizes.extend(map(len, batches)))
+    monkeypatch.setattr(PlainCNN, "initialise", lambda _, batches: sizes.extend(map(len, batches)))
     build_network(SMALL["tutorial"], data, CPU)
     assert sum(sizes) == 200  # of which the fixture has it make do
     assert max(sizes) == WHITENING_BATCH
