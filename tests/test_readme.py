@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -162,13 +163,19 @@ def test_every_path_in_a_kubectl_command_is_there() -> None:
     assert all((ROOT / path).exists() for path in paths)
 
 
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Of a server as the README's examples ask it."""
+    with running(ROOT / "models", default_model="cifar10", precision="fp32", workers="1") as convoy:
+        yield f"127.0.0.1:{convoy.port}"
+
+
 @pytest.mark.parametrize("code", blocks("python"), ids=lambda code: code.split()[1])
-def test_a_client_gets_what_it_shows(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_gets_what_it_shows(code: str, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = README.partition(code)[2].partition("```text\n")[2].partition("```")[0]
     monkeypatch.chdir(ROOT)
-    with running(ROOT / "models", default_model="cifar10", precision="fp32") as convoy:
-        code = code.replace("127.0.0.1:8000", f"127.0.0.1:{convoy.port}")
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    code = code.replace("127.0.0.1:8000", address)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout == shown, done.stderr
 
 

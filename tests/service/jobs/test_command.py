@@ -18,11 +18,13 @@ from pyarrow import parquet
 
 from service.__main__ import main
 from service.choices import Choice
+from service.jobs.command import _folder
+from service.settings import Settings
 from tests.conftest import COLOURS, clear_environment, encode, picture
 from tests.service.jobs.packing import PACKERS, write_folder
 
 ROOT = Path(__file__).parents[3]
-COUNT = 4000
+COUNT = 2500
 PICTURES = [(f"{COLOURS[i % 3]}/{i:05}.png", encode(picture(COLOURS[i % 3]))) for i in range(COUNT)]
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("CONVOY_")}
 
@@ -121,19 +123,29 @@ def test_the_version_is_the_one_that_a_server_would_answer_by(models_dir: Path, 
     root = Path(shutil.copytree(models_dir, tmp_path / "models"))
     pictures = write_folder(tmp_path / "pictures", PICTURES[:1])
 
-    def sure(name: str, *more: str) -> float:
+    def sure(name: str) -> float:
         output = tmp_path / name
-        assert main([*arguments(pictures, output=output, models_dir=root), *more]) == 0
+        assert main(arguments(pictures, output=output, models_dir=root)) == 0
         return float(json.loads(output.read_text())["probability"])
 
-    first, second = sure("1.ndjson", "--version", "1"), sure("2.ndjson", "--version", "2")
-    assert first > second
-    assert sure("highest.ndjson") == second
+    second = sure("highest.ndjson")
     Choice("1").write(root / "colours")
-    assert sure("active.ndjson") == first
+    assert sure("active.ndjson") > second
+
+
+def test_a_version_that_is_named_goes_before_the_active_one_and_that_before_the_highest_wanted(
+    models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clear_environment(monkeypatch)
+    root = Path(shutil.copytree(models_dir, tmp_path / "models"))
+    settings = Settings(models_dir=root, default_model="colours")
+    assert [_folder(settings, "colours", each).name for each in ("1", "2", None)] == ["1", "2", "2"]
+    Choice("1").write(root / "colours")
+    assert [_folder(settings, None, each).name for each in ("1", "2", None)] == ["1", "2", "1"]
     Choice(None, frozenset({"2"})).write(root / "colours")
-    assert sure("wanted.ndjson") == first
-    assert sure("named.ndjson", "--version", "2") == second
+    assert [_folder(settings, None, each).name for each in ("1", "2", None)] == ["1", "2", "1"]
+    with pytest.raises(ValueError, match="There is no model colours 3 in "):
+        _folder(settings, None, "3")
 
 
 @pytest.mark.usefixtures("in_this_process")
