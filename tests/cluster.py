@@ -127,9 +127,15 @@ def main(head: str) -> None:
     """Start the head, say where it is, start a node for each line of the input, and stop all when it ends."""
     from ray.cluster_utils import Cluster
 
-    common = {"object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
+    common = {"object_store_memory": OBJECT_STORE_BYTES}
     cluster = Cluster()
-    cluster.add_node(num_cpus=float(head), node_ip_address="127.0.0.2", **common)
+    cluster.add_node(
+        num_cpus=float(head),
+        node_ip_address="127.0.0.2",
+        include_dashboard=False,
+        no_monitor=True,  # which would add nodes where they can be had
+        **common,
+    )
     try:
         tell(cluster.address)
         for number, line in enumerate(sys.stdin, 3):
