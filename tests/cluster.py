@@ -44,7 +44,7 @@ class LocalCluster:
     nodes: list[int] = field(default_factory=list)
 
     def add_node(self, cpus: float) -> None:
-        """Each costs the machine a quarter of a core for as long as the cluster lives, idle or not."""
+        """Its processes cost the machine something for as long as the cluster lives, idle or not."""
         assert self.process.stdin
         assert self.process.stdout
         self.process.stdin.write(f"{cpus}\n".encode())
