@@ -23,7 +23,7 @@ import yaml
 
 CONFIG = Path(__file__).parents[1] / "service" / "deploy" / "ray" / "serve.yaml"
 CPUS_PER_REPLICA = 0.5
-STARTUP_S = 300.0  # of a service, of which a machine with nothing else to do needs ten; Ray's command gives up sooner
+STARTUP_S = 600.0  # of a service, which takes ten seconds or, on a slow machine, minutes; Ray's command gives up sooner
 STARTS = 6  # Ray gives its nodes 30 s to start, which a machine with other work may not manage
 OBJECT_STORE_BYTES = 96 << 20
 ENVIRONMENT = {

@@ -62,10 +62,10 @@ def test_what_one_machine_began_the_cluster_ends_with_the_same_output_and_summar
     output = tmp_path / "out.ndjson"
     stop_after_one_chunk(monkeypatch)
     clear_environment(monkeypatch)
-    words = ["--output", output, "--models-dir", models_dir, "--model", "colours", "--device", "cpu"]
-    assert main(["score", *map(str, [*inputs, *words])]) == INTERRUPTED
+    model = ["--models-dir", models_dir, "--model", "colours", "--device", "cpu"]
+    assert main(["score", *map(str, [*inputs, "--output", output, *model])]) == INTERRUPTED
     assert 0 < len(partial(output).read_bytes()) < len(alone[0])
-    words = ["--summary", "--output", output, "--engine", "ray"]
+    words: list[str | Path] = ["--summary", "--output", output, "--engine", "ray"]
     together = score(*inputs, *words, models_dir=models_dir, RAY_ADDRESS=cluster.address)
     assert (output.read_bytes(), together.stdout) == alone, together.stderr
     rows = [json.loads(line) for line in output.read_bytes().splitlines()]
