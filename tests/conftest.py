@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import io
 import shutil
@@ -105,6 +106,12 @@ def encode(image: Image.Image, fmt: str = "PNG", **options: object) -> bytes:
     stream = io.BytesIO()
     image.save(stream, fmt, **options)
     return stream.getvalue()
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays; collections that go through it again take a second each on a slow machine."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

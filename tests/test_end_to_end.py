@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from service.settings import Settings
-from tests.conftest import REAL_DATA, encode
+from tests.conftest import encode
 from training.__main__ import main as convoy_train
 from training.data import load_training_data
 from training.onnx_graph import run_onnx
@@ -51,20 +51,13 @@ def server(*arguments: str, folder: Path) -> Iterator[tuple[subprocess.Popen[str
             process.communicate()
 
 
-@pytest.fixture
-def data_set(request: pytest.FixtureRequest) -> Path:
-    """The real CIFAR-10 where it is; the generated stand-in elsewhere."""
-    found: Path = REAL_DATA if REAL_DATA.is_dir() else request.getfixturevalue("generated_data")
-    return found
-
-
-def test_from_data_to_a_served_prediction(data_set: Path, tmp_path: Path) -> None:
-    run, model, data = tmp_path / "run", tmp_path / "models" / "fresh" / "1", ["--data", str(data_set)]
+def test_from_data_to_a_served_prediction(generated_data: Path, tmp_path: Path) -> None:
+    run, model, data = tmp_path / "run", tmp_path / "models" / "fresh" / "1", ["--data", str(generated_data)]
     assert convoy_train(["train", "tutorial", *data, "--output", str(run), "--max-steps", "40"]) == 0
     assert convoy_train(["export", str(run), str(model), *data]) == 0
     assert convoy_train(["evaluate", str(model), *data, "--record"]) == 0
 
-    images = load_training_data(data_set).validation.images[:12].numpy()
+    images = load_training_data(generated_data).validation.images[:12].numpy()
     expected = run_onnx(model / "model.onnx", images)
     labels = [json.loads((model / "metadata.json").read_text())["labels"][i] for i in expected.argmax(1)]
     pngs = [encode(Image.fromarray(image)) for image in images]

@@ -66,7 +66,7 @@ def test_the_real_data_has_its_official_size() -> None:
     real = load_training_data(REAL_DATA)
     assert (len(real.train), len(real.validation), len(load_test_split(REAL_DATA))) == (45_000, 5_000, 10_000)
     assert real.validation.labels.bincount().tolist() == [500] * 10
-    assert abs(float(real.train.images.double().mean()) - 120.7) < 0.1
+    assert abs(real.train.images.numpy().mean() - 120.7) < 0.1
 
 
 def test_a_damaged_file_is_named(generated_data: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -30,39 +31,49 @@ def trainer(data: TrainingData) -> Trainer:
     return Trainer("fast", config, data, torch.device("cpu"), Precision.FP32)
 
 
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the runs that these tests look at are kept."""
+    return tmp_path_factory.mktemp("shelf")
+
+
+@pytest.fixture
+def runs(shelf: Path, trainer: Trainer, data: TrainingData, tmp_path: Path) -> Path:
+    """Two seeds', trained once."""
+    if not (shelf / "runs").exists():
+        list(measured(trainer, range(2), shelf / "runs", data.validation))
+    return Path(shutil.copytree(shelf / "runs", tmp_path / "runs"))
+
+
 def test_every_seed_is_trained_and_measured_by_one_view_and_by_six(
-    trainer: Trainer, data: TrainingData, tmp_path: Path
+    trainer: Trainer, data: TrainingData, runs: Path
 ) -> None:
-    found = list(measured(trainer, range(2), tmp_path / "runs", data.validation))
+    found = list(measured(trainer, range(2), runs, data.validation))
     assert [trial.seed for trial in found] == [0, 1]
     assert all(trial.seconds > 0 for trial in found)
     assert all(trial.one_view > 0.2 and trial.six_views > 0.2 for trial in found)  # twice chance, after 22 steps
-    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"fast-0", "fast-1"}
+    assert {path.name for path in runs.iterdir()} == {"fast-0", "fast-1"}
 
 
 def test_finished_seeds_are_not_trained_again(
-    trainer: Trainer, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trainer: Trainer, data: TrainingData, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = list(measured(trainer, [0], tmp_path, data.validation))
     monkeypatch.setattr("training.loop.train_one_step", Mock(side_effect=AssertionError))
-    assert list(measured(trainer, [0], tmp_path, data.validation)) == first
+    (again,) = measured(trainer, [0], runs, data.validation)
+    assert again.seed == 0
 
 
-def test_a_run_with_other_settings_is_not_taken_for_a_trial(
-    trainer: Trainer, data: TrainingData, tmp_path: Path
-) -> None:
-    list(measured(trainer, [0], tmp_path, data.validation))
+def test_a_run_with_other_settings_is_not_taken_for_a_trial(trainer: Trainer, data: TrainingData, runs: Path) -> None:
     other = replace(trainer, config=replace(trainer.config, lr=1.0))
     with pytest.raises(CheckpointError, match="other settings"):
-        list(trials.measured(other, [0], tmp_path, data.validation))
+        list(trials.measured(other, [0], runs, data.validation))
 
 
 def test_a_run_in_another_number_format_is_not_taken_for_a_trial(
-    trainer: Trainer, data: TrainingData, tmp_path: Path
+    trainer: Trainer, data: TrainingData, runs: Path
 ) -> None:
-    list(measured(trainer, [0], tmp_path, data.validation))
     with pytest.raises(CheckpointError, match="holds a run in fp32; add --precision fp32"):
-        list(trials.measured(replace(trainer, precision=Precision.BF16), [0], tmp_path, data.validation))
+        list(trials.measured(replace(trainer, precision=Precision.BF16), [0], runs, data.validation))
 
 
 def test_numbers_of_views_are_never_mixed_in_the_summary() -> None:

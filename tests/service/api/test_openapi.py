@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,11 +11,18 @@ from starlette.testclient import TestClient
 
 from service.api.bodies import PredictResponse
 from service.api.uploads import RAW_IMAGE, READERS
+from service.app import create_app
+from service.settings import Settings
+from tests.conftest import clear_environment
 
 
-@pytest.fixture
-def document(client: TestClient) -> dict[str, Any]:
-    response = client.get("/openapi.json")
+@pytest.fixture(scope="module")
+def document(models_dir: Path) -> dict[str, Any]:
+    """Made once, which takes as long as all that is asked of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        clear_environment(patch)
+        settings = Settings(models_dir=models_dir, default_model="colours", device="cpu")
+    response = TestClient(create_app(settings)).get("/openapi.json")  # no model need be loaded for it
     assert response.status_code == 200
     return response.json()  # type: ignore[no-any-return]
 
