@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,10 +24,12 @@ import yaml
 CONFIG = Path(__file__).parents[1] / "service" / "deploy" / "ray" / "serve.yaml"
 CPUS_PER_REPLICA = 0.5
 STARTUP_S = 600.0  # of a service, which takes ten seconds or, on a slow machine, minutes; Ray's command gives up sooner
-STARTS = 6  # Ray gives its nodes 30 s to start, which a machine with other work may not manage
+STARTS = 3  # of a cluster
+NODE_S = 300.0  # until a node is known to the others
 OBJECT_STORE_BYTES = 96 << 20
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to Ray's makers
+    "RAY_gcs_server_port_wait_time_s": "300",
     "RAY_DEDUP_LOGS": "0",  # no line is left out of a log that tests read
     # A proxy that is slow to start is waited for: after three checks of 5 s it would be killed and started anew.
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
@@ -125,8 +127,10 @@ def is_ready(process: subprocess.Popen[bytes], port: int, deadline: float) -> bo
 
 def main(head: str) -> None:
     """Start the head, say where it is, start a node for each line of the input, and stop all when it ends."""
+    from ray._private import services
     from ray.cluster_utils import Cluster
 
+    services.get_node = patient(services.get_node)
     common = {"object_store_memory": OBJECT_STORE_BYTES}
     cluster = Cluster()
     cluster.add_node(
@@ -139,16 +143,26 @@ def main(head: str) -> None:
     try:
         tell(cluster.address)
         for number, line in enumerate(sys.stdin, 3):
-            for attempt in range(1, STARTS + 1):
-                try:
-                    node = cluster.add_node(num_cpus=float(line), node_ip_address=f"127.0.0.{number}", **common)
-                    break
-                except Exception:  # Ray raises nothing narrower
-                    if attempt == STARTS:
-                        raise
+            node = cluster.add_node(num_cpus=float(line), node_ip_address=f"127.0.0.{number}", **common)
             tell(node.all_processes["raylet"][0].process.pid)
     finally:
         cluster.shutdown()
+
+
+def patient(get_node: Callable[..., object]) -> Callable[..., object]:
+    """Ray gives up a node that is not known after 30 s, as on a slow machine, and it goes on starting."""
+
+    def wait(*which: object) -> object:
+        deadline = time.monotonic() + NODE_S
+        while True:
+            try:
+                return get_node(*which)
+            except RuntimeError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+
+    return wait
 
 
 def tell(value: object) -> None:

@@ -24,7 +24,7 @@ from training.golden import pictures
 KILLS = int(os.environ.get("CONVOY_TEST_KILLS", "1"))
 ARCHIVES = 2
 IMAGES = 2500 * (1 + KILLS)  # of both archives
-BEGIN_S = 300.0  # Ray needs seconds to begin, on a machine with other work minutes
+BEGIN_S = 600.0  # Ray needs seconds to begin, on a machine with other work minutes
 
 
 def command(archives: list[Path], output: Path, *words: str) -> list[str]:
