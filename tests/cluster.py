@@ -51,7 +51,9 @@ class LocalCluster:
         assert self.process.stdout
         self.process.stdin.write(f"{cpus}\n".encode())
         self.process.stdin.flush()
-        self.nodes.append(json.loads(self.process.stdout.readline() or "null"))
+        line = self.process.stdout.readline()
+        assert line, "Ray starts no further node"
+        self.nodes.append(json.loads(line))
 
     def kill(self, node: int) -> None:
         """End a node as a power cut would."""

@@ -23,7 +23,7 @@ def uncompiled(kind: type[Kind]) -> type[Kind]:
     """
     for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
         setattr(kind, name, inspect.unwrap(getattr(kind, name)))
-    setattr(kind, "step", torch.no_grad()(inspect.unwrap(kind.step)))  # noqa: B010 - mypy takes it for an instance's
+    kind.step = torch.no_grad()(inspect.unwrap(kind.step))  # type: ignore[method-assign]
     return kind
 
 

@@ -20,8 +20,6 @@ from tests.container.containers import Container, docker, free_port, running, un
 
 CONNECTIONS = 16
 KILLED, TERMINATED = 137, 143
-
-
 UNWATCHED = "--no-healthcheck"  # Docker would start a Python in it every half second
 
 
