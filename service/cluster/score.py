@@ -142,7 +142,7 @@ class Actor:
         if isinstance(self._scorer, StartupError):
             return self._scorer
         try:
-            return Done(self._scorer.score(read.chunk), read.truths, read.chunk.ids[-1])
+            return Done(self._scorer.score(read.chunk), read.truths, read.chunk.ids)
         except ServiceError as exc:
             return exc
 

@@ -5,11 +5,12 @@ Where the workers are is an `Engine`'s business: `processes` has them on this ma
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import multiprocessing
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -47,7 +48,7 @@ class Done:
 
     scored: Scored
     truths: list[str | None]
-    last_id: str | None
+    ids: list[str | None]
 
 
 # Parts, the index of the first input that has no row yet, the work, workers (0: as many as pay) → the rest, in order,
@@ -72,6 +73,7 @@ class Run:
     on_rows: Callable[[int], None] = lambda _count: None
     times: Times = field(default_factory=Times)
     stopped: bool = False
+    _order: str = ""  # see `chained`, of the inputs that have rows
 
     def stop(self) -> None:
         """Begin nothing more: for signal handlers, which an exception would let break in anywhere."""
@@ -102,23 +104,32 @@ class Run:
         if not self.ledger.rows:
             return
         self.tally.restore(self.ledger.kept["tally"])
-        left, last = self.ledger.rows, None
+        left = self.ledger.rows
         for part in parts:
-            for last in itertools.islice(part.inputs, left):  # noqa: B007 - wanted is the last one of all parts
+            for each in itertools.islice(part.inputs, left):
+                self._order = chained(self._order, [each.id])
                 part.passed += 1
             left -= part.passed
-        if left or last is None or last.id != self.ledger.kept["last_id"]:
+        if left or self._order != self.ledger.kept.get("order"):
             raise StartupError(
                 "The inputs have changed since the run was interrupted; delete the .partial files to start afresh."
             )
 
     def _take(self, done: Done) -> None:
         self.tally.add(done.scored.predictions, done.truths)
-        kept = {"tally": self.tally.record(), "last_id": done.last_id}
+        self._order = chained(self._order, done.ids)
+        kept = {"tally": self.tally.record(), "order": self._order}
         self.ledger.append(done.scored.rows, len(done.truths), kept)
         self.times.decode_s += done.scored.decode_s
         self.times.infer_s += done.scored.infer_s
         self.on_rows(len(done.truths))
+
+
+def chained(order: str, ids: Iterable[str | None]) -> str:
+    """A digest of all ids so far, from that of the earlier ones: other inputs, or others' order, have another one."""
+    for id_ in ids:
+        order = hashlib.blake2b(repr((order, id_)).encode(), digest_size=16).hexdigest()
+    return order
 
 
 def processes(parts: Sequence[Part], first: int, task: Task, workers: int) -> Generator[Done | None]:
@@ -132,10 +143,10 @@ def processes(parts: Sequence[Part], first: int, task: Task, workers: int) -> Ge
     for number in range(workers):
         numbers.put(number)
     pool = ProcessPoolExecutor(workers, context, initializer=start, initargs=(task, stop_here, numbers))
-    under_way: deque[tuple[Future[Scored], list[str | None], str | None]] = deque()
+    under_way: deque[tuple[Future[Scored], list[str | None], list[str | None]]] = deque()
     try:
         for chunk, truths in chunks(parts, first):
-            under_way.append((pool.submit(score, chunk), truths, chunk.ids[-1]))
+            under_way.append((pool.submit(score, chunk), truths, chunk.ids))
             yield None
             if len(under_way) == workers * CHUNKS_PER_WORKER:
                 yield from _awaited(*under_way.popleft())
@@ -151,10 +162,10 @@ def processes(parts: Sequence[Part], first: int, task: Task, workers: int) -> Ge
         stop_here.close()
 
 
-def _awaited(scored: Future[Scored], truths: list[str | None], last_id: str | None) -> Iterator[Done | None]:
+def _awaited(scored: Future[Scored], truths: list[str | None], ids: list[str | None]) -> Iterator[Done | None]:
     while not wait([scored], POLL_S).done:
         yield None
-    yield Done(scored.result(), truths, last_id)
+    yield Done(scored.result(), truths, ids)
 
 
 def chunks(parts: Sequence[Part], first: int) -> Iterator[tuple[Chunk, list[str | None]]]:

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,17 @@ def test_inputs_that_have_changed_are_not_gone_on_with(task: Task, a_run: Runs) 
     first.ledger.close()
     with pytest.raises(StartupError, match="have changed"):
         a_run().score([Part([], some(19))], task, processes, workers=1)
+
+
+def test_nor_are_those_of_which_as_many_were_added_as_taken_away(task: Task, a_run: Runs) -> None:
+    first = a_run()
+    first.score([Part([], some(20))], task, processes, workers=1)
+    first.ledger.close()
+    others = [replace(each, id="new") if each.id == "3" else each for each in some(25)]
+    second = a_run()
+    with pytest.raises(StartupError, match="have changed"):
+        second.score([Part([], iter(others))], task, processes, workers=1)
+    assert second.ledger.rows == 20
 
 
 def test_what_is_done_is_kept_when_the_source_breaks_off(task: Task, a_run: Runs, tmp_path: Path) -> None:
