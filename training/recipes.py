@@ -94,11 +94,6 @@ MOSTLY_CLEAN = replace(  # at the end, on pictures as they come, and averaged
 FURTHER = replace(  # from a finished network, with a larger teacher, a little more damaged
     MOSTLY_CLEAN, degradations=("dark-4", "enlarged-4", "noise-4", "grey-10", "jpeg-25"), view_cycle=16
 )
-PAIRED = replace(  # and half of the pictures patched together from two, a few faded
-    FURTHER,
-    augmentations=("alternating-flip", "crop-4", "cutmix-50"),
-    degradations=(*FURTHER.degradations, "faded-4"),
-)
 DAMAGED = ("augmix-40", "dark-10", "enlarged-10", "noise-20", "grey-10", "jpeg-33")
 PICTURES = replace(
     FROM_LABELS,
@@ -128,22 +123,6 @@ RECIPES: dict[str, TrainConfig] = {
         teachers=("cifar10", "cifar10-teacher-wide"),
         restarts=(8, 16, 24),
         start_weight=2,
-    ),
-    "cifar10-paired": replace(
-        PAIRED,
-        architecture="excited-cnn",
-        epochs=40,
-        teachers=("cifar10-further", "cifar10-teacher-wide", "cifar10-teacher-mixed"),
-        restarts=(16, 24, 32),
-        start_weight=2,
-    ),
-    "cifar10-patient": replace(
-        PAIRED,
-        architecture="excited-cnn",
-        epochs=80,
-        teachers=("cifar10-further", "cifar10-paired"),
-        inherit_answers=True,
-        restarts=(64,),
     ),
     "cifar10-excited": replace(
         FROM_TEACHERS,
@@ -201,14 +180,6 @@ RECIPES: dict[str, TrainConfig] = {
         architecture="excited-cnn-small",
         epochs=64,
         teachers=("cifar10-small", "cifar10-further"),
-        inherit_answers=True,
-        restarts=(32, 40, 48, 56),
-    ),
-    "cifar10-small-paired": replace(
-        PAIRED,
-        architecture="excited-cnn-small",
-        epochs=64,
-        teachers=("cifar10-small-further", "cifar10-paired"),
         inherit_answers=True,
         restarts=(32, 40, 48, 56),
     ),
