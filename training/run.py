@@ -78,7 +78,7 @@ class Run:
         self.kept.append({name: value.clone() for name, value in self.model.state_dict().items()})
         if self.step == self.total_steps:
             start = [self.start.network().state_dict()] * self.config.start_weight if self.roles.start else []
-            batches = self.start.trained_on()
+            batches = self.start.typical_batches()
             with self.precision.autocast(self.device):
                 average(self.model, [*start, *self.kept], batches)
 

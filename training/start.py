@@ -46,17 +46,6 @@ class Start:
                     unfold(network, self.typical_batches())
         return network
 
-    def trained_on(self) -> Iterator[Tensor]:
-        """float pixels (N, 3, H, W) of the first images, all degraded as for the network that is trained here.
-
-        What a mean of networks is to have the statistics of: by those of cleaner pictures the same weights were less
-        often right about validation images, whole ones, JPEGs and grey ones alike.
-        """
-        generator = torch.Generator().manual_seed(self.config.seed)
-        images = self.data.train.images[:STATISTICS_IMAGES].to(self.device)
-        for batch in torch.split(images, STATISTICS_BATCH):
-            yield pixels(degrade(batch, self.config.degradations, generator))
-
     def typical_batches(self) -> Iterator[Tensor]:
         """float pixels (N, 3, H, W) of the first images, every other degraded as for the network at the start."""
         config = self.teacher.config if self.teacher else self.config

@@ -87,19 +87,6 @@ def test_a_network_from_an_exported_file_starts_as_what_it_was(generated_data: P
     assert not torch.allclose(exported.train()(images), expected, atol=0.2)
 
 
-def test_statistics_of_a_mean_are_of_pictures_degraded_as_for_this_run_and_not_as_for_its_start(
-    data: TrainingData,
-) -> None:
-    each = run("cifar10", data, replace(SMALL["cifar10"], degradations=("grey-10",)))
-    assert each.teachers[0].config.degradations != ("grey-10",)
-    seen = torch.cat(list(each.start.trained_on()))
-    untouched = (seen == pixels(data.train.images)).flatten(1).all(1)
-    grey = (seen[:, :1] == seen).flatten(1).all(1)
-    assert bool((untouched | grey).all())
-    assert 0.03 < float(grey.double().mean()) < 0.2
-    assert torch.equal(seen, torch.cat(list(each.start.trained_on())))
-
-
 def test_whitening_sees_the_images_a_few_at_a_time(data: TrainingData, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     monkeypatch.setattr(PlainCNN, "initialise", lambda _, batches: sizes.extend(map(len, batches)))
