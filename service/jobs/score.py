@@ -73,7 +73,7 @@ class Run:
     on_rows: Callable[[int], None] = lambda _count: None
     times: Times = field(default_factory=Times)
     stopped: bool = False
-    _order: str = ""  # see `chained`, of the inputs that have rows
+    _order: str = field(default="", init=False)  # see `chained`, of the inputs that have rows
 
     def stop(self) -> None:
         """Begin nothing more: for signal handlers, which an exception would let break in anywhere."""
@@ -112,7 +112,8 @@ class Run:
             left -= part.passed
         if left or self._order != self.ledger.kept.get("order"):
             raise StartupError(
-                "The inputs have changed since the run was interrupted; delete the .partial files to start afresh."
+                "The inputs have changed since the run was interrupted, or another version of Convoy began it; "
+                "delete the .partial files to start afresh."
             )
 
     def _take(self, done: Done) -> None:
