@@ -151,11 +151,12 @@ def test_a_full_queue_is_no_illness_while_batches_are_answered(
     async def scenario() -> None:
         async with running(settings.model_copy(update={"max_batch_size": 1})) as (models, _):
             active = models.choose()
-            infer = active.batcher._run
+            infer, engine = active.batcher._run, asyncio.Lock()
 
             async def slowly(rows: Rows) -> Probabilities:
-                await asyncio.sleep(0.25)
-                return await infer(rows)
+                async with engine:  # a batch that was handed over ahead waits: 12 take 3 s, longer than a heartbeat
+                    await asyncio.sleep(0.25)
+                    return await infer(rows)
 
             monkeypatch.setattr(active.batcher, "_run", slowly)
             waiting = [asyncio.create_task(active.batcher.submit(active.loaded.canary)) for _ in range(12)]
