@@ -66,6 +66,8 @@ def create_app(settings: Settings, counters: Counters | None = None, number: int
         await served.start()
         runner.start()
         yield
+        if app.rpc:
+            await app.rpc.stop()  # its requests need what ends here
         await runner.stop()
         await served.stop()
         explainer.close()

@@ -6,6 +6,7 @@ that HTTP's would have. Processes share the port (SO_REUSEPORT), so each connect
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -35,6 +36,7 @@ CODES = {
     HTTPStatus.INSUFFICIENT_STORAGE: grpc.StatusCode.INTERNAL,
 }  # all others: INVALID_ARGUMENT
 RETRY = "grpc-retry-pushback-ms"  # when a client may try again: gRPC's proposal A6
+QUIET_S = 5.0  # while stopping: gRPC may hold a request that arrives as it stops and never hand it over
 Method = Callable[[Message, grpc.aio.ServicerContext], Awaitable[Message]]
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,8 @@ class RpcServer:
     ) -> None:
         self._methods, self._settings, self._log, self._keys, self._right = methods, settings, log, keys, right
         self._server: grpc.aio.Server | None = None
+        self._stopping: asyncio.Future[None] | None = None
+        self._begun = self._ended = 0  # requests
 
     async def start(self) -> None:
         """Begin to answer; raises `RuntimeError` when the port can't be had."""
@@ -70,9 +74,20 @@ class RpcServer:
         await self._server.start()
 
     async def stop(self) -> None:
-        """Take no more requests, and let those under way finish."""
+        """Take no more requests, and let those under way finish; it can be awaited by several."""
         if self._server:
-            await self._server.stop(self._settings.drain_timeout_ms / 1000)
+            self._stopping = self._stopping or asyncio.ensure_future(self._stop(self._server))
+            await asyncio.shield(self._stopping)
+
+    async def _stop(self, server: grpc.aio.Server) -> None:
+        stopped = asyncio.ensure_future(server.stop(self._settings.drain_timeout_ms / 1000))
+        seen = None
+        while seen != (self._begun, self._begun):  # none was under way, and none has come since
+            seen = self._begun, self._ended
+            if (await asyncio.wait([stopped], timeout=QUIET_S))[0]:
+                return
+        await server.stop(None)
+        await stopped
 
     def _method(self, name: str, answer: Answer) -> Method:
         """`answer`, with what every request has: an id, perhaps a key, a count, a log line, an error's code."""
@@ -81,6 +96,8 @@ class RpcServer:
 
         async def method(message: Message, context: grpc.aio.ServicerContext) -> Message:
             began = time.perf_counter()
+            self._begun += 1
+            context.add_done_callback(self._answered)
             headers = {key.encode(): _bytes(value) for key, value in context.invocation_metadata() or ()}
             current, malformed = identify(headers.get(HEADER))
             telemetry.request_id.set(current.decode())  # of this task alone
@@ -111,6 +128,9 @@ class RpcServer:
             raise AssertionError("unreachable: `abort` raises")
 
         return method
+
+    def _answered(self, _context: object) -> None:
+        self._ended += 1
 
 
 def _bytes(value: str | bytes) -> bytes:
