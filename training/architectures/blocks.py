@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.architectures.small_maps import Convolution
+
 SQUEEZE = 8  # times fewer channels between squeeze and excitation
 
 
@@ -124,7 +126,7 @@ class Residual(nn.Sequential):
 
 def _identity_conv(inputs: int, outputs: int) -> nn.Conv2d:
     """A 3×3 convolution that passes its inputs on unchanged before it has learned anything."""
-    conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+    conv = Convolution(inputs, outputs)
     nn.init.dirac_(conv.weight.data[:inputs])
     return conv
 
