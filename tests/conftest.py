@@ -186,3 +186,4 @@ def narrow_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ARCHITECTURES, "plain-cnn", narrow)
     monkeypatch.setitem(ARCHITECTURES, "plain-cnn-small", partial(narrow, depths=(2, 3, 3)))
     monkeypatch.setitem(ARCHITECTURES, "excited-cnn-small", partial(narrow, depths=(2, 3, 3), excited=True))
+    monkeypatch.setitem(ARCHITECTURES, "speed-cnn", partial(narrow, patch=2, directions=12, smooth=True))

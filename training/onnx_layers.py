@@ -118,6 +118,10 @@ def _relu(writer: LayerWriter, _layer: nn.ReLU, _name: str, x: Value) -> str:
     return writer.nodes.add("Relu", x.name)
 
 
+def _gelu(writer: LayerWriter, layer: nn.GELU, _name: str, x: Value) -> str:
+    return writer.nodes.add("Gelu", x.name, approximate=layer.approximate)
+
+
 def _flatten(writer: LayerWriter, layer: nn.Flatten, name: str, x: Value) -> str:
     _, features = layer(x.example).shape
     shape = writer.nodes.constant([0, features], named=f"{name}.shape", dtype=np.int64)
@@ -132,6 +136,7 @@ Writer: TypeAlias = Callable[[LayerWriter, Any, str, Value], str]
 WRITERS: dict[type[nn.Module], Writer] = {
     nn.Conv2d: _convolution,
     nn.ReLU: _relu,
+    nn.GELU: _gelu,
     nn.MaxPool2d: _max_pool,
     nn.Flatten: _flatten,
     nn.Linear: _linear,

@@ -18,7 +18,7 @@ class Nodes:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 
-    def add(self, kind: str, *inputs: str, named: str | None = None, **attributes: int | Sequence[int]) -> str:
+    def add(self, kind: str, *inputs: str, named: str | None = None, **attributes: int | str | Sequence[int]) -> str:
         """One more; returns the name of its output."""
         name = f"{self._prefix}{kind}_{len(self.nodes)}"
         output = named or name

@@ -20,6 +20,7 @@ NAME = "model.stages.onnx"
 KINDS: dict[str, tuple[str, StageKind]] = {  # operator → what its stages are called, numbered, and their kind
     "Conv": ("conv", "convolution"),
     "Relu": ("relu", "activation"),
+    "Gelu": ("gelu", "activation"),
     "MaxPool": ("pool", "pooling"),
     "AveragePool": ("mean", "pooling"),
     "GlobalAveragePool": ("mean", "pooling"),

@@ -52,7 +52,8 @@ def test_folding_changes_nothing(name: str, pixels: Tensor) -> None:
 def test_the_folded_graph_has_only_plain_layers(name: str) -> None:
     graph = InferenceGraph(ARCHITECTURES[name](10), Calibrator())
     kinds = {type(layer) for layer in graph.layers.modules() if not isinstance(layer, nn.Sequential)}
-    assert kinds == {nn.Conv2d, nn.ReLU, nn.MaxPool2d, nn.Flatten, nn.Linear}
+    activation = nn.GELU if name == "speed-cnn" else nn.ReLU
+    assert kinds == {nn.Conv2d, activation, nn.MaxPool2d, nn.Flatten, nn.Linear}
 
 
 def test_a_network_with_squeeze_and_excitation_starts_as_the_same_without(pixels: Tensor) -> None:
@@ -87,16 +88,23 @@ def test_the_served_networks_are_shaped_for_cpus(name: str, millions: float) -> 
     assert all(isinstance(layers[i - 1], nn.ReLU) for i, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d))
 
 
-def test_whitening_makes_patches_white() -> None:
+def test_the_speed_network_costs_no_more_than_the_records() -> None:
+    graph = InferenceGraph(ARCHITECTURES["speed-cnn"](10), Calibrator())
+    assert round(count_macs(graph, height=32, width=32) / 1e6, 1) == 118.1
+
+
+@pytest.mark.parametrize(("name", "directions"), [("plain-cnn", 16), ("speed-cnn", 12)])
+def test_whitening_makes_patches_white(name: str, directions: int) -> None:
     generator = torch.Generator().manual_seed(0)
     smooth = nn.functional.avg_pool2d(torch.randn((64, 3, 36, 36), generator=generator), 5, stride=1) * 3
-    network = PlainCNN()
+    network = ARCHITECTURES[name](10)
+    assert isinstance(network, PlainCNN)
     network.initialise([smooth])
     with torch.no_grad():
-        responses = network.whiten(smooth)[:, :16].transpose(0, 1).flatten(1)
+        responses = network.whiten(smooth)[:, :directions].transpose(0, 1).flatten(1)
     covariance = torch.cov(responses)
     assert (covariance - torch.diag(covariance.diag())).abs().max() < 0.05
-    assert torch.allclose(network.whiten.weight[:16], -network.whiten.weight[16:])
+    assert torch.allclose(network.whiten.weight[:directions], -network.whiten.weight[directions:])
 
 
 def test_whitening_is_the_same_in_one_batch_and_in_many() -> None:

@@ -27,6 +27,8 @@ LAYERS: list[Callable[[], nn.Module]] = [
     lambda: nn.Conv2d(4, 6, (3, 5), stride=(2, 1), padding=(0, 2), bias=False),
     lambda: nn.Conv2d(4, 8, 3, padding=2, dilation=2, groups=2),
     lambda: nn.ReLU(),
+    lambda: nn.GELU(),
+    lambda: nn.GELU("tanh"),
     lambda: nn.MaxPool2d(2),
     lambda: nn.MaxPool2d((3, 2), stride=(2, 3), padding=(1, 0), ceil_mode=True),
     lambda: nn.MaxPool2d(3, stride=1, padding=1, dilation=2, ceil_mode=False),
@@ -77,10 +79,10 @@ def test_every_kind_of_layer_is_tried() -> None:
 
 def test_a_layer_without_onnx_is_named_with_those_that_have_it() -> None:
     told = re.escape(
-        "No ONNX is known for the layer GELU; have the architecture's inference_layers consist of Conv2d, "
+        "No ONNX is known for the layer SiLU; have the architecture's inference_layers consist of Conv2d, "
     )
     with pytest.raises(ExportError, match=told):
-        write_layers(Nodes(), nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU()), "layers", "x", (1, 3, 8, 8))
+        write_layers(Nodes(), nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU()), "layers", "x", (1, 3, 8, 8))
 
 
 @pytest.mark.parametrize("conv", [nn.Conv2d(3, 4, 3, padding="same"), nn.Conv2d(3, 4, 3, padding_mode="reflect")])

@@ -21,6 +21,7 @@ ARCHITECTURES: dict[str, Build] = {  # with their multiply-accumulates at 32 × 
     "excited-cnn": partial(PlainCNN, widths=(64, 160, 256), depths=(2, 3, 3), excited=True),  # 97.7 million
     "excited-cnn-small": partial(PlainCNN, widths=(32, 80, 128), depths=(2, 3, 3), excited=True),  # 29.2 million
     "excited-cnn-wide": partial(PlainCNN, widths=(128, 384, 512), depths=(3, 3, 3), excited=True),  # 459.2 million
+    "speed-cnn": partial(PlainCNN, widths=(64, 256, 256), patch=2, directions=12, smooth=True),  # 118.1 million
     "tutorial-cnn": TutorialCNN,
 }
 

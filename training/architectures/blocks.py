@@ -44,6 +44,25 @@ class Stage(nn.Module):
         )
 
 
+class SmoothStage(Stage):
+    """A stage with GELU in ReLU's place: for its size it learns a little more, and is the slower network in use."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As `Stage.forward`."""
+        x = F.gelu(self.norm1(F.max_pool2d(self.conv1(x), 2)))
+        return F.gelu(self.norm2(self.conv2(x)))
+
+    def inference_layers(self) -> Iterator[nn.Module]:
+        """As `forward`; GELU stays behind the pooling, since it is no rising function."""
+        yield from (
+            _fold(self.conv1, self.norm1),
+            nn.MaxPool2d(2),
+            nn.GELU(),
+            _fold(self.conv2, self.norm2),
+            nn.GELU(),
+        )
+
+
 class ResidualStage(Stage):
     """A stage whose second convolution is followed by a third; what entered the second is added to what they make."""
 
@@ -150,9 +169,9 @@ def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
 
 
 def convolution(weight: Tensor, bias: Tensor | None, padding: int = 0) -> nn.Conv2d:
-    """A 3×3 convolution with copies of these weights."""
-    outputs, inputs, *_ = weight.shape
-    conv = nn.Conv2d(inputs, outputs, 3, padding=padding)
+    """A convolution with copies of these weights."""
+    outputs, inputs, height, width = weight.shape
+    conv = nn.Conv2d(inputs, outputs, (height, width), padding=padding)
     assert bias is not None
     conv.weight.data, conv.bias.data = weight.detach().clone(), bias.detach().clone()  # type: ignore[union-attr]
     return conv

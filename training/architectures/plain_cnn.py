@@ -11,6 +11,7 @@ squeeze and excitation (J. Hu et al., "Squeeze-and-excitation networks", 2018): 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
@@ -18,22 +19,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.architectures.blocks import ExcitedStage, ResidualStage, Stage, convolution
+from training.architectures.blocks import ExcitedStage, ResidualStage, SmoothStage, Stage, convolution
 from training.architectures.network import CIFAR10_MEAN, CIFAR10_STD, Network, Weights
+from training.architectures.whitening import whitening_filters
 from training.errors import ArchitectureError
 
-WHITENING_EPSILON = 5e-4
 SMALLEST = 10  # pixels of an image's side, with which there are some left for the last stage
-WHITENED_DIRECTIONS = 16  # of the 27 of a 3×3×3 patch, by variance; each as a filter and its negative
 HEAD_SCALE = 1 / 9
 
 
 class PlainCNN(Network):
-    """3×3 whitening → per stage [conv, pool, conv and perhaps another] → pool → linear.
+    """Whitening → per stage [conv, pool, conv and perhaps another] → pool → linear.
 
     `widths` are the channels of the stages, `depths` their convolutions; 32 × 32 pixels become 30 → 15 → 7 → 3 → 1, and
-    those of any other `size` as many times fewer. With `excited`, stages of three convolutions have squeeze and
-    excitation. Raises `ArchitectureError` for images that are gone before the last stage.
+    those of any other `size` as many times fewer. What is whitened are patches of `patch` × `patch` pixels, in so many
+    `directions` of most variance, each with a filter and its negative. With `excited`, stages of three convolutions
+    have squeeze and excitation; with `smooth`, those of two have GELU in ReLU's place, and so has the whitening.
+    Raises `ArchitectureError` for images that are gone before the last stage.
     """
 
     def __init__(
@@ -42,25 +44,27 @@ class PlainCNN(Network):
         widths: tuple[int, ...] = (64, 240, 256),
         depths: tuple[int, ...] = (2, 2, 2),
         *,
+        patch: int = 3,
+        directions: int = 16,
         excited: bool = False,
+        smooth: bool = False,
         size: int = 32,
     ) -> None:
         super().__init__(CIFAR10_MEAN, CIFAR10_STD)
-        self.last_pool = (size - 2) >> len(widths)
+        self.last_pool = (size - patch + 1) >> len(widths)
         if self.last_pool < 1:
             raise ArchitectureError(f"Images of {size} × {size} pixels are too small; take {SMALLEST} or more.")
-        self.whiten = nn.Conv2d(3, 2 * WHITENED_DIRECTIONS, 3)
+        self.whiten = nn.Conv2d(3, 2 * directions, patch)
         self.whiten.weight.requires_grad = False
-        inputs = (2 * WHITENED_DIRECTIONS, *widths)
-        residual = ExcitedStage if excited else ResidualStage
-        self.stages = nn.ModuleList(
-            (Stage if depth == 2 else residual)(i, o) for i, o, depth in zip(inputs, widths, depths, strict=False)
-        )
+        self.activation = nn.GELU() if smooth else nn.ReLU()
+        inputs = (2 * directions, *widths)
+        kinds = {2: SmoothStage if smooth else Stage, 3: ExcitedStage if excited else ResidualStage}
+        self.stages = nn.ModuleList(kinds[depth](i, o) for i, o, depth in zip(inputs, widths, depths, strict=False))
         self.head = nn.Linear(widths[-1], classes, bias=False)
 
     def classify(self, x: Tensor) -> Tensor:
         """See `Network.classify`."""
-        x = F.relu(self.whiten(x))
+        x = self.activation(self.whiten(x))
         for stage in self.stages:
             x = stage(x)
         x = F.max_pool2d(x, self.last_pool).flatten(1)
@@ -74,7 +78,7 @@ class PlainCNN(Network):
 
     def inference_layers(self) -> Iterator[nn.Module]:
         """See `Network.inference_layers`."""
-        yield from (convolution(self.whiten.weight, self.whiten.bias), nn.ReLU())
+        yield from (convolution(self.whiten.weight, self.whiten.bias), copy.copy(self.activation))
         for stage in self.stages:
             assert isinstance(stage, Stage)
             yield from stage.inference_layers()
@@ -100,20 +104,8 @@ class PlainCNN(Network):
         self.head.weight.copy_(head / HEAD_SCALE)
 
     def initialise(self, batches: Iterable[Tensor]) -> None:
-        """Whiten the 3×3 patches of images: eigenvectors of their covariance over the root of the eigenvalues.
-
-        Only one batch's patches are there at a time: they take 72 times the memory of the pictures' bytes.
-        """
-        count, total, products = 0, torch.zeros(27).double(), torch.zeros(27, 27).double()
-        for images in batches:
-            patches = images.unfold(2, 3, 1).unfold(3, 3, 1)  # (N, 3, H-2, W-2, 3, 3)
-            patches = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, 27).double()
-            count += len(patches)
-            total += patches.sum(0)
-            products += patches.T @ patches
-        covariance = (products - torch.outer(total, total) / count) / (count - 1)
-        eigenvalues, eigenvectors = torch.linalg.eigh(covariance)  # ascending
-        scale = torch.rsqrt(eigenvalues + WHITENING_EPSILON)
-        filters = (eigenvectors * scale).T[-WHITENED_DIRECTIONS:].reshape(-1, 3, 3, 3).float()
+        """Whiten the patches of images, see `whitening_filters`."""
+        patch, directions = self.whiten.kernel_size[0], self.whiten.out_channels // 2
+        filters = whitening_filters(batches, patch, directions)
         self.whiten.weight.data = torch.cat([filters, -filters]).to(self.whiten.weight)
         nn.init.zeros_(self.whiten.bias)  # type: ignore[arg-type]  # this convolution has one
