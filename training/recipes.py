@@ -221,10 +221,12 @@ RECIPES: dict[str, TrainConfig] = {
     "pictures-upright": replace(PICTURES, augmentations=("crop-4",)),  # for what has no mirror image, as letters
     "fast": replace(
         FROM_LABELS,
+        architecture="speed-cnn",
         epochs=9.9,
         batch_size=1000,
-        lr=11.5,
-        muon_lr=0.2,
+        lr=8.5,
+        muon_lr=0.17,
+        muon_momentum=0.6,
         augmentations=("alternating-flip", "crop-2"),
         label_smoothing=0.2,
         weight_decay=0.0153,
