@@ -142,5 +142,5 @@ def test_speed_measures_both_sides_in_every_round(
 
     monkeypatch.setattr(speed, "images_per_second", measure)
     assert main(["speed", "fast", "--data", str(generated_data), "--rounds", "4", "--images", "7"]) == 0
-    assert asked == [("plain-cnn", 4, 7)]
+    assert asked == [(RECIPES["fast"].architecture, 4, 7)]
     assert capsys.readouterr().out.endswith("ratio    1.50\n")
