@@ -6,6 +6,7 @@ import gc
 import hashlib
 import io
 import shutil
+import signal
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,8 @@ from training.architectures.plain_cnn import PlainCNN
 from training.stages import write_stages
 
 torch.set_num_threads(1)  # the networks here are so small that more threads only wait for each other
+# A shell's background job ignores Ctrl-C, and so would what the tests start in it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 COLOURS = ("red", "green", "blue")
 SIZE = 8
