@@ -36,7 +36,7 @@ CODES = {
     HTTPStatus.INSUFFICIENT_STORAGE: grpc.StatusCode.INTERNAL,
 }  # all others: INVALID_ARGUMENT
 RETRY = "grpc-retry-pushback-ms"  # when a client may try again: gRPC's proposal A6
-QUIET_S = 5.0  # while stopping: gRPC may hold a request that arrives as it stops and never hand it over
+QUIET_S = 5.0  # while stopping: gRPC may never hand over a request that arrives as it stops, nor a message half sent
 Method = Callable[[Message, grpc.aio.ServicerContext], Awaitable[Message]]
 logger = logging.getLogger(__name__)
 

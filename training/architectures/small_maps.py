@@ -10,16 +10,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 HAS_AMX = bool(torch.cpu.get_capabilities().get("amx_bf16"))
-LARGEST = 7  # pixels of a side: from here up, a row of maps is no quicker than one map after the other
+LARGEST = 7  # pixels of a side: of 15, a row of maps takes longer than one map after the other
 AT_ONCE = 16  # maps in a row
 
 
 class Convolution(nn.Conv2d):
     """3×3, without bias, its inputs padded by one pixel: same height and width out as in.
 
-    oneDNN cuts the work along a map's rows, and AMX multiplies 16 pixels of one at a time: of a map of 3 × 3 it
-    uses a few percent. On two cores of such a Xeon a row of 16 maps takes a sixth of the time there (512 channels,
-    forward and backward), and two thirds of it with 7 × 7; without AMX it takes longer than the maps themselves.
+    oneDNN is slow with small maps there, above all in the gradients of the filters. On two cores of a Xeon, rows of
+    16 maps took a sixth of the time with 3 × 3 pixels (512 channels, forward and backward), and two thirds of it with
+    7 × 7. In float32 and without AMX, rows of maps of 7 × 7 took longer than one map after the other.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:

@@ -21,7 +21,7 @@ from service.rpc import server as rpc
 from service.rpc.methods import SERVICE
 from service.rpc.server import RpcServer
 from service.settings import Settings
-from tests.conftest import SIZE
+from tests.conftest import SIZE, clear_environment
 
 Answer = Callable[[pb.ModelInferRequest, float | None], Awaitable[pb.ModelInferResponse]]
 PATH = f"/{SERVICE}/ModelInfer"
@@ -63,6 +63,7 @@ def ask(channel: grpc.aio.Channel) -> Awaitable[pb.ModelInferResponse]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    clear_environment(monkeypatch)
     monkeypatch.setattr(rpc, "QUIET_S", 0.05)
 
 
