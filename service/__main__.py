@@ -26,7 +26,7 @@ EXAMPLE = Path(__file__).parent / "web" / "example.png"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; what keeps it from running is one sentence on stderr and exit status 1."""
+    """Run one command; what keeps it from running is one sentence on stderr and exit status 1, Ctrl-C is 130."""
     given = sys.argv[1:] if arguments is None else arguments
     options = parser(given[0] if given else None).parse_args(given)
     try:
@@ -34,6 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
     except StartupError as exc:
         print(f"convoy: {exc}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("convoy: stopped.", file=sys.stderr)
+        return 130
     return status
 
 

@@ -80,6 +80,10 @@ class Server(uvicorn.Server):
             await self._stop_listening(sockets)
         rpc = self._rpc.stop() if self._rpc else asyncio.sleep(0)
         await asyncio.gather(super().shutdown(sockets), rpc)
+        if self.force_exit:  # then uvicorn leaves both out
+            for task in self.server_state.tasks:
+                task.cancel()
+            await self.lifespan.shutdown()
 
     async def _stop_listening(self, listeners: list[socket.socket]) -> None:
         time.sleep(SILENCE_S)  # not asyncio's: nothing else is to run meanwhile
@@ -104,15 +108,27 @@ class Server(uvicorn.Server):
         """A connection has ended."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature is uvicorn's
-        """SIGTERM: unready, a while later no new connections, finish what runs. SIGINT: the same without the while."""
+        """SIGTERM: unready, a while later no new connections, finish what runs. SIGINT: the same without the while.
+
+        SIGINT once more: finish nothing.
+        """
         self._models.draining = True
         if self._leaving and sig == signal.SIGINT:
             self.force_exit = True
+            if self._loop:
+                self._loop.call_soon_threadsafe(self._abandon)
         if self._loop and sig == signal.SIGTERM and not self._leaving:
             self._loop.call_soon_threadsafe(self._loop.call_later, self._lame_duck_s, self._exit)
         else:
             self._exit()
         self._leaving = True
+
+    def _abandon(self) -> None:
+        """Cut off what is under way."""
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()  # from Python 3.12 on a closed listener waits for each
+        if self._rpc:
+            self._rpc.abandon()
 
     def reload(self) -> None:
         """Serve what the model repository holds now; one look at it after the other."""

@@ -109,6 +109,9 @@ class Supervisor:
         return int(self._failed)
 
     def _interrupted(self) -> None:
+        if self._hurried.is_set():  # twice: nobody wants to wait for what runs
+            for worker in self._workers:
+                worker.process.send_signal(signal.SIGINT)
         self._hurried.set()
         self._stop.set()
 

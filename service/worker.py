@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import mmap
 import os
+import signal
 import socket
 import sys
 
@@ -22,6 +23,7 @@ from service.settings import Settings
 
 def main(channel: int, counters: int, strip: int) -> int:
     """Serve until the parent says otherwise; what keeps it from starting is one sentence on stderr and status 1."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # from the parent, to who serves: a moment later it means nothing
     settings = Settings.model_validate_json(sys.stdin.read())
     telemetry.configure(settings.log_format)
     try:

@@ -50,6 +50,7 @@ class RpcServer:
         self._methods, self._settings, self._log, self._keys, self._right = methods, settings, log, keys, right
         self._server: grpc.aio.Server | None = None
         self._stopping: asyncio.Future[None] | None = None
+        self._abandoning: asyncio.Future[None] | None = None
         self._begun = self._ended = 0  # requests
 
     async def start(self) -> None:
@@ -78,6 +79,11 @@ class RpcServer:
         if self._server:
             self._stopping = self._stopping or asyncio.ensure_future(self._stop(self._server))
             await asyncio.shield(self._stopping)
+
+    def abandon(self) -> None:
+        """Cut off what is under way, so that `stop` has nothing to wait for."""
+        if self._server:
+            self._abandoning = asyncio.ensure_future(self._server.stop(None))
 
     async def _stop(self, server: grpc.aio.Server) -> None:
         stopped = asyncio.ensure_future(server.stop(self._settings.drain_timeout_ms / 1000))

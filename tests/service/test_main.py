@@ -8,10 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import get_args
+from unittest.mock import Mock
 
 import pytest
 
-from service.__main__ import example_request, main, parser
+from service.__main__ import COMMANDS, example_request, main, parser
 from service.app import create_app
 from service.errors import StartupError
 from service.listening import listen
@@ -60,6 +61,16 @@ def test_what_keeps_it_from_starting_is_one_sentence(
     error = capfd.readouterr().err
     assert error.startswith(sentence)
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["serve", "score", "bench", "tune"])
+def test_ctrl_c_is_one_sentence(
+    command: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_nothing = Mock(side_effect=lambda subparser: subparser.set_defaults(run=Mock(side_effect=KeyboardInterrupt)))
+    monkeypatch.setitem(COMMANDS, command, ("", add_nothing))
+    assert main([command]) == 130
+    assert capfd.readouterr().err == "convoy: stopped.\n"
 
 
 def test_a_taken_grpc_port_is_known_before_anything_else(

@@ -164,6 +164,22 @@ def test_ctrl_c_waits_for_no_balancer(models_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
+def test_ctrl_c_twice_waits_for_no_request(models_dir: Path, workers: str) -> None:
+    with running(models_dir, workers=workers, drain_timeout_ms="600000") as convoy:
+        connection = convoy.connect()
+        connection.putrequest("POST", "/v1/predict")
+        connection.putheader("Content-Type", "image/png")
+        connection.putheader("Content-Length", str(len(RED)))
+        connection.endheaders(RED[:10])
+        assert predict(convoy.connect()) == 200
+        convoy.process.send_signal(signal.SIGINT)
+        convoy.wait_for("Waiting for connections to close")
+        convoy.process.send_signal(signal.SIGINT)
+        assert convoy.process.wait(60) == 0
+    assert "Traceback" not in "".join(convoy.log)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
 def test_sigterm_under_load_leaves_no_request_without_an_answer(models_dir: Path, workers: str) -> None:
     """Every answer of a stopping service ends its connection, so that connections begin until the very last moment."""
 

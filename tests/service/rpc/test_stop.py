@@ -107,6 +107,29 @@ def test_requests_under_way_are_answered_however_quiet_it_is_meanwhile() -> None
     asyncio.run(play())
 
 
+def test_an_end_that_is_not_to_wait_cuts_off_what_is_under_way() -> None:
+    async def play() -> None:
+        asked = asyncio.Event()
+
+        async def held(_request: pb.ModelInferRequest, _seconds: float | None) -> pb.ModelInferResponse:
+            asked.set()
+            await asyncio.Event().wait()
+            raise AssertionError("unreachable")
+
+        async with serving(held) as (server, channel):
+            answer = asyncio.ensure_future(ask(channel))
+            await asked.wait()
+            stop = asyncio.create_task(server.stop())
+            done, _ = await asyncio.wait([stop], timeout=10 * rpc.QUIET_S)
+            assert not done
+            server.abandon()
+            await stop
+            with pytest.raises(grpc.aio.AioRpcError):
+                await answer
+
+    asyncio.run(play())
+
+
 def test_what_requests_need_is_there_until_the_last_is_answered(settings: Settings) -> None:
     app, rows = create_app(settings), np.zeros((2, SIZE, SIZE, 3), np.uint8)
     answered: list[int] = []
