@@ -11,7 +11,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -95,27 +95,42 @@ class Engine:
     def warm_up(self) -> None:
         """Run every batch size that requests will meet, so that none of them pays for the first time.
 
-        On the way the sizes are measured. Beyond some size an image takes longer again, since a batch does not fit the
-        processor's caches any more, or the batch as a whole takes too long: that is where batches end unless the
-        settings say otherwise.
+        On the way they are measured, and where the settings demand no size, the largest worthwhile one is found.
         """
-        best, seconds, seconds_per_row = 0, 0.0, math.inf
-        for place, size in enumerate(self._batch_sizes):
-            if not self._provider.memory and size < LEAST and seconds >= INLINE_S:
-                continue  # a size that is neither padded to nor run on the event loop: nobody asks how long it takes
-            tried = self._choose_size and size > LEAST
-            if tried and (place - best > PATIENCE or size * seconds_per_row > LONGEST_S):
-                break
-            worthwhile = size * seconds_per_row * (1 - WORTHWHILE) - BATCH_S if tried else math.inf
-            seconds = self._time(np.zeros((size, *self._row_shape), np.uint8), worthwhile)
-            if not self._provider.memory and seconds < INLINE_S:
-                self._inline_rows = size
-            if seconds < worthwhile:
-                best, seconds_per_row = place, (seconds + BATCH_S) / size
+        always = [size for size in self._batch_sizes if size <= LEAST or not self._choose_size]
+        seconds = 0.0
+        for size in always:
+            if self._provider.memory or seconds < INLINE_S or size >= LEAST:  # others: nobody asks how long they take
+                seconds = self._measure(size, math.inf)
         if self._choose_size:
-            self._batch_sizes = self._batch_sizes[: best + 1]
-            self.max_batch_size = self._batch_sizes[-1]
-            self._bound = {size: bound for size, bound in self._bound.items() if size in self._batch_sizes}
+            self.max_batch_size = self._largest_worthwhile(always[-1], seconds, self._batch_sizes[len(always) :])
+            self._batch_sizes = tuple(size for size in self._batch_sizes if size <= self.max_batch_size)
+            self._bound = {size: bound for size, bound in self._bound.items() if size <= self.max_batch_size}
+
+    def _largest_worthwhile(self, size: int, seconds: float, larger: Sequence[int]) -> int:
+        """`size`, which takes so long, or the one of the `larger` sizes at which batches should end.
+
+        Beyond some size an image takes longer again, since a batch does not fit the processor's caches any more, or
+        the batch as a whole takes too long.
+        """
+        best, seconds_per_row, in_vain = size, (seconds + BATCH_S) / size, 0
+        for size in larger:
+            if in_vain == PATIENCE or size * seconds_per_row > LONGEST_S:
+                break
+            worthwhile = size * seconds_per_row * (1 - WORTHWHILE) - BATCH_S
+            seconds = self._measure(size, worthwhile)
+            if seconds < worthwhile:
+                best, seconds_per_row, in_vain = size, (seconds + BATCH_S) / size, 0
+            else:
+                in_vain += 1
+        return best
+
+    def _measure(self, size: int, worthwhile: float) -> float:
+        """`_time` of so many rows; from now on they run on the event loop, if they are quick and may."""
+        seconds = self._time(np.zeros((size, *self._row_shape), np.uint8), worthwhile)
+        if not self._provider.memory and seconds < INLINE_S:
+            self._inline_rows = size
+        return seconds
 
     def _time(self, rows: Rows, worthwhile: float) -> float:
         """Seconds that the inference of `rows` takes when nothing disturbs it and it is not the first of its size.
