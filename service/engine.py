@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,20 +32,19 @@ WORTHWHILE = 0.03  # of an image's time: what a larger batch must save, since wh
 PATIENCE = 2  # batch sizes in a row that save nothing, before larger ones are not tried any more
 LONGEST_S = 0.15  # of a batch larger than LEAST: whoever is in it waits as long, and so does the start, which tries it
 INLINE_S = 0.004  # a shorter inference runs on the event loop: to a thread and back would cost more than the waiting
-BACKGROUND_NICE = 10  # a ninth of a core that requests want whole, and all of one that they leave
+BACKGROUND_NICE = 10  # more than requests: a ninth of a core that they want whole, and all of one that they leave
 logger = logging.getLogger(__name__)
 
 
 def background_thread(threads_per_inference: int) -> ThreadPoolExecutor | None:
     """A thread for work that can wait; None where the system can't be told that it can.
 
-    Only Linux gives each thread a priority of its own (setpriority(2)), and an inference on several threads would run
+    Only Linux gives each thread a priority of its own (nice(2)), and an inference on several threads would run
     on those that requests use. Requests then take turns with such work instead of running over it.
     """
     if sys.platform != "linux" or threads_per_inference > 1:
         return None
-    give_way = partial(os.setpriority, os.PRIO_PROCESS, 0, BACKGROUND_NICE)  # 0 is the calling thread
-    return ThreadPoolExecutor(1, thread_name_prefix="background", initializer=give_way)
+    return ThreadPoolExecutor(1, thread_name_prefix="background", initializer=os.nice, initargs=(BACKGROUND_NICE,))
 
 
 class Engine:

@@ -116,8 +116,20 @@ def clocked(engine: Engine, seconds: Mapping[int, float], monkeypatch: pytest.Mo
 def test_work_that_can_wait_gives_way_to_requests(model_file: Path) -> None:
     engine, rows = open_engine(model_file), np.zeros((3, SIZE, SIZE, 3), np.uint8)
     assert engine.background
-    assert engine.background.submit(os.getpriority, os.PRIO_PROCESS, 0).result() > os.getpriority(os.PRIO_PROCESS, 0)
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert engine.background.submit(os.getpriority, os.PRIO_PROCESS, 0).result() == min(own + 10, 19)
     assert np.array_equal(asyncio.run(engine.run_in_background(rows)), engine.infer(rows))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives each thread a priority of its own")
+def test_it_gives_way_in_a_process_that_gives_way_itself() -> None:
+    """Started with `nice -n 15`, where only root might set it to 10."""
+    program = (
+        "import os; from service.engine import background_thread; os.nice(15 - os.getpriority(os.PRIO_PROCESS, 0))\n"
+        "print(background_thread(1).submit(os.getpriority, os.PRIO_PROCESS, 0).result(), os.nice(0))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "19 15\n"
 
 
 def test_inferences_on_several_threads_have_no_background(model_file: Path) -> None:
