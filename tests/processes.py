@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 WORKERS = 2
@@ -50,6 +50,11 @@ class Convoy:
             enough = self.logged.wait_for(lambda: sum(text in line for line in self.log) >= times, timeout=60)
             assert enough, self.log
 
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.port}"
+
     def connect(self) -> http.client.HTTPConnection:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         self._open.callback(connection.close)
@@ -57,20 +62,34 @@ class Convoy:
 
     def workers(self) -> list[int]:
         """Process ids of the workers."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return [int(pid) for pid in children.split()]
+        return children(self.process.pid)
+
+    def kill(self) -> None:
+        """SIGKILL to the parent first, so that it starts no more workers, then to them and what they have started."""
+        family = [self.process.pid]
+        for pid in family:
+            with suppress(FileNotFoundError):
+                family += children(pid)
+        for pid in family:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def close(self) -> None:
         """Leave nothing behind, however the test went."""
         self._open.close()
         if self.process.poll() is None:
-            self.process.kill()
+            self.kill()
         self._reader.join()
         self.process.communicate()
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
+
+
+def children(pid: int) -> list[int]:
+    """Process ids of what the process has started and not outlived."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @contextmanager

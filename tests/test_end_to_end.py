@@ -5,14 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
-import re
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
@@ -20,35 +17,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.settings import Settings
 from tests.conftest import encode
+from tests.processes import Convoy, running
 from training.__main__ import main as convoy_train
 from training.data import load_training_data
 from training.onnx_graph import run_onnx
-
-
-@contextmanager
-def server(*arguments: str, folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`convoy serve` as a process on a free port; yields it and its address once it listens."""
-    settings = {f"CONVOY_{name.upper()}" for name in Settings.model_fields}
-    environment = {name: value for name, value in os.environ.items() if name not in settings}
-    with (folder / "server.log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "service", "serve", "--port", "0", *arguments],
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            env=environment,
-            cwd=Path(__file__).parents[1],
-        )
-        try:
-            assert process.stdout
-            found = re.search(r"http://[^ ]+", process.stdout.readline())
-            assert found, (folder / "server.log").read_text()
-            yield process, found[0]
-        finally:
-            process.kill()
-            process.communicate()
 
 
 def test_from_data_to_a_served_prediction(generated_data: Path, tmp_path: Path) -> None:
@@ -62,15 +35,14 @@ def test_from_data_to_a_served_prediction(generated_data: Path, tmp_path: Path) 
     labels = [json.loads((model / "metadata.json").read_text())["labels"][i] for i in expected.argmax(1)]
     pngs = [encode(Image.fromarray(image)) for image in images]
 
-    arguments = ["--models-dir", str(tmp_path / "models"), "--default-model", "fresh", "--device", "cpu"]
-    arguments += ["--precision", "fp32", "--log-requests", "all"]
-    with server(*arguments, folder=tmp_path) as (process, url), httpx2.Client(base_url=url) as client:
+    settings = {"default_model": "fresh", "precision": "fp32", "log_requests": "all"}
+    with running(tmp_path / "models", **settings) as convoy, httpx2.Client(base_url=convoy.url) as client:
         assert client.get("/readyz").status_code == 200
         check_every_body(client, images, pngs, expected, labels)
         check_errors(client, pngs)
-        finish_under_way(process, url, images)
-        assert process.wait(20) == 0
-    log = [json.loads(line) for line in (tmp_path / "server.log").read_text().splitlines()]
+        finish_under_way(convoy, images)
+        assert convoy.process.wait(20) == 0
+    log = [json.loads(line) for line in convoy.log]
     assert any(entry["message"] == "request" and entry["request_id"] == "from-the-test" for entry in log)
     assert not [entry for entry in log if entry["level"] in ("error", "critical")]
 
@@ -107,7 +79,7 @@ def check_errors(client: httpx2.Client, pngs: list[bytes]) -> None:
     assert [("error" in prediction) for prediction in mixed.json()["predictions"]] == [False, True]
 
 
-def finish_under_way(process: subprocess.Popen[str], url: str, images: np.ndarray) -> None:
+def finish_under_way(convoy: Convoy, images: np.ndarray) -> None:
     """SIGTERM while a large request is being sent and answered: it still gets its answer."""
     stream = io.BytesIO()
     np.save(stream, np.concatenate([images] * 80))
@@ -121,24 +93,25 @@ def finish_under_way(process: subprocess.Popen[str], url: str, images: np.ndarra
 
     def ask() -> None:
         headers = {"content-type": "application/x-npy", "content-length": str(len(body))}
-        answers.append(httpx2.post(f"{url}/v1/predict", content=chunks(), headers=headers, timeout=30).status_code)
+        answers.append(
+            httpx2.post(f"{convoy.url}/v1/predict", content=chunks(), headers=headers, timeout=30).status_code
+        )
 
     signalled = threading.Event()
     asking = threading.Thread(target=ask)
     asking.start()
     assert half_sent.wait(10)
-    process.send_signal(signal.SIGTERM)
+    convoy.process.send_signal(signal.SIGTERM)
     signalled.set()
     asking.join(30)
     assert answers == [200]
 
 
-def test_a_port_that_is_taken_is_an_exit_status(models_dir: Path, tmp_path: Path) -> None:
-    arguments = ["--models-dir", str(models_dir), "--default-model", "colours", "--device", "cpu"]
-    with server(*arguments, folder=tmp_path) as (_, url):
-        port = url.rpartition(":")[2]
+def test_a_port_that_is_taken_is_an_exit_status(models_dir: Path) -> None:
+    with running(models_dir) as convoy:
+        port = str(convoy.port)
         again = subprocess.run(
-            [sys.executable, "-m", "service", "serve", "--port", port, *arguments],
+            [sys.executable, "-m", "service", "serve", "--port", port],
             capture_output=True,
             text=True,
             check=False,

@@ -11,11 +11,8 @@ import json
 import os
 import random
 import re
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +21,8 @@ import pytest
 
 from service.decoding import decode
 from service.metadata import ModelMetadata
-from service.settings import Settings
 from tests.conftest import encode
+from tests.processes import running
 from training.golden import pictures
 from training.onnx_graph import run_onnx
 
@@ -87,30 +84,6 @@ def traffic(good: list[Request], count: int, seed: int) -> Iterator[Request]:
             yield request
 
 
-@contextmanager
-def server(folder: Path) -> Iterator[int]:
-    """`convoy serve` with two workers; yields its port."""
-    settings = {f"CONVOY_{name.upper()}" for name in Settings.model_fields}
-    with (folder / "server.log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "service", "serve", "--port=0", "--workers=2", "--default-model=tutorial-cnn"],
-            stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT,
-            env={name: value for name, value in os.environ.items() if name not in settings},
-        )  # fmt: skip
-        try:
-            assert process.stdout
-            found = re.search(r"http://127\.0\.0\.1:(\d+)", process.stdout.readline())
-            assert found, (folder / "server.log").read_text()
-            yield int(found[1])
-        finally:
-            process.terminate()
-            try:
-                process.communicate(timeout=60)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.communicate()
-
-
 class Client:
     """One keep-alive connection's worth of traffic; counts what is wrong by kind."""
 
@@ -165,15 +138,16 @@ async def metrics(port: int) -> dict[str, float]:
     return {key: float(value) for key, _, value in (line.rpartition(" ") for line in lines if line[:1] != "#")}
 
 
-def test_no_innocent_request_fails_and_no_answer_is_anothers(good: list[Request], tmp_path: Path) -> None:
+def test_no_innocent_request_fails_and_no_answer_is_anothers(good: list[Request]) -> None:
     async def scenario(port: int) -> tuple[list[Client], dict[str, float]]:
         requests = traffic(good, REQUESTS, seed=1)
         clients = [Client(port, requests) for _ in range(CONNECTIONS)]
         await asyncio.gather(*(client.run() for client in clients))
         return clients, await metrics(port)
 
-    with server(tmp_path) as port:
-        clients, counted = asyncio.run(scenario(port))
+    with running(ROOT / "models", default_model="tutorial-cnn") as convoy:
+        clients, counted = asyncio.run(scenario(convoy.port))
+        assert convoy.stop() == 0
     wrong = [text for client in clients for text in client.wrong]
     assert not wrong, (len(wrong), wrong[:5])
     right = sum((client.right for client in clients), Counter[str]())
