@@ -48,6 +48,11 @@ class Worker:
         self.connections += 1
         return True
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send it, unless the process has ended, of which its keeper may not have heard yet."""
+        with suppress(ProcessLookupError):
+            self.process.send_signal(number)
+
 
 class Supervisor:
     """Keeps `count` workers, told their `settings` as JSON, behind one listening socket until SIGTERM or SIGINT."""
@@ -100,18 +105,18 @@ class Supervisor:
         for connection in last:
             self._place(connection)
         for worker in self._workers:
-            worker.process.terminate()
+            worker.signal(signal.SIGTERM)
         _, late = await asyncio.wait(self._keepers, timeout=self._drain_timeout_s + 5)
         for worker in self._workers if late else ():
             logger.error("worker %d did not stop in time and is killed", worker.process.pid)
-            worker.process.kill()
+            worker.signal(signal.SIGKILL)
         os.close(self._counters)
         return int(self._failed)
 
     def _interrupted(self) -> None:
         if self._hurried.is_set():  # twice: nobody wants to wait for what runs
             for worker in self._workers:
-                worker.process.send_signal(signal.SIGINT)
+                worker.signal(signal.SIGINT)
         self._hurried.set()
         self._stop.set()
 

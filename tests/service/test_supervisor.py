@@ -320,7 +320,7 @@ def test_the_first_worker_has_the_time_to_say_why_none_can_start() -> None:
                 events.append(f"{strip} ended")
                 return 1
 
-            process = Mock(wait=wait, terminate=lambda: events.append(f"{strip} terminated"))
+            process = Mock(wait=wait, send_signal=lambda number: events.append(f"{strip} told {number.name}"))
             worker = Worker(process, Channel(socket.socket()), 0.0)
             self._workers.append(worker)
             return worker
@@ -331,3 +331,31 @@ def test_the_first_worker_has_the_time_to_say_why_none_can_start() -> None:
 
     assert asyncio.run(run()) == 1
     assert events == ["1 ended", "0 ended"]
+
+
+def test_the_service_ends_though_a_worker_has_ended_before_it_is_told_to() -> None:
+    class Ended(Supervisor):
+        async def _start(self, strip: int) -> Worker:  # noqa: ARG002 - the signature is the supervisor's
+            process = await asyncio.create_subprocess_exec("true")
+            while process.returncode is None:
+                await asyncio.sleep(0.01)
+            self._stop.set()
+            told = asyncio.Event()
+
+            async def wait() -> int:
+                await told.wait()
+                return 0
+
+            def send_signal(number: signal.Signals) -> None:
+                told.set()
+                process.send_signal(number)
+
+            worker = Worker(Mock(wait=wait, send_signal=send_signal), Mock(), 0.0)
+            self._workers.append(worker)
+            return worker
+
+    async def run() -> int:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            return await Ended(listener, b"", count=1, lame_duck_s=0, drain_timeout_s=0, announce=lambda: None).run()
+
+    assert asyncio.run(run()) == 0
