@@ -128,6 +128,7 @@ def _direct(
         route(predict.METHOD, predict.PATH, images, refusal=images.refusal),
         *(route(open_inference.METHOD, path, tensors) for path in open_inference.PATHS),
         route(explain.METHOD, explain.PATH, explain.Explain(served, explainer, settings)),
+        log=log,
     )
 
 

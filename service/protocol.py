@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.api.direct import DirectRoute, DirectRoutes, Header
@@ -20,7 +21,8 @@ from service.serving import ServedModels
 
 FIRST_REQUEST_S = 0.5  # how long a stopping process waits for the first request on a connection
 DIRECT_BYTES = 1 << 20  # larger bodies are worth being read with ASGI's care, piece by piece
-HEAD_BYTES = 64 << 10  # how much of a head may arrive beyond its first piece
+HEAD_BYTES = 64 << 10  # how much of a head, or of what is no body, may arrive beyond its first piece
+NO_REQUEST = "The bytes are no HTTP/1.1 request; send a request line, one line for each field, and then the body."
 
 
 class Protocol(HttpToolsProtocol):
@@ -41,10 +43,10 @@ class Protocol(HttpToolsProtocol):
         self._plain = PlainHead(self._hottest.method, self._hottest.path)
         self._arriving = False  # between the beginning of a request and its end
         self._in_head = False  # and that of its head
-        self._head_bytes = 0  # that have arrived of it after its first piece
-        self._quiet_since = (
-            0.0  # when anything happened last that the client can be given time for, on the loop's clock
-        )
+        self._deaf = False  # whatever comes is not listened to any more
+        self._more_bytes = 0  # that have arrived since its first piece, or since the last one of its body
+        self._quiet_since = 0.0  # when something happened last that gives the client time, on the loop's clock
+        self._unread = 0  # bytes of answers that the client had not taken at the timer's last look
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """A client has connected."""
@@ -55,14 +57,20 @@ class Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes are there."""
+        if self._deaf:
+            return
         if self._hottest.refusing and self._refused(data):
             return
-        in_head = self._in_head
-        super().data_received(data if self._arriving else without_upgrade(data))
-        if in_head and self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES:
-                self.send_400_response("The head of the request is too long; put what is large into its body.")
+        if self._arriving:
+            self._more_bytes += len(data)
+        try:
+            self.parser.feed_data(data if self._arriving else without_upgrade(data))
+        except httptools.HttpParserUpgrade:
+            self._unsupported_upgrade_warning()
+        except httptools.HttpParserError:
+            self.send_400_response(NO_REQUEST)
+        if self._more_bytes > HEAD_BYTES:
+            self.send_400_response("The head of the request is too long; put what is large into its body.")
 
     def _refused(self, data: bytes) -> bool:
         """Refuse a request that is whole and plain by its head, if there is no time for it."""
@@ -76,20 +84,43 @@ class Protocol(HttpToolsProtocol):
 
     def _unsupported_upgrade_warning(self) -> None:
         """A wish for another protocol that was not seen in time: what follows is in nobody's protocol any more."""
-        self.cycle.disconnected = True
+        self.cycle.disconnected = self.cycle.response_complete = True
         self.send_400_response("This service speaks HTTP/1.1 alone; send the request without an Upgrade field.")
+
+    def send_400_response(self, msg: str) -> None:
+        """What came can't be understood, nor what may follow it: say so once every request before it has its answer."""
+        in_body = self._arriving and not self._in_head
+        if self.cycle and not self.cycle.response_complete and not in_body:
+            self.cycle.keep_alive, self._deaf = False, True  # to stop reading would reset the connection at its end
+            return
+        if self.transport.is_closing():
+            return
+        if in_body:
+            self.cycle.disconnected = True
+            if self.pipeline or self.cycle.response_started:  # it would stand in another answer's place
+                self.transport.close()
+                return
+        path = self.url.partition(b"?")[0].decode("ascii", "backslashreplace")
+        exchange = Exchange(self, self._hottest, path, {}, b"")
+        exchange.keep_alive = False
+        method = self.parser.get_method().decode() if path else ""  # not known before there is one
+        exchange.send(*self._routes.malformed(method, path, msg))
 
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
         self._arriving = self._in_head = True
-        self._head_bytes, self._quiet_since = 0, self.loop.time()
+        self._more_bytes, self._quiet_since = 0, self.loop.time()
         self._direct = None
         self.scope["extensions"] = {CONNECTION_EXTENSION: self._connection}  # type: ignore[dict-item]
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A field; blanks around its value are no part of it, and behind a body there are none (RFC 9110, 5.5, 6.5.1)."""
+        if self._in_head:
+            super().on_header(name, value.strip(b" \t"))
+
     def on_headers_complete(self) -> None:
         """The head is there."""
-        self._in_head = False
         path, _, query = self.url.partition(b"?")
         headers = joined(self.headers)
         route = self._hottest if path == self._path else self._find(path)
@@ -99,6 +130,7 @@ class Protocol(HttpToolsProtocol):
             super().on_headers_complete()
             if self.cycle and self.models.draining:  # the next request is for another instance
                 self.cycle.keep_alive = False
+        self._in_head, self._more_bytes = False, 0
 
     def _find(self, path: bytes) -> DirectRoute | None:
         """Another route than the hottest; a path that has to be decoded is ASGI's business."""
@@ -123,7 +155,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body is there."""
-        self._quiet_since = self.loop.time()
+        self._more_bytes, self._quiet_since = 0, self.loop.time()
         if self._direct:
             self._direct.pieces.append(body)
         else:
@@ -131,7 +163,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The request is there."""
-        self._arriving = False
+        self._arriving, self._more_bytes = False, 0
         if self._direct:
             self._direct.keep_alive = self._direct.keep_alive and self.parser.should_keep_alive()
             request = self._direct.request(self._connection)
@@ -159,12 +191,13 @@ class Protocol(HttpToolsProtocol):
             self.flow.resume_reading()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close a connection whose client has done nothing for so long, or has not ended a head."""
-        now = self.loop.time()
-        if not self._waits_for_client:
+        """Close a connection whose client has done nothing for so long, read nothing, or not ended a head."""
+        now, unread = self.loop.time(), self.transport.get_write_buffer_size()
+        if unread < self._unread or not self._waits_for_client:
             self._quiet_since = now
+        self._unread = unread
         if now - self._quiet_since >= self.timeout_keep_alive:
-            super().timeout_keep_alive_handler()
+            (self.transport.abort if unread else self.transport.close)()  # to close is to wait until it has read
         else:
             self.timeout_keep_alive_task = self.loop.call_later(
                 self._quiet_since + self.timeout_keep_alive - now, self.timeout_keep_alive_handler
@@ -172,10 +205,17 @@ class Protocol(HttpToolsProtocol):
 
     @property
     def _waits_for_client(self) -> bool:
-        """Whether it is the client that has to do something: begin a request, or go on with one."""
+        """Whether it is the client that has to do something: read, begin a request, or go on with one."""
+        if self.flow.write_paused:
+            return True
         if self.flow.read_paused or self.pipeline:
             return False
         return self._free or (self._arriving and not self._in_head)
+
+    def pause_writing(self) -> None:
+        """The client takes less than it is sent: it has time from now on."""
+        super().pause_writing()
+        self._quiet_since = self.loop.time()
 
     def _unset_keepalive_if_required(self) -> None:
         """Let it run."""
@@ -201,6 +241,7 @@ class Exchange:
     """A request to a direct route and its reply: what uvicorn's `RequestResponseCycle` is to the others."""
 
     message_event = asyncio.Event()  # uvicorn sets it when the connection ends; nobody waits for it here
+    response_started = False  # before it is complete
 
     def __init__(
         self, protocol: Protocol, route: DirectRoute, path: str, headers: dict[bytes, bytes], query: bytes

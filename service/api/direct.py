@@ -20,8 +20,8 @@ from service import shares, telemetry
 from service.api import problems
 from service.api.authentication import Keys
 from service.api.incoming import Incoming, Reply
-from service.api.request_log import HEADER, UNEXPECTED, RequestLog, identify
-from service.errors import ServiceError
+from service.api.request_log import HEADER, OTHER, UNEXPECTED, RequestLog, identify
+from service.errors import MalformedRequest, ServiceError
 from service.metrics import Metrics
 
 Header = tuple[bytes, bytes]
@@ -108,12 +108,21 @@ class DirectRoute:
 class DirectRoutes:
     """All of them, the hottest first."""
 
-    def __init__(self, *routes: DirectRoute) -> None:
-        self.hottest, self._routes = routes[0], routes
+    def __init__(self, *routes: DirectRoute, log: RequestLog) -> None:
+        self.hottest, self._routes, self._log = routes[0], routes, log
 
     def find(self, method: str, path: str) -> DirectRoute | None:
         """The one for this request, if there is one."""
         return next((each for each in self._routes if each.method == method and each.pattern.fullmatch(path)), None)
+
+    def malformed(self, method: str, path: str, detail: str) -> tuple[Reply, Header]:
+        """The reply to what is no request, as far as its `method` and `path` could be read."""
+        error = MalformedRequest(detail)
+        current, _ = identify(None)
+        token = telemetry.request_id.set(current.decode())
+        self._log.record(OTHER, method, path, int(error.status), 0.0)
+        telemetry.request_id.reset(token)
+        return problems.reply(error, path, current.decode()), (HEADER, current)
 
     def documented(self) -> type[APIRoute]:
         """The class of routes that FastAPI only documents where they are among these, for its routers."""

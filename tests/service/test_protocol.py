@@ -345,6 +345,126 @@ def test_a_head_without_end_is_refused(settings: Settings, line: bytes) -> None:
     scenario(settings, play)
 
 
+@pytest.mark.parametrize("line", [b"A:b\r\n" * 200, b"x" * 1000], ids=["fields", "one field"])
+def test_fields_behind_a_body_are_not_kept_and_end(settings: Settings, line: bytes) -> None:
+    """A client could fill the memory with them: nothing has looked at the request's size or key by then."""
+    head = wire(start="POST /v1/predict?top_k=1 HTTP/1.1").split(b"Content-Length")[0]
+
+    async def play(client: Client) -> None:
+        client.writer.write(head + b"Transfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n")
+        await client.turns()
+        (protocol,) = client.server.server_state.connections
+        assert isinstance(protocol, Protocol)
+        kept = len(protocol.headers)
+        for _ in range(protocol_module.HEAD_BYTES // len(line) + 2):
+            client.writer.write(line)
+            await client.writer.drain()
+            await client.turns()
+        assert len(protocol.headers) == kept
+        status, headers, _ = await read_plain(client.reader)
+        assert (status, headers["connection"]) == (400, "close")
+        assert await client.reader.read() == b""
+
+    scenario(settings, play)
+
+
+def test_a_body_with_fields_behind_it_is_answered(settings: Settings) -> None:
+    head = wire(start="POST /v1/predict?top_k=1 HTTP/1.1").split(b"Content-Length")[0]
+    chunk = b"%x\r\n%b\r\n" % (len(PNG["red"]), PNG["red"])
+
+    async def play(client: Client) -> None:
+        whole = head + b"Transfer-Encoding: chunked\r\n\r\n" + chunk + b"0\r\nX-Request-Id: other\r\n\r\n"
+        answer = await client.ask(whole)
+        assert (answer.status, answer.label) == (200, "red")
+        assert answer.headers["x-request-id"] != "other"
+
+    scenario(settings, play)
+
+
+def test_blanks_around_a_value_are_no_part_of_it(settings: Settings) -> None:
+    lines = ("X-Request-Id: \t mine \t ", "X-Request-Timeout-Ms: 5000 ", "Content-Encoding: identity\t")
+
+    async def play(client: Client) -> None:
+        for start in ("POST /v1/predict HTTP/1.1", "POST /v1/predict?top_k=3 HTTP/1.1"):
+            answer = await client.ask(wire(PNG["green"], *lines, start=start))
+            assert (answer.status, answer.headers["x-request-id"]) == (200, "mine")
+
+    scenario(settings, play)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"\x00\x01garbage\r\n\r\n",
+        b"GET / HTTP/1.1\r\nbad header\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nHost: test\r\n\r\n",
+        b"BREW / HTTP/1.1\r\nHost: test\r\n\r\n",
+        b"POST /v1/predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nno number\r\n",
+    ],
+)
+def test_what_is_no_request_is_told_so_as_everything_else_is(settings: Settings, request_: bytes) -> None:
+    async def play(client: Client) -> None:
+        answer = await client.ask(request_)
+        assert (answer.status, answer.body["type"]) == (400, "/problems/malformed-request")
+        assert answer.body["detail"] == protocol_module.NO_REQUEST
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.headers["x-request-id"] == answer.body["instance"]
+        assert await client.reader.read() == b""
+
+    scenario(settings, play)
+
+
+def test_what_is_no_request_is_counted_and_clients_of_the_other_protocol_are_told_in_its_words(
+    settings: Settings,
+) -> None:
+    async def play(client: Client) -> None:
+        answer = await client.ask(b"GET /v2/models HTTP/1.1\r\nbad header\r\n\r\n")
+        assert (answer.status, answer.body) == (400, {"error": protocol_module.NO_REQUEST})
+        assert client.app.state.metrics.total("convoy_requests_total", "other", "GET", "400") == 1
+
+    scenario(settings, play)
+
+
+@pytest.mark.parametrize("start", ["POST /v1/predict HTTP/1.1", "POST /v1/predict?top_k=3 HTTP/1.1"])
+@pytest.mark.parametrize("garbage", [b"\x00\x01", b"GET / HTTP/1.1\r\nbad header\r\n\r\n"])
+def test_what_comes_behind_a_request_does_not_stand_in_its_answers_place(
+    settings: Settings, start: str, garbage: bytes
+) -> None:
+    async def play(client: Client) -> None:
+        asked, engine_is_free = hold_engine(client)
+        client.writer.write(wire(PNG["red"], start=start))
+        await asked.wait()
+        client.writer.write(garbage)
+        await client.turns()
+        client.writer.write(wire(PNG["blue"]))
+        await client.turns()
+        engine_is_free.set()
+        answer = await read(client.reader)
+        assert (answer.label, answer.headers["connection"]) == ("red", "close")
+        assert await client.reader.read() == b""
+
+    scenario(settings, play)
+
+
+def test_a_client_that_does_not_read_loses_its_connection(settings: Settings) -> None:
+    async def play(client: Client) -> None:
+        client.writer.transport.pause_reading()
+        (protocol,) = client.server.server_state.connections
+        assert isinstance(protocol, Protocol)
+        while not protocol.flow.write_paused:
+            client.writer.write(b"GET /openapi.json HTTP/1.1\r\nHost: test\r\n\r\n" * 20)
+            await asyncio.sleep(0.01)
+        protocol._quiet_since -= 1000
+        protocol._unread = protocol.transport.get_write_buffer_size() + 1
+        protocol.timeout_keep_alive_handler()  # it has read something since
+        assert protocol in client.server.server_state.connections
+        ring(client)
+        await client.turns()
+        assert protocol not in client.server.server_state.connections
+
+    scenario(settings, play)
+
+
 def test_a_wish_for_another_protocol_is_ignored_and_the_body_is_not(settings: Settings) -> None:
     """As curl --http2 and Java's client express it."""
     lines = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAoAAA")
