@@ -2,46 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Mapping
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
-from threading import Event
-from typing import NamedTuple
 
 import numpy as np
 
 from service.cores import usable_cores
-from service.decoding import decode
-from service.errors import DeadlineExceeded, ImageTooLarge, InvalidImage, ServiceError
+from service.errors import ImageTooLarge, InvalidImage, ServiceError
 from service.metadata import InputSpec
 from service.metrics import Metrics
 from service.prediction import Prediction, predictions
-from service.preprocessing import fit
+from service.preparation import Picture, Pictures, Preparation
 from service.queueing import Priority
 from service.serving import Served, ServedModels
 from service.settings import Settings
 from service.shares import Shares
-from service.types import RGBImage, Rows
+from service.turns import Turns, run_in
+from service.types import Rows
 
 INLINE_BYTES = 16 << 10  # decoding less than this takes less than handing it to a thread
 INLINE_PIXELS = 1 << 18  # unless a few bytes unpack to more than that
-REDUCED_TO = 4  # times the model's input: how far a photo may be reduced while it is decoded
-Picture = bytes | RGBImage  # encoded, or decoded by the client
-Pictures = Sequence[Picture | InvalidImage] | Rows  # each encoded, decoded, or known to be none
 UNLIMITED = nullcontext()
-NEVER = Event()
-NO_ROWS = np.empty((0, 0, 0, 3), np.uint8)
-
-
-class Prepared(NamedTuple):
-    """What is left of pictures before the queue."""
-
-    rows: Rows  # the good ones
-    invalid: Mapping[int, InvalidImage]  # the others, by their place, ascending
-    decode_s: float
-    preprocess_s: float
 
 
 class Classifier:
@@ -50,7 +32,7 @@ class Classifier:
     def __init__(self, models: ServedModels, settings: Settings, metrics: Metrics) -> None:
         self._models, self._max_pixels = models, settings.max_image_pixels
         # Whatever is sent, other threads stay free; and so few large pictures are unpacked at once.
-        self._decoding = ThreadPoolExecutor(usable_cores(), thread_name_prefix="decode")
+        self._turns = Turns(usable_cores(), max_bytes=settings.queue_bytes)
         self._shares = Shares(settings.client_images) if settings.client_share < 1 else None
         self._decoded = metrics.histogram("convoy_stage_seconds", "decode")
         self._preprocessed = metrics.histogram("convoy_stage_seconds", "preprocess")
@@ -118,61 +100,23 @@ class Classifier:
         self, pictures: Pictures, spec: InputSpec, deadline: float | None, background: Executor | None
     ) -> tuple[Rows, Mapping[int, InvalidImage]]:
         """Everything that can fail for one picture happens here, before the queue; `background` for what can wait."""
-        inline = not background and sum(_work(picture, spec) for picture in pictures) <= INLINE_BYTES
-        prepared = self._rows(pictures, spec, NEVER, INLINE_PIXELS // max(1, len(pictures))) if inline else None
-        if prepared is None or any(isinstance(error, ImageTooLarge) for error in prepared.invalid.values()):
-            prepared = await self._rows_in_thread(pictures, spec, deadline, background or self._decoding)
-        self._decoded.observe(prepared.decode_s)
-        self._preprocessed.observe(prepared.preprocess_s)
-        return prepared.rows, prepared.invalid
+        preparation = Preparation(pictures, spec, self._max_pixels)
+        nbytes = preparation.nbytes
+        if background:
+            await run_in(background, preparation.steps(), deadline)
+        elif nbytes > INLINE_BYTES or (done := self._inline(pictures, spec)) is None:
+            await self._turns.run(preparation.steps(), nbytes, deadline)
+        else:
+            preparation = done
+        self._decoded.observe(preparation.decode_s)
+        self._preprocessed.observe(preparation.preprocess_s)
+        return preparation.rows, preparation.invalid
 
-    async def _rows_in_thread(
-        self, pictures: Pictures, spec: InputSpec, deadline: float | None, threads: Executor
-    ) -> Prepared:
-        given_up = Event()  # nobody waits for the pictures that are left
-        try:
-            async with asyncio.timeout_at(deadline):
-                loop = asyncio.get_running_loop()
-                return await loop.run_in_executor(threads, self._rows, pictures, spec, given_up, self._max_pixels)
-        except TimeoutError as exc:
-            raise DeadlineExceeded(
-                "The request's time was up before its images were decoded; allow more time or send fewer images."
-            ) from exc
-        finally:
-            given_up.set()
-
-    def _rows(self, pictures: Pictures, spec: InputSpec, given_up: Event, max_pixels: int) -> Prepared:
-        """Counts nothing: it may run in a thread, and counts belong to the event loop's."""
-        rows: list[RGBImage] = []
-        invalid: dict[int, InvalidImage] = {}
-        decode_s = preprocess_s = 0.0
-        at_least = REDUCED_TO * max(spec.height, spec.width)
-        for place, picture in enumerate(pictures):
-            if given_up.is_set():
-                break
-            began = time.perf_counter()
-            image = _decoded(picture, min(max_pixels, self._max_pixels), at_least)
-            decoded = time.perf_counter()
-            if isinstance(image, InvalidImage):
-                invalid[place] = image
-            else:
-                rows.append(fit(image, height=spec.height, width=spec.width, resize_policy=spec.resize_policy))
-            decode_s, preprocess_s = decode_s + decoded - began, preprocess_s + time.perf_counter() - decoded
-        stacked = rows[0][np.newaxis] if len(rows) == 1 else np.stack(rows) if rows else NO_ROWS
-        return Prepared(stacked, invalid, decode_s, preprocess_s)
-
-
-def _decoded(picture: Picture | InvalidImage, max_pixels: int, at_least: int) -> RGBImage | InvalidImage:
-    if not isinstance(picture, bytes):
-        return picture
-    try:
-        return decode(picture, max_pixels=max_pixels, at_least=at_least)
-    except InvalidImage as exc:
-        return exc
-
-
-def _work(picture: Picture | InvalidImage, spec: InputSpec) -> int:
-    """Bytes that have to be gone through before the picture is a row."""
-    if isinstance(picture, bytes):
-        return len(picture)
-    return 0 if isinstance(picture, InvalidImage) or picture.shape == (spec.height, spec.width, 3) else picture.nbytes
+    def _inline(self, pictures: Pictures, spec: InputSpec) -> Preparation | None:
+        """All of it at once; None where few bytes are many pixels."""
+        few = min(INLINE_PIXELS // max(1, len(pictures)), self._max_pixels)
+        preparation = Preparation(pictures, spec, few)
+        for _ in preparation.steps():
+            pass
+        too_large = any(isinstance(error, ImageTooLarge) for error in preparation.invalid.values())
+        return None if too_large and few < self._max_pixels else preparation

@@ -9,12 +9,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from service.classifier import Classifier, Picture
+from service.classifier import Classifier
 from service.drawing import contact_sheet, heat_map
 from service.engine import background_thread
 from service.errors import DeadlineExceeded, InvalidImage, ServiceError
 from service.metadata import StageKind
 from service.prediction import Prediction
+from service.preparation import Picture
 from service.serving import Served
 from service.types import Probabilities, RGBImage, Rows
 

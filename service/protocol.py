@@ -115,7 +115,7 @@ class Protocol(HttpToolsProtocol):
         self.scope["extensions"] = {CONNECTION_EXTENSION: self._connection}  # type: ignore[dict-item]
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A field; blanks around its value are no part of it, and behind a body there are none (RFC 9110, 5.5, 6.5.1)."""
+        """A field without the blanks around its value (RFC 9110, 5.5); behind a body it means nothing (6.5.1)."""
         if self._in_head:
             super().on_header(name, value.strip(b" \t"))
 

@@ -28,7 +28,7 @@ TIERS = [
         "drawing",
         "choices",
     },
-    {"bisection", "deadlines", "listening", "pace", "queueing", "metrics", "supervisor"},
+    {"bisection", "deadlines", "listening", "pace", "queueing", "metrics", "preparation", "supervisor", "turns"},
     {"batching"},
     {"serving"},
     {"administration", "classifier"},

@@ -17,7 +17,6 @@ import orjson
 
 from service.api import multipart, npy
 from service.api.incoming import Incoming, text
-from service.classifier import Picture, Pictures
 from service.errors import (
     BodyTooLarge,
     EmptyRequest,
@@ -27,6 +26,7 @@ from service.errors import (
     TooManyImages,
     UnsupportedMediaType,
 )
+from service.preparation import Picture, Pictures
 from service.settings import Settings
 
 RAW_IMAGE = {

@@ -21,13 +21,13 @@ from pathlib import Path
 
 import numpy as np
 
-from service.classifier import REDUCED_TO
 from service.decoding import decode
 from service.errors import InvalidImage, ServiceError, StartupError
 from service.jobs import results
 from service.jobs.inputs import Content
 from service.metadata import InputSpec
 from service.prediction import Prediction, predictions
+from service.preparation import REDUCED_TO
 from service.preprocessing import fit
 from service.repository import LoadedModel, load_version, opener
 from service.settings import Settings

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from service import classifier as classifier_module
+from service import preparation
 from service.app import create_app
 from service.classifier import Classifier
 from service.errors import DeadlineExceeded, InvalidImage
@@ -81,7 +82,7 @@ def test_few_bytes_of_many_pixels_are_decoded_off_the_loop_too(settings: Setting
         async with running(settings) as (classifier, _):
             outcomes = await classifier.classify([large, b"no image", encode(picture("red"))])
             assert [getattr(outcome, "label", None) for outcome in outcomes] == ["green", None, "red"]
-            assert classifier._decoding._threads
+            assert classifier._turns._pool._threads
 
     asyncio.run(scenario())
 
@@ -122,14 +123,14 @@ def test_nobody_goes_on_decoding_for_a_request_whose_time_is_up(
 
     async def scenario() -> None:
         async with running(settings) as (classifier, models):
-            monkeypatch.setattr(classifier_module, "decode", slow)
+            monkeypatch.setattr(preparation, "decode", slow)
             pictures = [b"x" * classifier_module.INLINE_BYTES] * 3
             deadline = asyncio.get_running_loop().time() + 0.05
             with pytest.raises(DeadlineExceeded, match="before its images were decoded"):
                 await classifier.classify(pictures, model=models.choose(), deadline=deadline)
             assert begun.wait(30)
             over.set()
-            classifier._decoding.shutdown(wait=True)
+            classifier._turns._pool.shutdown(wait=True)
             assert len(decoded) == 1
 
     asyncio.run(scenario())

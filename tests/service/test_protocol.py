@@ -448,6 +448,7 @@ def test_what_comes_behind_a_request_does_not_stand_in_its_answers_place(
 
 def test_a_client_that_does_not_read_loses_its_connection(settings: Settings) -> None:
     async def play(client: Client) -> None:
+        assert isinstance(client.writer.transport, asyncio.Transport)
         client.writer.transport.pause_reading()
         (protocol,) = client.server.server_state.connections
         assert isinstance(protocol, Protocol)

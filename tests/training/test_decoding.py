@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from service import decoding as service_decoding
-from service.classifier import REDUCED_TO
 from service.errors import InvalidImage
+from service.preparation import REDUCED_TO
 from service.preprocessing import fit
 from training import decoding
 from training.decoding import decode

@@ -20,9 +20,9 @@ import orjson
 from service.api.incoming import positive
 from service.api.open_inference.bodies import IMAGE, PROBABILITIES, InferRequest, InputTensor, Parameters
 from service.api.uploads import check_count, check_pixels, from_base64
-from service.classifier import Picture, Pictures
 from service.errors import BodyTooLarge, InvalidImage, MalformedRequest, WrongShape
 from service.prediction import ModelIdentity, Prediction
+from service.preparation import Picture, Pictures
 from service.settings import Settings
 from service.types import Rows
 
