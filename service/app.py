@@ -8,11 +8,11 @@ from functools import cache, partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.types import Receive, Scope, Send
 
 from service.administration import Administration
-from service.api import batches, explain, health, models, openapi, page, predict, problems
+from service.api import batches, explain, health, models, openapi, page, predict, problems, queries
 from service.api import metrics as metrics_route
 from service.api.authentication import AdminRight, Keys, KeysMiddleware
 from service.api.direct import DirectRoute, DirectRoutes
@@ -89,8 +89,9 @@ def create_app(settings: Settings, counters: Counters | None = None, number: int
     app.direct = _direct(served, classifier, explainer, settings, metrics, log, keys)
     app.include_router(predict.router(app.direct))
     app.include_router(explain.router(app.direct))
-    app.include_router(batches.router(store, runner, served, settings))
-    app.include_router(models.router(repository, administration, right, settings))
+    strict = [Depends(queries.only_declared)]
+    app.include_router(batches.router(store, runner, served, settings), dependencies=strict)
+    app.include_router(models.router(repository, administration, right, settings), dependencies=strict)
     app.include_router(open_inference.router(served, administration, right, metrics, app.direct))
     app.include_router(health.router(served))
     app.include_router(metrics_route.router(metrics, store))

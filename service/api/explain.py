@@ -40,6 +40,7 @@ class Explain:
         """Answer one request; raises `ServiceError`."""
         deadline = request.deadline(self._settings.request_timeout_ms)
         negotiate(text(request.headers.get(b"accept")), (JSON,))
+        request.check_query("model", "version")
         model = self._models.choose(request.query("model"), request.query("version"))
         uploads = await read_uploads(request, self._settings)
         if len(uploads.pictures) > 1:

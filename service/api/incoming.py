@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
+from service.api.queries import check_names
 from service.errors import BodyTooLarge, DeadlineExceeded, MalformedRequest
 
 CONNECTION_EXTENSION = "convoy.connection"  # the ASGI extension that our own server offers
@@ -78,6 +79,10 @@ class Incoming:
     def query(self, name: str) -> str | None:
         """The parameter's value, the last one where it is repeated."""
         return self._query.get(name)
+
+    def check_query(self, *known: str) -> None:
+        """Raise `MalformedRequest` where the query has a name that is not `known`."""
+        check_names(self._query, known)
 
     def deadline(self, longest_ms: float) -> float:
         """When its time is up, on the event loop's clock: `longest_ms` after its head, or before where it says so.

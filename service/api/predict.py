@@ -57,6 +57,7 @@ class Predict:
         """Answer one request; raises `ServiceError`."""
         deadline = request.deadline(self._settings.request_timeout_ms)
         media_type = negotiate(text(request.headers.get(b"accept")), MEDIA_TYPES)
+        request.check_query("model", "version", "top_k", "coverage")
         chosen = self._models.choose(request.query("model"), request.query("version"))
         model = chosen.loaded.identity
         top_k = positive(request.query("top_k"), "query top_k")

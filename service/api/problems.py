@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from service import telemetry
+from service.api import wording
 from service.api.incoming import Reply
 from service.errors import MalformedRequest, MethodNotAllowed, NotFound, ServiceError, Unauthorized
 
@@ -88,9 +89,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, exc: RequestValidationError) -> Response:
-        first = exc.errors()[0]
-        place = " ".join(str(part) for part in first["loc"])
-        return response(MalformedRequest(f"{place}: {first['msg']}."), request.url.path)
+        return response(MalformedRequest(wording.sentence(exc.errors(), between=" ")), request.url.path)
 
     @app.exception_handler(HTTPException)
     async def _routing(request: Request, exc: HTTPException) -> Response:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, model_validator
 from pydantic.json_schema import models_json_schema
 
+from service.api import wording
 from service.errors import MalformedRequest
 
 IMAGE, PROBABILITIES = "image", "probabilities"  # the tensors' names
@@ -15,8 +16,19 @@ Parameters = dict[str, Any]
 Size = Annotated[int, Field(ge=0, strict=True)]
 
 
-class Request(BaseModel):
-    """What a client sends, whichever way."""
+class Sent(BaseModel):
+    """What a client sends; some write null for what they leave out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_null(cls, fields: object) -> object:
+        if not isinstance(fields, dict):
+            return fields
+        return {name: value for name, value in fields.items() if value is not None}
+
+
+class Request(Sent):
+    """The whole of it, whichever way it comes."""
 
     @classmethod
     def parse(cls, content: bytes | memoryview) -> Self:
@@ -32,8 +44,7 @@ class Request(BaseModel):
         try:
             return cls.model_validate(document)
         except ValidationError as exc:
-            first = exc.errors()[0]
-            raise MalformedRequest(f"{'.'.join(map(str, first['loc'])) or 'The request'}: {first['msg']}.") from exc
+            raise MalformedRequest(wording.sentence(exc.errors())) from exc
 
 
 def schemas(ref_template: str) -> dict[str, Any]:
@@ -50,7 +61,7 @@ class Failure(BaseModel):
     error: str = Field(description="What to do about it.")
 
 
-class Tensor(BaseModel):
+class Tensor(Sent):
     """A tensor and how it is sent."""
 
     name: str = Field(examples=[IMAGE])
@@ -65,7 +76,7 @@ class InputTensor(Tensor):
     data: Any = Field(None, description="Row-major, nested or flat. Absent where binary data follows.")
 
 
-class RequestedOutput(BaseModel):
+class RequestedOutput(Sent):
     """What is asked of the only output."""
 
     name: Literal["probabilities"]

@@ -102,6 +102,14 @@ def test_a_version_can_be_named(client: TestClient) -> None:
     )
 
 
+def test_what_is_null_is_left_out(client: TestClient) -> None:
+    """As serializers write fields that nobody has set."""
+    asked = {"id": None, "parameters": None, "inputs": [tensor() | {"parameters": None}], "outputs": None}
+    answer = client.post(INFER, json=asked)
+    assert answer.status_code == 200
+    np.testing.assert_allclose(np.reshape(answer.json()["outputs"][0]["data"], (3, 3)), EXPECTED, atol=1e-6)
+
+
 def test_classification_names_the_most_probable(client: TestClient) -> None:
     outputs = [{"name": "probabilities", "parameters": {"classification": 2}}]
     (output,) = client.post(INFER, json={"inputs": [tensor()], "outputs": outputs}).json()["outputs"]
@@ -120,16 +128,16 @@ def test_more_classes_than_there_are_is_all_of_them(client: TestClient) -> None:
 @pytest.mark.parametrize(
     ("request_", "status", "told"),
     [
-        ({}, 400, "inputs: Field required"),
-        ({"inputs": []}, 400, "inputs: List should have at least 1 item"),
-        ({"inputs": [tensor(), tensor()]}, 400, "inputs: List should have at most 1 item"),
+        ({}, 400, "inputs: it must be there."),
+        ({"inputs": []}, 400, "inputs: it must have 1 at least."),
+        ({"inputs": [tensor(), tensor()]}, 400, "inputs: it must have 1 at most."),
         ({"inputs": [tensor(name="x")]}, 400, "has one input, image"),
         ({"inputs": [tensor(datatype="FP32")]}, 400, "UINT8 [N, height, width, 3], or BYTES"),
         ({"inputs": [tensor(shape=[3, SIZE, SIZE])]}, 422, "send UINT8 [N, height, width, 3]"),
         ({"inputs": [tensor(shape=[3, SIZE, SIZE, 4])]}, 422, "send UINT8"),
         ({"inputs": [tensor(shape=[3, SIZE, 0, 3])]}, 422, "send UINT8"),
         ({"inputs": [tensor(shape=[2, SIZE, SIZE, 3])]}, 422, "has 576 values, not the 384 of the shape"),
-        ({"inputs": [tensor(shape=[-1, SIZE, SIZE, 3])]}, 400, "greater than or equal to 0"),
+        ({"inputs": [tensor(shape=[-1, SIZE, SIZE, 3])]}, 400, "inputs.0.shape.0: it must be 0 or more."),
         ({"inputs": [tensor(shape=[0, SIZE, SIZE, 3], data=[])]}, 422, "holds no image"),
         ({"inputs": [texts([], shape=[0])]}, 422, "holds no image"),
         ({"inputs": [tensor(shape=[2000, SIZE, SIZE, 3])]}, 413, "1,024 images at most"),
@@ -150,7 +158,7 @@ def test_more_classes_than_there_are_is_all_of_them(client: TestClient) -> None:
         ({"inputs": [texts(ENCODED, shape=[3, 2])]}, 422, "send BYTES [N]"),
         ({"inputs": [texts([b"no image", ENCODED[0]])]}, 422, "Image 0: "),
         ({"inputs": [texts([b"no image"])]}, 422, "image"),
-        ({"inputs": [tensor()], "outputs": [{"name": "logits"}]}, 400, "outputs.0.name"),
+        ({"inputs": [tensor()], "outputs": [{"name": "logits"}]}, 400, "outputs.0.name: it must be 'probabilities'."),
         ({"inputs": [tensor()], "parameters": {"timeout": -1}}, 400, "parameter timeout"),
         ({"inputs": [tensor()], "parameters": {"priority": "high"}}, 400, "parameter priority"),
         ({"inputs": [tensor()], "parameters": {"binary_data_output": 1}}, 400, "parameter binary_data_output"),
