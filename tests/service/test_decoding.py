@@ -266,3 +266,70 @@ def test_the_operators_limit_is_the_only_one() -> None:
     with pytest.raises(ImageTooLarge, match="14000 × 14000 pixels; send one of at most 190,000,000"):
         decode(content, max_pixels=190_000_000)
     assert decode(content, max_pixels=200_000_000).shape == (height, height, 3)
+
+
+def png(depth: int, colour_type: int, rows: list[bytes], width: int, transparent: bytes) -> bytes:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">L", len(content)) + kind + content + struct.pack(">L", zlib.crc32(kind + content))
+
+    header = struct.pack(">LLBBBBB", width, len(rows), depth, colour_type, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
+    chunks = [(b"IHDR", header), (b"tRNS", transparent), (b"IDAT", pixels), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
+
+
+@pytest.mark.parametrize(
+    ("depth", "row", "width", "transparent", "expected"),
+    [
+        (1, b"\x40", 2, 0, [255, 255]),
+        (1, b"\x40", 2, 1, [0, 255]),
+        (2, b"\x50", 2, 1, [255, 255]),
+        (2, b"\x10", 2, 0, [255, 85]),
+        (4, b"\x8f", 2, 8, [255, 255]),
+        (4, b"\x08", 2, 0, [255, 136]),
+        (8, b"\x08\x00", 2, 8, [255, 0]),
+        (16, b"\x12\x34\x00\x00", 2, 0x1234, [255, 0]),
+    ],
+)
+def test_the_transparent_grey_of_a_png_is_white_whatever_its_depth(
+    depth: int, row: bytes, width: int, transparent: int, expected: list[int]
+) -> None:
+    image = decode(png(depth, 0, [row], width, struct.pack(">H", transparent)), max_pixels=LIMIT)
+    assert image[0, :, 0].tolist() == expected
+
+
+def test_the_transparent_colour_of_16_bits_is_white() -> None:
+    row = struct.pack(">6H", 0x1234, 0x5678, 0x9ABC, 0x3456, 0x789A, 0xBCDE)
+    image = decode(png(16, 2, [row], 2, row[:6]), max_pixels=LIMIT)
+    assert image[0].tolist() == [[255, 255, 255], [0x34, 0x78, 0xBC]]
+
+
+def grey_tiff(bits: int, photometric: int, pixels: bytes) -> bytes:
+    """Four pixels in a row."""
+    short, long = 3, 4
+    tags = [(256, short, 4), (257, short, 1), (258, short, bits), (259, short, 1), (262, short, photometric)]
+    tags += [(273, long, 8 + 2 + 12 * 9 + 4), (277, short, 1), (278, short, 1), (279, long, len(pixels))]
+    entries = b"".join(struct.pack("<HHLL", tag, kind, 1, value) for tag, kind, value in tags)
+    return b"II*\0" + struct.pack("<LH", 8, len(tags)) + entries + bytes(4) + pixels
+
+
+@pytest.mark.parametrize(
+    ("bits", "photometric", "pixels", "expected"),
+    [
+        (8, 0, bytes([0, 255, 1, 100]), [255, 0, 254, 155]),
+        (16, 0, struct.pack("<4H", 0, 65535, 257, 25700), [255, 0, 254, 155]),
+        (16, 1, struct.pack("<4H", 0, 65535, 257, 25700), [0, 255, 1, 100]),
+        (12, 1, bytes.fromhex("fff000800010"), [255, 0, 127, 0]),
+    ],
+)
+def test_tiffs_levels_are_its_own(bits: int, photometric: int, pixels: bytes, expected: list[int]) -> None:
+    """As scanners and medical instruments write them."""
+    assert decode(grey_tiff(bits, photometric, pixels), max_pixels=LIMIT)[0, :, 0].tolist() == expected
+
+
+def test_a_jpeg_whose_notes_are_damaged_is_a_picture_all_the_same() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    content = encode(picture("red"), "JPEG", exif=exif)
+    damaged = content[:2] + b"\xff\xe0\x00\x09JFIF\0\1\1" + content[2:]
+    assert decode(damaged, max_pixels=LIMIT).shape == picture("red").size[::-1] + (3,)
