@@ -21,6 +21,7 @@ PATH, NPY = "/v1/predict", "application/x-npy"
 FIRST_PAUSE_S = 0.05  # before the second try, where the service does not say how long; doubled from then on
 BREAKS = 6  # of a connection in one call: about two seconds, in which a server that restarts may be back
 BUSY = {httpx2.codes.TOO_MANY_REQUESTS, httpx2.codes.SERVICE_UNAVAILABLE}
+LATE = httpx2.codes.GATEWAY_TIMEOUT  # is final, unless the service had no time to begin and says when it has
 APART = (1.0, 1.25)  # times the pause: those who were refused together don't come back together, and none too early
 Outcome = httpx2.Response | httpx2.TransportError
 
@@ -114,10 +115,10 @@ class Patience:
             self._breaks -= 1
             if not self._breaks or not isinstance(outcome, httpx2.NetworkError | httpx2.RemoteProtocolError):
                 return None
-        elif outcome.status_code in BUSY:
-            told = outcome.headers.get("retry-after", "")
         else:
-            return None
+            told = outcome.headers.get("retry-after", "")
+            if outcome.status_code not in BUSY and (outcome.status_code != LATE or not told):
+                return None
         pause_s = max(float(told) if told.isdecimal() else 0.0, self._pause_s) * random.uniform(*APART)
         self._pause_s *= 2
         return pause_s if pause_s < self._ends - time.monotonic() else None

@@ -14,7 +14,7 @@ from service.administration import Administration
 from service.api.open_inference import bodies, descriptions, inference
 from service.api.uploads import INLINE_BYTES
 from service.classifier import Classifier
-from service.errors import Draining, NotReady
+from service.errors import Draining, ModelNotFound, NotReady
 from service.metrics import Metrics
 from service.rpc import messages
 from service.rpc import open_inference_pb2 as pb
@@ -80,7 +80,11 @@ class Methods:
         return pb.ServerReadyResponse(ready=self._is_ready(None))
 
     async def _model_ready(self, request: pb.ModelReadyRequest, _left_s: float | None) -> Message:
-        loaded = self._repository.get(request.name, request.version or None)
+        """A model that is not there is not ready, no error: clients that wait for one ask again and again."""
+        try:
+            loaded = self._repository.get(request.name, request.version or None)
+        except ModelNotFound:
+            return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=self._is_ready(loaded.identity.name))
 
     async def _server(self, _request: pb.ServerMetadataRequest, _left_s: float | None) -> Message:

@@ -43,6 +43,13 @@ def test_nobody_waits_beyond_the_end() -> None:
     assert Patience(-1).left_s == 0.001
 
 
+def test_a_service_without_time_may_be_asked_again_when_it_says_so() -> None:
+    """It refuses so what it could not begin within its own limit, however long the client would wait."""
+    pause = Patience(60).pause_s(httpx2.Response(504, headers={"retry-after": "8"}))
+    assert pause is not None
+    assert 8 <= pause <= 10
+
+
 @pytest.mark.parametrize("status", [200, 400, 401, 404, 413, 422, 500, 504])
 def test_every_other_answer_stands(status: int) -> None:
     assert Patience(60).pause_s(httpx2.Response(status)) is None

@@ -108,6 +108,8 @@ def test_the_server_and_its_models_describe_themselves(client: triton.InferenceS
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready("colours")
+    assert not client.is_model_ready("nothing")  # no error, as over HTTP: who waits for a model asks again and again
+    assert not client.is_model_ready("colours", "9")
     assert client.get_server_metadata().name == "convoy"
     metadata = client.get_model_metadata("colours", "2", as_json=True)
     assert (metadata["versions"], metadata["inputs"][0]["shape"]) == (["1", "2"], ["-1", "8", "8", "3"])
