@@ -15,6 +15,7 @@ from pathlib import Path
 
 from service.api import multipart
 from service.api.incoming import Incoming, text
+from service.api.uploads import as_what
 from service.errors import BodyTooLarge, EmptyRequest, StorageFailed, UnsupportedMediaType
 from service.jobs.database import told
 from service.jobs.sources import HEAD_BYTES, SOURCES, kind_of
@@ -46,7 +47,8 @@ def check_media_type(request: Incoming) -> tuple[str, str]:
     if request.headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise UnsupportedMediaType("Send the body without Content-Encoding; archives may be compressed themselves.")
     if media_type not in MEDIA_TYPES and media_type != MULTIPART:
-        raise UnsupportedMediaType(f"Send the images as {', '.join([*MEDIA_TYPES, MULTIPART])}.")
+        came = as_what(message["content-type"])
+        raise UnsupportedMediaType(f"The body came {came}. Send the images as {', '.join([*MEDIA_TYPES, MULTIPART])}.")
     if MEDIA_TYPES.get(media_type) == "parquet" and not parquet_is_available():
         raise UnsupportedMediaType("This server reads no Parquet: convoy's extra `parquet` is missing. Send NDJSON.")
     return media_type, str(message.get_param("boundary", ""))

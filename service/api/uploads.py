@@ -45,6 +45,13 @@ class Uploads:
     filenames: Sequence[str | None] | None = None
 
 
+def as_what(declared: str) -> str:
+    """How a body came whose content type is not known here."""
+    if declared.startswith("application/x-www-form-urlencoded"):  # as curl says of --data-binary if it isn't told
+        return "as a web form's fields; with curl, name the type: -H 'Content-Type: …'"
+    return f"as {declared[:80]}" if declared else "without a Content-Type"
+
+
 async def read_uploads(request: Incoming, settings: Settings) -> Uploads:
     """The pictures of a request, at least one.
 
@@ -60,6 +67,7 @@ async def read_uploads(request: Incoming, settings: Settings) -> Uploads:
         uploads = await READERS[media_type](request, settings, parameters)
     else:
         raise UnsupportedMediaType(
+            f"The body came {as_what(declared)}. "
             f"Send the image itself as {', '.join(sorted(RAW_IMAGE))}, or several as {', '.join(READERS)}."
         )
     if not len(uploads.pictures):

@@ -26,9 +26,10 @@ export function card({ file, error, prediction, model, coverage }, input) {
 }
 
 function told(set, { asked, measured, images, split }) {
-  const sentence = `Set for ${100 * asked} %: ${set.join(", ")}.`;
+  const sentence = `Possible at ${100 * asked} %: ${set.join(", ")}.`;
   if (measured == null) return sentence;
-  return `${sentence} Such sets held the true class of ${percent(measured)} of ${images.toLocaleString("en")} ${split} images.`;
+  const seen = `${images.toLocaleString("en")} ${split} images`;
+  return `${sentence} Of ${seen}, the true class was in such a set for ${percent(measured)}.`;
 }
 
 function bars(probabilities, set) {

@@ -8,7 +8,7 @@ export async function explain(picture, model) {
   const options = { method: "POST", body: picture, headers: { "Content-Type": "application/octet-stream" } };
   const { prediction, occlusion, stages } = await ask(`v1/explain?${query}`, options);
   const least = Math.min(...occlusion.probabilities.flat());
-  const caption = `red: what “${prediction.label}” rests on; at worst, with a part of it hidden, ${percent(least)} are left`;
+  const caption = `the redder, the more “${prediction.label}” depends on it; with the most important part hidden it keeps ${percent(least)}`;
   const rests = Object.assign(figure(shown(occlusion.image), caption), { tabIndex: -1 }); // it can be given the focus
   return [rests, stages.length ? walk(stages) : null];
 }
@@ -22,7 +22,9 @@ function walk(stages) {
     strip.append(figure(shown(image), `${name}, ${kind}: ${channels} × ${height} × ${width}`));
   }
   const details = element("details", "", { open: true });
-  const legend = "Each tile is a channel: orange is positive, blue negative, black zero.";
+  const legend =
+    "A convolution looks for patterns, one for each of its channels; a ReLU lets only what it found pass; pooling keeps less " +
+    "of where that was. Each tile is a channel: orange is positive, blue negative, black zero.";
   details.append(element("summary", `What the network makes of it, in ${stages.length} stages`), element("p", legend, { className: "note" }), strip);
   return details;
 }

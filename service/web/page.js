@@ -43,8 +43,8 @@ async function showModel() {
   const { labels } = version.metadata;
   at("facts").textContent = [
     `Version ${version.version}, ${version.precision} on ${version.provider.replace("ExecutionProvider", "")}.`,
-    `${labels.length.toLocaleString("en")} classes: ${labels.slice(0, CLASSES).join(", ")}${labels.length > CLASSES ? ", …" : ""}.`,
-    measured && `Right about ${percent(measured.accuracy)} of ${measured.images.toLocaleString("en")} test images.`,
+    `${labels.length.toLocaleString("en")} classes: ${labels.slice(0, CLASSES).join(", ")}${labels.length > CLASSES ? ", …" : ""}; any other picture gets one of them, too.`,
+    measured && `Correct on ${percent(measured.accuracy)} of ${measured.images.toLocaleString("en")} test images.`,
   ].filter(Boolean).join(" ");
 }
 

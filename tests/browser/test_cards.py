@@ -33,7 +33,7 @@ def test_a_row_is_called_by_its_label_and_its_probability_alone(page: Page, conv
 def test_it_shows_what_an_answer_rests_on_and_what_each_stage_makes_of_the_picture(page: Page, convoy: Convoy) -> None:
     opened(page, convoy).set_input_files("#files", [RED])
     page.click("article button")
-    expect(page.locator("article .pictures figcaption").nth(1)).to_contain_text("red: what “red” rests on; at worst")
+    expect(page.locator("article .pictures figcaption").nth(1)).to_contain_text("the more “red” depends on it")
     captions = [
         "conv1, convolution: 3 × 8 × 8",
         "relu1, activation: 3 × 8 × 8",
@@ -51,7 +51,7 @@ def test_who_asks_with_the_keyboard_is_led_to_what_comes_of_it(page: Page, convo
     opened(page, convoy).set_input_files("#files", [RED])
     page.press("article button", "Enter")
     expect(page.get_by_role("group", name="The stages, in their order")).to_be_visible()
-    expect(page.locator("figure:focus")).to_contain_text("what “red” rests on")
+    expect(page.locator("figure:focus")).to_contain_text("the more “red” depends on it")
 
 
 def test_what_can_not_be_explained_is_told_and_may_be_tried_again(page: Page, convoy: Convoy) -> None:

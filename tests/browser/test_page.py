@@ -22,7 +22,7 @@ def held_back(page: Page) -> list[Route]:
 def test_it_says_which_model_answers(page: Page, convoy: Convoy) -> None:
     opened(page, convoy)
     expect(page.locator("#model")).to_have_value("colours")
-    expect(page.locator("#facts")).to_contain_text("Version 2, fp32 on CPU. 3 classes: red, green, blue.")
+    expect(page.locator("#facts")).to_contain_text("Version 2, fp32 on CPU. 3 classes: red, green, blue; any other")
 
 
 def test_the_only_label_is_in_the_sentence_that_is_spoken(page: Page, convoy: Convoy) -> None:

@@ -253,6 +253,24 @@ def test_other_media_types_are_415(client: TestClient, content_type: str) -> Non
     problem(post(client, PNG["red"], content_type), 415, "unsupported-media-type")
 
 
+@pytest.mark.parametrize(
+    ("content_type", "came"),
+    [
+        ("text/plain", "as text/plain."),
+        (
+            "application/x-www-form-urlencoded",
+            "as a web form's fields; with curl, name the type: -H 'Content-Type: …'.",
+        ),
+        ("", "without a Content-Type."),
+        ("a" * 200, "as " + "a" * 80 + "."),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/predict", "/v1/batches"])
+def test_what_came_is_said(client: TestClient, path: str, content_type: str, came: str) -> None:
+    answer = client.post(path, content=PNG["red"], headers={"content-type": content_type})
+    assert (answer.status_code, answer.json()["detail"].startswith(f"The body came {came} Send")) == (415, True)
+
+
 def test_compressed_bodies_are_415(client: TestClient) -> None:
     response = post(client, PNG["red"], "image/png", headers={"content-encoding": "gzip"})
     problem(response, 415, "unsupported-media-type")
