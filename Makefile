@@ -4,7 +4,7 @@ HAS_GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
 REQUIREMENTS := $(if $(HAS_GPU),requirements-gpu.txt,requirements.txt)
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 
-.PHONY: serve test test-container check gpu-check lock proto clean
+.PHONY: serve test environment test-container check gpu-check lock proto clean
 
 serve: .venv/serve/.ready
 	exec .venv/serve/bin/convoy serve
@@ -21,6 +21,8 @@ test: check
 	.venv/test/bin/python -m pytest $(addprefix --ignore=,tests/container $(ALONE)) \
 		--numprocesses auto --maxprocesses 4 --dist loadfile --max-worker-restart 0
 	.venv/test/bin/python -m pytest $(ALONE)
+
+environment: .venv/test/.ready
 
 test-container: .venv/test/.ready
 	.venv/test/bin/python -m pytest tests/container

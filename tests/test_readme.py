@@ -130,6 +130,8 @@ def test_every_command_is_one_that_exists() -> None:
             assert set(words[1:]) <= targets, command
         elif words[0] in parsers:
             parsers[words[0]].parse_args(words[1:])  # exits on a mistake
+        elif words[0] == ".":
+            assert words[1] in {".venv/serve/bin/activate", ".venv/test/bin/activate"}
         else:
             assert words[0] in {"curl", "pip", "docker", "kubectl", "openssl", "ray", "serve"}, command
         seen.add(words[0])
