@@ -39,6 +39,7 @@ class _Files:
     _headers: dict[bytes, bytes] = field(default_factory=dict)
     _content: bytearray | None = None
     _filename: str | None = None
+    _unchosen: bool = False  # what a browser sends of a file field where none was chosen, if it is empty, too (HTML)
 
     def on_part_begin(self) -> None:
         self._headers.clear()
@@ -66,6 +67,7 @@ class _Files:
         if self._seen > self.max_files:
             raise TooManyImages(f"A request may hold {self.max_files:,} images at most; split it.")
         self._filename = _filename(disposition)
+        self._unchosen = parse_options_header(disposition)[1].get(b"filename") == b""
         self._content = bytearray()
 
     def _is_file(self, disposition: bytes) -> bool:
@@ -85,9 +87,9 @@ class _Files:
         self._content += data[start:end]
 
     def on_part_end(self) -> None:
-        if self._content is not None:
+        if self._content or (self._content is not None and not self._unchosen):
             self.files.append(File(self._filename, bytes(self._content)))
-            self._content = None
+        self._content = None
 
     def on_end(self) -> None:
         self.complete = True

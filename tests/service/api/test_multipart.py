@@ -48,6 +48,18 @@ def test_what_is_a_file_without_a_plain_filename_is_not_read_over(head: bytes, n
     assert read([b"--b\r\n" + head + b"\r\n\r\nfirst\r\n--b--\r\n"]) == [File(name, b"first")]
 
 
+def test_a_file_field_where_none_was_chosen_is_no_file() -> None:
+    """As browsers send it; one that has a name, or no such parameter, is a file without content."""
+
+    def sent(disposition: bytes) -> list[File]:
+        head = b"Content-Disposition: form-data; name=x" + disposition + b"\r\nContent-Type: application/octet-stream"
+        return read([b"--b\r\n" + head + b"\r\n\r\n\r\n--b--\r\n"])
+
+    assert sent(b'; filename=""') == []
+    assert sent(b'; filename="a.png"') == [File("a.png", b"")]
+    assert sent(b"") == [File(None, b"")]
+
+
 def test_a_field_with_a_media_type_of_text_is_no_file() -> None:
     head = b"Content-Disposition: form-data; name=x\r\nContent-Type: text/plain"
     assert read([b"--b\r\n" + head + b"\r\n\r\nfirst\r\n--b--\r\n"]) == []
