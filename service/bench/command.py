@@ -35,7 +35,10 @@ def add_options(parser: argparse.ArgumentParser, *, example: Path) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Put the load on, show what came of it; status 1 when not one request was answered with 200."""
+    """Put the load on, show what came of it; status 1 when not one request was answered with 200.
+
+    Raises `StartupError` where that can't be, be it only for want of a key.
+    """
     try:
         target = Target.of(options.url)
         images = requests.read_images(options.image)
@@ -55,6 +58,9 @@ def run(options: argparse.Namespace) -> int:
             )
     except (Unreachable, ValueError) as exc:
         raise StartupError(str(exc)) from exc
+    if outcome.shut_out:
+        missing = f"does not know the key in {options.api_key_file}" if key else "asks for a key"
+        raise StartupError(f"The server {missing} (status {min(outcome.statuses)}); give it one with --api-key-file.")
     where = stages.table(before, stages.read(target.host, target.port))
     parts = (report.table(outcome), report.plot(outcome), where and f"On the server, per request:\n{where}")
     print("\n\n".join(filter(None, parts)))

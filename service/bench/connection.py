@@ -9,13 +9,14 @@ from typing import cast
 from httptools import HttpResponseParser
 
 Answered = Callable[["Connection", int], None]  # the status; 0 when the connection ended without an answer
+Ended = Callable[["Connection"], None]
 
 
 class Connection(asyncio.Protocol):
-    """Sends one request at a time and says when it was answered."""
+    """Sends one request at a time and says when it was answered, or that it has ended while it had none to answer."""
 
-    def __init__(self, answered: Answered) -> None:
-        self._answered = answered
+    def __init__(self, answered: Answered, ended: Ended) -> None:
+        self._answered, self._ended = answered, ended
         self._transport: asyncio.Transport | None = None
         self._parser = HttpResponseParser(self)
         self._keep_alive = True
@@ -53,6 +54,8 @@ class Connection(asyncio.Protocol):
         if self.busy:
             self.busy = False
             self._answered(self, 0)
+        else:
+            self._ended(self)
 
     def on_message_complete(self) -> None:
         """The parser has seen the end of an answer."""

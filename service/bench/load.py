@@ -14,6 +14,7 @@ import time
 from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -21,6 +22,7 @@ from service.bench.connection import Connection
 
 RECONNECT_S = 0.05  # while a server restarts: not so often that the tries are the load
 DRAIN_S = 30.0  # how long the last answers are waited for
+NO_RIGHT = {401, 403}  # what is said to those without a key
 Progress = Callable[["Outcome"], None]
 
 
@@ -50,6 +52,11 @@ class Outcome:
         """Goodput: images of requests answered with 200."""
         return self.statuses[200] * self.images_per_request / self.seconds if self.seconds else 0.0
 
+    @property
+    def shut_out(self) -> bool:
+        """Whether all that was answered is that this client has no right to an answer."""
+        return bool(self.statuses) and self.statuses.keys() <= NO_RIGHT
+
 
 @dataclass(frozen=True)
 class Target:
@@ -77,17 +84,23 @@ class Load:
         self._began: dict[Connection, float] = {}
         self._sent = 0
         self._last = 0.0  # when a request was answered
-        self._next: Callable[[Connection], None] = lambda _connection: None
+        self._next: Callable[[Connection], None] = _rest
         self._free: deque[Connection] = deque()
         self._due: deque[float] = deque()
+        self._running = False
         self._over = asyncio.Event()
 
     async def closed(self, seconds: float, progress: Progress, over: asyncio.Event | None = None) -> Outcome:
-        """Every connection always has a request under way, until `seconds` have passed or `over` is set."""
+        """Every connection always has a request under way, until `seconds` have passed or `over` is set.
+
+        In either loop it is over at once when the first answers say that this client has no right to any.
+        """
         self._next = lambda connection: self._send(connection, time.perf_counter())
         await self._open()
         self._over = over or self._over
-        return await self._run(seconds, progress, start=lambda: [self._next(c) for c in list(self._connections)])
+        return await self._run(
+            seconds, progress, start=lambda: [self._next(c) for c in list(self._connections) if c.usable]
+        )
 
     async def open(self, seconds: float, rate: float, progress: Progress, *, seed: int = 0) -> Outcome:
         """Requests arrive as a Poisson process of `rate` per second, on whichever connection is free."""
@@ -106,9 +119,12 @@ class Load:
         while (due := due + chance.expovariate(rate)) < end:
             if (wait := due - time.perf_counter()) > 0:
                 await asyncio.sleep(wait)
+            if not self._running:
+                return
             self._due.append(due)
             while self._free and self._due:
-                self._send_what_is_due(self._free.popleft())
+                if (connection := self._free.popleft()).usable:
+                    self._send_what_is_due(connection)
 
     def _send_what_is_due(self, connection: Connection) -> None:
         if self._due:
@@ -128,10 +144,22 @@ class Load:
         if status:
             latencies = self.outcome.latencies_s if status == 200 else self.outcome.refusals_s
             latencies.append(self._last - began)
+        if self.outcome.shut_out:
+            self._next = _rest
+            self._over.set()
         if connection.usable:
             self._next(connection)
         else:
-            self._connections.discard(connection)
+            self._replace(connection)
+
+    def _replace(self, connection: Connection) -> None:
+        """Make another in the place of one that the server closed; it may say so twice."""
+        if connection not in self._connections:
+            return
+        self._connections.remove(connection)
+        with suppress(ValueError):  # it was not waiting
+            self._free.remove(connection)
+        if self._running:  # else `_run` sees to it at the start, or it is over
             asyncio.get_running_loop().create_task(self._reconnect())
 
     async def _reconnect(self) -> None:
@@ -149,10 +177,13 @@ class Load:
             return
 
     async def _connect(self) -> Connection:
+        """A new connection; raises `OSError` where none can be had."""
         loop = asyncio.get_running_loop()
         _, connection = await loop.create_connection(
-            lambda: Connection(self._answered), self._target.host, self._target.port
+            lambda: Connection(self._answered, self._replace), self._target.host, self._target.port
         )
+        if not connection.usable:
+            raise ConnectionResetError
         self._connections.add(connection)
         return connection
 
@@ -169,11 +200,14 @@ class Load:
         began, cpu = time.perf_counter(), time.process_time()
         self._running = True
         start()
+        for _ in range(self._limit - len(self._connections)):  # those that the server has closed since
+            asyncio.get_running_loop().create_task(self._reconnect())
         while (left := began + seconds - time.perf_counter()) > 0 and not self._over.is_set():
-            await asyncio.sleep(min(left, 0.5))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._over.wait(), min(left, 0.5))
             self.outcome.seconds = time.perf_counter() - began
             progress(self.outcome)
-        self._next = lambda _connection: None
+        self._next = _rest
         self._running = False
         while self._began and time.perf_counter() < began + seconds + DRAIN_S:
             await asyncio.sleep(0.01)
@@ -185,3 +219,7 @@ class Load:
         for connection in self._connections:
             connection.close()
         return self.outcome
+
+
+def _rest(_connection: Connection) -> None:
+    """Send nothing more."""

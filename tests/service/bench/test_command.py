@@ -43,9 +43,21 @@ def test_it_shows_what_was_answered_and_where_the_time_went(
     assert "infer" in shown
 
 
-def test_without_the_key_nothing_is_answered(server: Convoy, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", f"http://127.0.0.1:{server.port}", *SHORT]) == 1
-    assert "401" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("key", "sentence"),
+    [
+        (None, "The server asks for a key (status 401); give it one with --api-key-file."),
+        ("f" * 16, "The server does not know the key in {file} (status 401); give it one with --api-key-file."),
+    ],
+)
+def test_without_the_key_it_is_one_sentence_at_once(
+    key: str | None, sentence: str, server: Convoy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "key.txt"
+    file.write_text(key or "")
+    given = ("--api-key-file", str(file)) if key else ()
+    assert main(["bench", f"http://127.0.0.1:{server.port}", "--seconds", "600", *given]) == 1
+    assert capsys.readouterr() == ("", f"convoy: {sentence.format(file=file)}\n")
 
 
 @pytest.mark.parametrize("kind", [("bench", "--bulk", "2"), ("bench", "--size", "32"), ("tune", "--size", "32")])

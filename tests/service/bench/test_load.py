@@ -15,6 +15,7 @@ from service.bench.requests import Head, post
 
 REQUEST = post(b"pixels", "image/png", Head("test"))
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+STRANGER = b"HTTP/1.1 401 Who?\r\nContent-Length: 0\r\n\r\n"
 BUSY = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"
 LAST = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
@@ -113,6 +114,52 @@ def test_a_server_that_closes_after_each_answer_is_followed() -> None:
     outcome = run(server, connections=2)
     assert outcome.statuses == {200: server.requests}
     assert server.connections >= server.requests
+
+
+class Closing(Server):
+    """Closes its first connection at once, and every one that is idle when the first request comes."""
+
+    def __init__(self) -> None:
+        super().__init__(self._answer)
+        self.idle: list[asyncio.StreamWriter] = []
+
+    def _answer(self, number: int) -> bytes:
+        for writer in () if number else self.idle:
+            writer.close()
+        return OK
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self.connections:
+            self.connections += 1
+            writer.close()
+            return
+        if not self.requests:
+            self.idle.append(writer)
+        await super().serve(reader, writer)
+
+
+@pytest.mark.parametrize("rate", [None, 200])
+def test_connections_that_end_while_they_are_idle_are_made_anew(rate: float | None) -> None:
+    server = Closing()
+    outcome = run(server, rate=rate, seconds=0.5)
+    assert outcome.answered == server.requests
+    assert outcome.statuses.keys() <= {0, 200}  # a request may go out in the very moment in which its connection ends
+    assert outcome.statuses[200] + outcome.late > 8
+    assert server.connections > 4
+
+
+@pytest.mark.parametrize("rate", [None, 200])
+def test_who_has_no_right_to_an_answer_is_no_load(rate: float | None) -> None:
+    server = Server(lambda _: STRANGER)
+    outcome = run(server, rate=rate, seconds=60)
+    assert outcome.shut_out
+    assert outcome.answered == server.requests < 100
+
+
+def test_who_had_a_right_to_an_answer_goes_on() -> None:
+    outcome = run(Server(lambda number: STRANGER if number else OK), connections=1)
+    assert outcome.statuses[401] > 1
+    assert not outcome.shut_out
 
 
 def test_a_connection_that_comes_too_late_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

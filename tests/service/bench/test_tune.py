@@ -70,23 +70,41 @@ def test_a_target_that_nothing_meets_is_one_sentence() -> None:
         tune.search(2, 3, Result)
 
 
-def test_what_is_found_is_a_settings_file_that_serve_reads(
-    models_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def quick(models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Little to try, of a small model."""
     clear_environment(monkeypatch)
     for name, value in {"MODELS_DIR": str(models_dir), "DEFAULT_MODEL": "colours", "DEVICE": "cpu"}.items():
         monkeypatch.setenv(f"CONVOY_{name}", value)
     monkeypatch.setattr(tune, "usable_cores", lambda: 1)
     monkeypatch.setattr(tune, "DELAYS_MS", (0.0, 1.0))
     monkeypatch.setattr(tune, "MOST_CONNECTIONS", 2)
-    output = tmp_path / "convoy.env"
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_is_found_is_a_settings_file_that_serve_reads(
+    models_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "keys.txt").write_text("a-key-that-it-does-not-have\n")
+    monkeypatch.setenv("CONVOY_API_KEYS_FILE", str(tmp_path / "keys.txt"))
+    output = tmp_path / "found" / "convoy.env"
+    output.parent.mkdir()
     assert main(["tune", "--p99-ms", "60000", "--seconds", "0.3", "--output", str(output)]) == 0
     assert "images/s at" in capsys.readouterr().out
-    assert [path.name for path in tmp_path.iterdir()] == ["convoy.env"]
+    assert [path.name for path in output.parent.iterdir()] == ["convoy.env"]
     settings = load({}, file=output)
     assert (settings.workers, settings.threads) == (1, 1)
     assert settings.max_queue_delay_ms in (0, 1)
     assert settings.models_dir == models_dir
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_service_that_refuses_the_requests_is_not_too_slow(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONVOY_MAX_IMAGE_PIXELS", "1")
+    assert main(["tune", "--seconds", "0.3", "--output", str(tmp_path / "convoy.env")]) == 1
+    assert capsys.readouterr().err.startswith("convoy: The first requests ended with status 422, not one with 200; ")
 
 
 def test_a_file_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
