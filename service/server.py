@@ -59,6 +59,7 @@ class Server(uvicorn.Server):
         self._lame_duck_s, self._leaving = settings.lame_duck_ms / 1000, False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._reloading: asyncio.Task[None] | None = None
+        self._reload_asked = False  # since the last look at the model repository began
         self.lost = False  # stopped because a device failed for good
         models.on_lost = self._give_up
 
@@ -131,12 +132,15 @@ class Server(uvicorn.Server):
             self._rpc.abandon()
 
     def reload(self) -> None:
-        """Serve what the model repository holds now; one look at it after the other."""
+        """Serve what the model repository holds now; who asks during a look at it gets another one after it."""
+        self._reload_asked = True
         if self._reloading is None or self._reloading.done():
             self._reloading = asyncio.get_running_loop().create_task(self._reload())
 
     async def _reload(self) -> None:
-        await self._models.reload()
+        while self._reload_asked:
+            self._reload_asked = False
+            await self._models.reload()
 
     def _give_up(self) -> None:
         self.lost = self._models.draining = self.should_exit = True

@@ -34,8 +34,8 @@ logger = logging.getLogger(__name__)
 class Worker:
     """A running copy and the parent's end of the channel to it."""
 
-    def __init__(self, process: asyncio.subprocess.Process, channel: Channel, started: float) -> None:
-        self.process, self.channel, self.started = process, channel, started
+    def __init__(self, process: asyncio.subprocess.Process, channel: Channel) -> None:
+        self.process, self.channel = process, channel
         self.ready, self.connections = False, 0
         self.given: deque[socket.socket] = deque()  # connections that it has not said it has
         self.reloaded = asyncio.Event()  # or gone: nobody need wait for it
@@ -122,12 +122,10 @@ class Supervisor:
 
     async def _keep(self, strip: int) -> None:
         """One worker after the other, until the end."""
-        deaths = 0
+        deaths, loop = 0, asyncio.get_running_loop()
         while not self._stop.is_set():
-            worker = await self._start(strip)
-            status = await worker.process.wait()
-            lived = asyncio.get_running_loop().time() - worker.started
-            self._forget(worker)
+            began = loop.time()
+            ended = await self._live(strip)
             if self._stop.is_set():
                 return
             if not self._announced:  # the first ones can't start, nor would any other
@@ -136,10 +134,23 @@ class Supervisor:
                     await asyncio.wait(self._keepers[:1], timeout=REASON_S)  # it is the first that says why
                 self._stop.set()
                 return
-            deaths = deaths + 1 if lived < SOON_S else 0
+            deaths = deaths + 1 if loop.time() - began < SOON_S else 0
             delay = RESTART_DELAYS_S[min(deaths, len(RESTART_DELAYS_S) - 1)]
-            logger.error("worker %d ended with status %d; another starts in %.0f s", worker.process.pid, status, delay)
+            logger.error("%s; another starts in %.0f s", ended, delay)
             await asyncio.wait([asyncio.create_task(self._stop.wait())], timeout=delay)
+
+    async def _live(self, strip: int) -> str:
+        """A worker from its start to its end; what became of it."""
+        try:
+            worker = await self._start(strip)
+        except (OSError, RuntimeError) as exc:  # no descriptor, process, memory or thread (RuntimeError) to be had
+            ended = f"a worker can't be started: {exc}"
+            if not self._announced:  # a worker says for itself what keeps it from serving; here there is none
+                logger.error(ended)
+            return ended
+        status = await worker.process.wait()
+        self._forget(worker)
+        return f"worker {worker.process.pid} ended with status {status}"
 
     async def _reload(self) -> None:
         """New models for one worker after the other: loading them takes a core, and the others keep theirs."""
@@ -156,17 +167,22 @@ class Supervisor:
                 worker.channel.send(Message.SPREAD)
 
     async def _start(self, strip: int) -> Worker:
+        """A worker that begins to load its models; raises `OSError` or `RuntimeError` where the machine is full."""
         ours, theirs = socket.socketpair()
-        with theirs:
-            numbers = [theirs.fileno(), self._counters]
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "service.worker", *map(str, numbers), str(strip),
-                stdin=asyncio.subprocess.PIPE, pass_fds=numbers, start_new_session=True,
-            )  # fmt: skip
+        try:
+            with theirs:
+                numbers = [theirs.fileno(), self._counters]
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-m", "service.worker", *map(str, numbers), str(strip),
+                    stdin=asyncio.subprocess.PIPE, pass_fds=numbers, start_new_session=True,
+                )  # fmt: skip
+        except BaseException:
+            ours.close()
+            raise
         assert process.stdin is not None
         process.stdin.write(self._settings)
         process.stdin.close()
-        worker = Worker(process, Channel(ours), asyncio.get_running_loop().time())
+        worker = Worker(process, Channel(ours))
         self._workers.append(worker)
         worker.channel.open(partial(self._hear, worker), partial(self._lose, worker))
         return worker

@@ -25,3 +25,26 @@ def test_a_stop_lets_the_request_under_way_end_and_closes_its_connection(setting
         assert await client.reader.read() == b""
 
     scenario(settings, play)
+
+
+def test_who_asks_for_a_look_during_another_one_gets_one_after_it(settings: Settings) -> None:
+    async def play(client: Client) -> None:
+        begun, may_end = asyncio.Queue[int](), asyncio.Semaphore(0)
+
+        async def look() -> None:
+            begun.put_nowait(begun.qsize())
+            await may_end.acquire()
+
+        client.server._models.reload = look  # type: ignore[method-assign]
+        client.server.reload()
+        await begun.get()
+        for _ in range(2):  # one more is enough for both: what they want seen is there when it begins
+            client.server.reload()
+        may_end.release()
+        await begun.get()
+        may_end.release()
+        assert client.server._reloading
+        await client.server._reloading
+        assert begun.empty()
+
+    scenario(settings, play)

@@ -230,7 +230,7 @@ def test_a_worker_that_dies_while_another_reloads_keeps_nobody_waiting() -> None
         with socket.create_server(("127.0.0.1", 0)) as listener:
             supervisor = lone(listener, lambda: None)
             pairs = [socket.socketpair() for _ in range(2)]
-            workers = [Worker(Mock(), Channel(ours), 0.0) for ours, _ in pairs]
+            workers = [Worker(Mock(), Channel(ours)) for ours, _ in pairs]
             supervisor._workers += workers
             first, second = (Channel(theirs) for _, theirs in pairs)
 
@@ -296,7 +296,7 @@ def test_a_worker_that_is_ready_when_the_service_stops_is_not_announced(stopping
         with socket.create_server(("127.0.0.1", 0)) as listener:
             supervisor = lone(listener, lambda: said.append("ready"))
             ours, theirs = socket.socketpair()
-            worker = Worker(Mock(), Channel(ours), 0.0)
+            worker = Worker(Mock(), Channel(ours))
             supervisor._workers.append(worker)
             if stopping:
                 supervisor._stop.set()
@@ -321,7 +321,7 @@ def test_the_first_worker_has_the_time_to_say_why_none_can_start() -> None:
                 return 1
 
             process = Mock(wait=wait, send_signal=lambda number: events.append(f"{strip} told {number.name}"))
-            worker = Worker(process, Channel(socket.socket()), 0.0)
+            worker = Worker(process, Channel(socket.socket()))
             self._workers.append(worker)
             return worker
 
@@ -331,6 +331,64 @@ def test_the_first_worker_has_the_time_to_say_why_none_can_start() -> None:
 
     assert asyncio.run(run()) == 1
     assert events == ["1 ended", "0 ended"]
+
+
+def test_a_machine_without_room_for_the_first_worker_ends_the_service_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pairs: list[tuple[socket.socket, socket.socket]] = []
+    socketpair = socket.socketpair
+
+    def pair() -> tuple[socket.socket, socket.socket]:
+        pairs.append(socketpair())
+        return pairs[-1]
+
+    async def run() -> int:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            supervisor = lone(listener, lambda: None)
+            monkeypatch.setattr(socket, "socketpair", pair)
+            full = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            monkeypatch.setattr(asyncio, "create_subprocess_exec", Mock(side_effect=full))
+            return await asyncio.wait_for(supervisor.run(), 30)
+
+    assert asyncio.run(run()) == 1
+    assert [end.fileno() for ends in pairs for end in ends] == [-1, -1]
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["a worker can't be started: [Errno 24] Too many open files"]
+
+
+@pytest.mark.parametrize("full", [OSError(errno.EAGAIN, "no process"), RuntimeError("can't start new thread")])
+def test_a_worker_is_replaced_once_the_machine_has_room_for_it_again(
+    full: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Full(Supervisor):
+        tries = 0
+
+        async def _start(self, strip: int) -> Worker:  # noqa: ARG002 - the signature is the supervisor's
+            self.tries += 1
+            if self.tries < 3:
+                raise full
+
+            async def wait() -> int:
+                self._stop.set()
+                return 0
+
+            worker = Worker(Mock(wait=wait), Mock())
+            self._workers.append(worker)
+            return worker
+
+    async def run() -> int:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            supervisor = Full(listener, b"", count=1, lame_duck_s=0, drain_timeout_s=0, announce=lambda: None)
+            supervisor._announced = True
+            assert await asyncio.wait_for(supervisor.run(), 30) == 0
+            return supervisor.tries
+
+    monkeypatch.setattr("service.supervisor.RESTART_DELAYS_S", (0.0,))
+    assert asyncio.run(run()) == 3
+    assert [record.getMessage() for record in caplog.records] == [
+        f"a worker can't be started: {full}; another starts in 0 s"
+    ] * 2
 
 
 def test_the_service_ends_though_a_worker_has_ended_before_it_is_told_to() -> None:
@@ -350,7 +408,7 @@ def test_the_service_ends_though_a_worker_has_ended_before_it_is_told_to() -> No
                 told.set()
                 process.send_signal(number)
 
-            worker = Worker(Mock(wait=wait, send_signal=send_signal), Mock(), 0.0)
+            worker = Worker(Mock(wait=wait, send_signal=send_signal), Mock())
             self._workers.append(worker)
             return worker
 
