@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import shlex
 import socket
@@ -16,13 +17,14 @@ from service import telemetry
 from service.cores import default_workers, may_use_gpu
 from service.errors import StartupError
 from service.listening import listen, shared
-from service.settings import Settings, load, metavar
+from service.settings import Settings, load, metavar, unknown_variables
 from service.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from service.jobs.score import Engine
 
 EXAMPLE = Path(__file__).parent / "web" / "example.png"
+logger = logging.getLogger(__name__)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -133,6 +135,8 @@ def _serve(options: argparse.Namespace) -> int:
     except ValueError as exc:
         raise StartupError(str(exc)) from exc
     telemetry.configure(settings.log_format)
+    if slips := unknown_variables():
+        logger.warning("these variables are no settings and change nothing: %s", ", ".join(slips))
     with (  # before the models: a taken port is known at once
         listen(settings.host, settings.port) as listener,
         shared(settings.host, settings.grpc_port) as grpc_port,

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, Self, get_args, get_origin
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, SettingsConfigDict
 
 MIB = 1 << 20
+PREFIX = "CONVOY_"
+ELSEWHERE = re.compile("CONVOY_(CPUS|DATA|MEMORY|STOP_GRACE|TEST_.+)")  # of the compose file, training and the tests
+LINKS = re.compile("CONVOY_(PORT|SERVICE)_.*")  # what Kubernetes and Docker set for a service called convoy
 
 
 class Settings(BaseSettings):
     """Each field is `CONVOY_<NAME>` in the environment and `--<name>` on `convoy serve`."""
 
-    model_config = SettingsConfigDict(env_prefix="CONVOY_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        frozen=True,
+        extra="ignore",  # the environment is full of other things; `load` and `unknown_variables` look for slips
+        ser_json_inf_nan="constants",  # workers get them as JSON, and hours may well be infinite
+    )
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
@@ -84,6 +96,15 @@ class Settings(BaseSettings):
     drain_timeout_ms: int = Field(30_000, ge=0, description="how long SIGTERM lets requests finish")
     keep_alive_ms: int = Field(65_000, ge=1000, description="how long an idle connection stays open, in whole seconds")
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_text(cls, given: object) -> object:
+        try:
+            str(given).encode()
+        except UnicodeEncodeError as exc:  # Python keeps other bytes of the environment; JSON and ONNX Runtime can't
+            raise ValueError("This is no UTF-8 text; choose a name that is") from exc
+        return given
+
     @model_validator(mode="after")
     def _a_full_request_fits_the_queue(self) -> Self:
         if self.max_images_per_request > self.client_images:
@@ -105,6 +126,23 @@ def metavar(name: str) -> str | None:
     return f"{{{','.join(get_args(annotation))}}}" if get_origin(annotation) is Literal else None
 
 
+def unknown(names: Iterable[str]) -> list[str]:
+    """Those that look like settings and mean nothing to this project, each with the setting that may be meant."""
+    settings, told = [name.upper() for name in Settings.model_fields], []
+    for name in names:
+        setting = name.upper().removeprefix(PREFIX)
+        if name.upper().startswith(PREFIX) and setting not in settings and not ELSEWHERE.fullmatch(name.upper()):
+            nearest = get_close_matches(setting, settings, 1)
+            told.append(f"{name} (is {PREFIX}{nearest[0]} meant?)" if nearest else name)
+    return told
+
+
+def unknown_variables() -> list[str]:
+    """The same of the environment, where others may have put names of their own."""
+    variables = EnvSettingsSource(Settings, case_sensitive=True).env_vars
+    return unknown(name for name in sorted(variables) if not LINKS.fullmatch(name))
+
+
 def load(given: dict[str, str], file: Path | None = None) -> Settings:
     """The settings: `given` on the command line, before the environment, before `file` with its NAME=VALUE lines.
 
@@ -112,11 +150,16 @@ def load(given: dict[str, str], file: Path | None = None) -> Settings:
     """
     if file and not file.is_file():
         raise ValueError(f"There is no settings file {file}.")
+    if file and not os.access(file, os.R_OK):
+        raise ValueError(f"The settings file {file} can't be read; change who may.")
+    if file and (slips := unknown(DotEnvSettingsSource(Settings, file, case_sensitive=True).env_vars)):
+        raise ValueError(f"{file} sets what is no setting, {', '.join(slips)}; mend it or take it out.")
     try:
         return Settings(**given, _env_file=file)  # type: ignore[arg-type]  # pydantic parses the text
     except ValidationError as exc:
         first = exc.errors()[0]
+        said = first["msg"].removeprefix("Value error, ")
         if not first["loc"]:  # between two settings
-            raise ValueError(first["msg"].removeprefix("Value error, ")) from exc
+            raise ValueError(said) from exc
         name = str(first["loc"][0])
-        raise ValueError(f"--{name.replace('_', '-')} (or CONVOY_{name.upper()}): {first['msg']}.") from exc
+        raise ValueError(f"--{name.replace('_', '-')} (or CONVOY_{name.upper()}): {said}.") from exc

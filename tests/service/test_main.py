@@ -133,6 +133,24 @@ def test_a_worker_on_a_gpu_has_someone_to_replace_it(monkeypatch: pytest.MonkeyP
     assert started == [1]
 
 
+@pytest.mark.parametrize(("variables", "lines"), [({}, 0), ({"CONVOY_PROT": "1", "CONVOY_WORKER": "2"}, 1)])
+def test_variables_that_are_no_settings_are_said_in_one_line(
+    variables: dict[str, str], lines: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run(_supervisor: Supervisor) -> int:
+        return 0
+
+    clear_environment(monkeypatch)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("service.telemetry.configure", lambda _: None)
+    monkeypatch.setattr(Supervisor, "run", run)
+    assert main(["serve", "--port", "0", "--workers", "2"]) == 0
+    said = [record.getMessage() for record in caplog.records if "change nothing" in record.getMessage()]
+    assert len(said) == lines
+    assert all(f"{name} (is " in said[0] for name in variables)
+
+
 def test_the_example_request_names_a_picture_that_is_there() -> None:
     file = shlex.split(example_request("http://127.0.0.1:8000"))[2].removeprefix("images=@")
     assert Path(file).is_file()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from service.settings import Settings, load
+from service.settings import Settings, load, unknown, unknown_variables
 from tests.conftest import clear_environment
 
 
@@ -47,9 +49,57 @@ def test_a_file_comes_after_the_environment_and_the_environment_after_the_comman
     assert (settings.workers, settings.threads, settings.port) == (3, 6, 8)
 
 
+def test_a_file_that_is_another_users_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "convoy.env").write_text("CONVOY_WORKERS=3\n")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # the tests may be root's, who may read everything
+    with pytest.raises(ValueError, match="can't be read; change who may"):
+        load({}, tmp_path / "convoy.env")
+
+
 def test_nonsense_in_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "convoy.env").write_text("CONVOY_WORKERS=many\n")
     with pytest.raises(ValueError, match=r"--workers \(or CONVOY_WORKERS\): "):
         load({}, tmp_path / "convoy.env")
     with pytest.raises(ValueError, match="There is no settings file"):
         load({}, tmp_path / "other.env")
+
+
+def test_a_name_in_a_file_that_is_no_setting_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    file = tmp_path / "convoy.env"
+    file.write_text("CONVOY_PROT=1\nCONVOY_MEMORY=8g\nOTHER=2\nexport CONVOY_WORKERS=3\nCONVOY_XYZ=\n")
+    with pytest.raises(ValueError, match="is no setting") as raised:
+        load({}, file)
+    assert str(raised.value) == (
+        f"{file} sets what is no setting, CONVOY_PROT (is CONVOY_PORT meant?), CONVOY_XYZ; mend it or take it out."
+    )
+
+
+def test_variables_that_are_no_settings_are_known_but_for_those_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.upper().startswith("CONVOY_")]:
+        monkeypatch.delenv(name)
+    of_kubernetes = ("PORT", "SERVICE_HOST", "SERVICE_PORT_HTTP", "PORT_8000_TCP_ADDR")
+    for name in ("WORKERS", "DATA", "TEST_KILLS", "MODEL_DIR", *of_kubernetes):
+        monkeypatch.setenv(f"CONVOY_{name}", "1")
+    monkeypatch.setenv("convoy_threads", "1")
+    assert unknown_variables() == ["CONVOY_MODEL_DIR (is CONVOY_MODELS_DIR meant?)"]
+
+
+def test_what_the_rest_of_the_project_calls_so_is_known() -> None:
+    root = Path(__file__).parents[2]
+    files = [root / "docker-compose.yml", *(root / "training").rglob("*.py"), *(root / "tests" / "load").glob("*.py")]
+    named = {name for file in files for name in re.findall(r"\bCONVOY_[A-Z_]+\b", file.read_text())}
+    assert {"CONVOY_CPUS", "CONVOY_DATA", "CONVOY_TEST_SECONDS"} < named
+    keys = "CONVOY_API_KEYS"  # the compose file's own; where keys are meant to be asked for, a slip must not be silent
+    assert unknown(sorted(named)) == [f"{keys} (is {keys}_FILE meant?)"]
+
+
+def test_workers_are_told_of_hours_without_end() -> None:
+    settings = Settings(jobs_keep_hours=float("inf"))
+    assert Settings.model_validate_json(settings.model_dump_json()) == settings
+
+
+@pytest.mark.parametrize("name", ["models_dir", "api_keys_file", "default_model", "host", "port"])
+def test_what_is_no_text_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="This is no UTF-8 text; choose a name that is") as raised:
+        load({name: os.fsdecode(b"mod\xe9ls")})
+    assert str(raised.value).startswith(f"--{name.replace('_', '-')} (or CONVOY_{name.upper()}): This is ")
