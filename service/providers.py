@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from service.cores import has_int8_dot_product, usable_cores
 from service.errors import StartupError
 from service.metadata import Precision
 
+NOT_BUILT = "this build of ONNX Runtime does not have it"
 logger = logging.getLogger(__name__)
 
 
@@ -77,7 +79,7 @@ PROVIDERS: dict[str, Provider] = {
 def open_session(
     files: Mapping[Precision, Path], device: str, precision: Precision | None, threads: int, number: int = 0
 ) -> Opened:
-    """A session on `device`; `auto` tries every provider and says so.
+    """A session on `device`; `auto` tries every provider and says which it had to pass over.
 
     `number` is that of this process among its like, which take the GPUs in turn.
     """
@@ -85,6 +87,7 @@ def open_session(
         raise StartupError(
             f"--precision {precision} can't be had: the model has {', '.join(files)}; choose one of them."
         )
+    absent: tuple[str, ...] = ()
     for candidate in PROVIDERS if device == "auto" else (device,):
         provider = PROVIDERS[candidate]
         wanted = provider.precisions() if precision is None else (precision,)
@@ -92,14 +95,25 @@ def open_session(
         attempt = _attempt(provider, files[chosen], threads, chosen, number)
         if not isinstance(attempt, str):
             session, gpu = attempt
+            if absent and number == 0:  # the others have the same to say
+                _say_absent(absent, candidate)
             return Opened(candidate, chosen, session, gpu)
         if device != "auto":
             raise StartupError(
                 f"--device {device} can't be had: {provider.name}: {attempt}; "
                 "install what is missing, or use --device auto."
             )
-        logger.warning("not on %s: %s; trying the next provider", provider.name, attempt)
+        if attempt == NOT_BUILT:
+            absent += (candidate,)
+        else:
+            logger.warning("not on %s: %s; trying the next provider", provider.name, attempt)
     raise StartupError("No execution provider of ONNX Runtime works here; install the extra cpu or gpu.")
+
+
+@cache  # once, however many models there are
+def _say_absent(absent: tuple[str, ...], device: str) -> None:
+    """Nothing is broken: it is what was installed."""
+    logger.info("this build of ONNX Runtime has no %s: serving on the %s", ", ".join(absent).upper(), device.upper())
 
 
 def _attempt(
@@ -107,7 +121,7 @@ def _attempt(
 ) -> tuple[onnxruntime.InferenceSession, int] | str:
     """A session and the number of its device, or why there can be none."""
     if provider.name not in onnxruntime.get_available_providers():
-        return "this build of ONNX Runtime does not have it"
+        return NOT_BUILT
     if missing := provider.missing():
         return missing
     if gpu := number % provider.devices():

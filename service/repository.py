@@ -7,17 +7,19 @@ on the provider that will serve it, and every batch size is run once. What fails
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
 from service.choices import Choice
 from service.engine import Engine
 from service.errors import ModelNotFound, ServiceError, StartupError
-from service.metadata import ModelMetadata, Precision
+from service.metadata import ModelMetadata, Name, Precision
 from service.prediction import ModelIdentity
 from service.preprocessing import RESIZE_POLICIES
 from service.settings import Settings
@@ -25,6 +27,7 @@ from service.stages import StageViewer
 from service.types import Probabilities, Rows
 
 GOLDEN_TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2, "int8": 5e-2}  # int8: processors round apart
+NAME = re.compile(get_args(Name)[1].pattern)
 OpenEngine = Callable[[ModelMetadata, Mapping[Precision, Path]], Engine]
 logger = logging.getLogger(__name__)
 
@@ -83,7 +86,7 @@ class ModelRepository:
     def find(self, proposed: Mapping[str, Choice] | None = None) -> Inventory:
         """As `look`, even where the default model can't serve; `proposed` choices take the place of those kept."""
         found = Inventory()
-        for folder in sorted({path.parents[1] for path in self.root.glob("*/*/metadata.json")}):
+        for folder in self._folders():
             try:
                 choice = (proposed or {}).get(folder.name) or Choice.read(folder)
             except (OSError, ValueError) as exc:
@@ -92,6 +95,17 @@ class ModelRepository:
             else:
                 self._find(folder, choice, found)
         return found
+
+    def _folders(self) -> list[Path]:
+        """Those of models; whatever no model or version can be called is passed over, and said in the log."""
+        folders = set[Path]()
+        for path in self.root.glob("*/*/metadata.json"):
+            model, version = path.parents[1], path.parent.name
+            if NAME.fullmatch(model.name) and version.isprintable():
+                folders.add(model)
+            else:
+                logger.warning("the folder %a is passed over: no model can be called that", f"{model.name}/{version}")
+        return sorted(folders)
 
     def _find(self, folder: Path, choice: Choice, found: Inventory) -> None:
         """Add one model's versions to those found."""
@@ -128,7 +142,8 @@ class ModelRepository:
 
     def stored(self, name: str) -> set[str]:
         """The versions of a model that the folder holds, whether they serve or not."""
-        return {path.parent.name for path in self.root.glob("*/*/metadata.json") if path.parents[1].name == name}
+        found = {path.parent.name for path in self.root.glob("*/*/metadata.json") if path.parents[1].name == name}
+        return {version for version in found if version.isprintable()}  # others can't be told to anybody
 
     @property
     def models(self) -> dict[str, dict[str, LoadedModel]]:

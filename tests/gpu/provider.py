@@ -13,7 +13,7 @@ import onnxruntime
 
 from service import cuda
 from service.metadata import ModelMetadata, Precision
-from service.providers import PROVIDERS
+from service.providers import NOT_BUILT, PROVIDERS
 from tests.gpu.report import Row, holds
 from tests.gpu.serving import server
 from tests.gpu.steps import Skip
@@ -21,6 +21,7 @@ from tests.gpu.subject import Context, model_file, model_folder
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 HIDDEN = "no GPU is visible"
+NOT_ON = "not on CUDAExecutionProvider: "
 
 
 def placement(context: Context) -> Iterator[Row]:
@@ -50,7 +51,8 @@ def hidden_device(context: Context) -> Iterator[Row]:
     """No GPU is visible to the server: on a machine without one that is so anyhow."""
     expected = HIDDEN if context.device == "cuda" else _reason(context)
     yield from _refused(context, expected, CUDA_VISIBLE_DEVICES="")
-    yield from _falls_back(context, expected, CUDA_VISIBLE_DEVICES="")
+    aloud = "this build of ONNX Runtime has no CUDA" if expected == NOT_BUILT else f"{NOT_ON}{expected}"
+    yield from _falls_back(context, aloud, CUDA_VISIBLE_DEVICES="")
 
 
 def missing_library(context: Context) -> Iterator[Row]:
@@ -66,14 +68,12 @@ def missing_library(context: Context) -> Iterator[Row]:
         yield from _refused(context, expected, PYTHONPATH=paths, LD_LIBRARY_PATH="")
     except AssertionError as exc:
         raise Skip("CUDA's libraries are where the dynamic linker always looks, and can't be hidden") from exc
-    yield from _falls_back(context, expected, PYTHONPATH=paths, LD_LIBRARY_PATH="")
+    yield from _falls_back(context, f"{NOT_ON}{expected}", PYTHONPATH=paths, LD_LIBRARY_PATH="")
 
 
 def _reason(context: Context) -> str:
     assert context.without_cuda
-    return (
-        context.without_cuda if "build" not in context.without_cuda else "this build of ONNX Runtime does not have it"
-    )
+    return context.without_cuda if "build" not in context.without_cuda else NOT_BUILT
 
 
 def _refused(context: Context, expected: str, **environment: str) -> Iterator[Row]:
@@ -89,13 +89,13 @@ def _refused(context: Context, expected: str, **environment: str) -> Iterator[Ro
         raise AssertionError("--device cuda started without CUDA")
 
 
-def _falls_back(context: Context, expected: str, **environment: str) -> Iterator[Row]:
-    """`--device auto` must serve, on the CPU, and say so."""
+def _falls_back(context: Context, aloud: str, **environment: str) -> Iterator[Row]:
+    """`--device auto` must serve, on the CPU, and say so in the words `aloud`."""
     with server(context, 1, device="auto", **environment) as served:
         ready = json.loads(_get(served.target.port, "/readyz"))
         yield holds("--device auto serves on the CPU", ready["provider"] == "CPUExecutionProvider", str(ready))
     log = (context.work / "server.log").read_text(encoding="utf-8")
-    yield holds("and says aloud why", f"not on CUDAExecutionProvider: {expected}" in log)
+    yield holds("and says aloud why", aloud in log)
 
 
 def said(context: Context) -> Iterator[Row]:

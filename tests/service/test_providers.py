@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,11 +49,16 @@ def test_cuda_is_refused_when_the_session_lands_on_the_cpu(model_file: Path, mon
         opened(model_file, "cuda")
 
 
-def test_auto_says_aloud_that_it_passed_over_cuda(model_file: Path, caplog: pytest.LogCaptureFixture) -> None:
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        pytest.skip("this ONNX Runtime has CUDA")
-    assert opened(model_file, "auto").device == "cpu"
-    assert "not on CUDAExecutionProvider" in caplog.text
+def test_auto_says_once_that_there_is_no_cuda_to_be_had(
+    model_file: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    providers._say_absent.cache_clear()
+    caplog.set_level(logging.INFO)
+    for number in (1, 0, 0):
+        assert open_session({"fp32": model_file}, "auto", None, 1, number).device == "cpu"
+    said = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert said == [("INFO", "this build of ONNX Runtime has no CUDA: serving on the CPU")]
 
 
 @pytest.mark.usefixtures("with_cuda")
@@ -65,7 +71,8 @@ def test_what_cuda_lacks_is_the_reason_that_is_given(
         opened(model_file, "cuda")
     assert f"--device cuda can't be had: CUDAExecutionProvider: {reason}; " in str(raised.value)
     assert opened(model_file, "auto").device == "cpu"
-    assert reason in caplog.text
+    said = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert said == [("WARNING", f"not on CUDAExecutionProvider: {reason}; trying the next provider")]
 
 
 @pytest.mark.usefixtures("with_cuda")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -111,6 +112,19 @@ def test_what_a_file_gave_at_export_counts_for_it_before_what_torch_gave(root: P
         right = arrays["probabilities"]
     change_golden(folder, probabilities_fp32=right)
     assert load(root).get("colours", "1").identity.version == "1"
+
+
+@pytest.mark.parametrize("folder", [b"caf\xe9/1", b"colours/caf\xe9", b"Colours copy/1", b".trash/1"])
+def test_folders_with_names_that_no_model_can_have_are_passed_over(
+    folder: bytes, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = root / os.fsdecode(folder)
+    shutil.copytree(root / "colours" / "1", place)
+    repository = load(root)
+    assert list(repository.models) == ["colours"]
+    assert set(repository.versions("colours")) == {"1", "2"}
+    assert not repository.failed
+    assert f"{os.fsdecode(folder)!a} is passed over" in caplog.text
 
 
 def in_place_of_metadata(folder: Path) -> None:
