@@ -148,6 +148,8 @@ def load(given: dict[str, str], file: Path | None = None) -> Settings:
 
     Raises `ValueError` (one sentence) where they make no sense.
     """
+    if slips := unknown(PREFIX + name for name in given):
+        raise ValueError(f"There is no setting {', '.join(slips)}; mend it or leave it out.")
     if file and not file.is_file():
         raise ValueError(f"There is no settings file {file}.")
     if file and not os.access(file, os.R_OK):

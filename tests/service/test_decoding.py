@@ -332,4 +332,4 @@ def test_a_jpeg_whose_notes_are_damaged_is_a_picture_all_the_same() -> None:
     exif[0x0112] = 3
     content = encode(picture("red"), "JPEG", exif=exif)
     damaged = content[:2] + b"\xff\xe0\x00\x09JFIF\0\1\1" + content[2:]
-    assert decode(damaged, max_pixels=LIMIT).shape == picture("red").size[::-1] + (3,)
+    assert decode(damaged, max_pixels=LIMIT).shape == (*picture("red").size[::-1], 3)

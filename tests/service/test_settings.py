@@ -49,6 +49,12 @@ def test_a_file_comes_after_the_environment_and_the_environment_after_the_comman
     assert (settings.workers, settings.threads, settings.port) == (3, 6, 8)
 
 
+def test_what_is_given_must_be_settings() -> None:
+    """As the arguments of an application on Ray Serve are."""
+    with pytest.raises(ValueError, match=r"no setting CONVOY_default_modle \(is CONVOY_DEFAULT_MODEL meant\?\)"):
+        load({"default_modle": "colours"})
+
+
 def test_a_file_that_is_another_users_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "convoy.env").write_text("CONVOY_WORKERS=3\n")
     monkeypatch.setattr(os, "access", lambda *_: False)  # the tests may be root's, who may read everything
