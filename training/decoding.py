@@ -28,10 +28,15 @@ def decode(content: bytes, size: int) -> Pixels:
         raise ValueError("it is no picture in a known format, or damaged") from exc
     if image.size == (size, size):
         return np.array(image)
-    scale = min(image.width, image.height) / size
-    left, top = (image.width - size * scale) / 2, (image.height - size * scale) / 2
-    box = (left, top, left + size * scale, top + size * scale)
-    return np.array(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
+    return np.array(image.resize((size, size), Image.Resampling.BICUBIC, box=centre(image.width, image.height, size)))
+
+
+def centre(width: int, height: int, size: int) -> tuple[float, float, float, float]:
+    """The largest square in the middle, as left, upper, right and lower edge, never outside the image."""
+    side = size * (min(width, height) / size)
+    part_width, part_height = min(side, width), min(side, height)  # rounding may exceed it
+    left, top = (width - part_width) / 2, (height - part_height) / 2
+    return left, top, min(left + part_width, width), min(top + part_height, height)
 
 
 def _jpeg(content: bytes, at_least: int) -> Image.Image | None:

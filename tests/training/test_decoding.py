@@ -12,9 +12,9 @@ from PIL import Image
 from service import decoding as service_decoding
 from service.errors import InvalidImage
 from service.preparation import REDUCED_TO
-from service.preprocessing import fit
+from service.preprocessing import RESIZE_POLICIES, fit
 from training import decoding
-from training.decoding import decode
+from training.decoding import centre, decode
 
 SIZE = 32
 Make = Callable[[], bytes]
@@ -64,6 +64,7 @@ FILES: dict[str, Make] = {
         Image.fromarray(np.arange(0, 65536, 8).astype(np.uint16).reshape(64, 128)), "PNG", transparency=800
     ),
     "damaged exif": lambda: saved(photo(), "PNG", exif=b"Exif\0\0garbage"),
+    "png whose scale is rounded up": lambda: saved(photo(150, 49), "PNG"),
     "big tiff": lambda: saved(photo(), "TIFF", big_tiff=True),
     "see-through png": lambda: saved(see_through(), "PNG"),
     "webp": lambda: saved(photo(), "WEBP", quality=80),
@@ -96,3 +97,18 @@ def test_what_the_service_refuses_is_not_learned_from(make: Make) -> None:
         service_decoding.decode(content, max_pixels=10**8)
     with pytest.raises(ValueError, match="no picture in a known format"):
         decode(content, SIZE)
+
+
+@pytest.mark.parametrize("size", [32, 49, 64, 224, 336])
+def test_the_centre_lies_within_an_image_of_any_sides_and_is_the_services(size: int) -> None:
+    expected = RESIZE_POLICIES["shorter-side-crop"]
+    for side in range(1, 2_000):
+        for width, height in ((side, side), (side, side + 1), (side + 77, side)):
+            box = centre(width, height, size)
+            assert 0 <= box[0] <= box[2] <= width
+            assert 0 <= box[1] <= box[3] <= height
+            assert box == expected(width, height, size, size)
+
+
+def test_a_picture_whose_scale_is_rounded_up_is_no_damaged_one() -> None:
+    assert decode(saved(photo(640, 450), "PNG"), 224).shape == (224, 224, 3)
