@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from training.decoding import FORMATS, SUFFIXES, Pixels, decode
 from training.errors import DataError
+from training.folders import class_of, files_in, folders_in
 
 Part = Literal["train", "validation", "test"]
 Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]  # images (N, size, size, 3), labels (N,)
@@ -86,11 +87,12 @@ def found(path: Path) -> bool:
 def survey(path: Path) -> Layout:
     """What lies at `path`, its classes sorted by name.
 
-    Raises `DataError` for fewer than two classes, for one without a picture that can be read, and for parts that are
-    missing, doubled, or have other classes or neighbours.
+    Raises `DataError` for fewer than two classes, for one without a picture that can be read, for names that are no
+    text, and for parts that are missing, doubled, or have other classes or neighbours.
     """
     folders = _parts(path)
-    parts = {part: {each.name: _class(each) for each in _folders(folder)} for part, folder in folders.items()}
+    class_of(path.resolve())  # a model's metadata will hold its name, too
+    parts = {part: _classes(folder) for part, folder in folders.items()}
     names = sorted(name for name, files in parts["train"].items() if files.pictures)
     if len(names) < 2:
         raise DataError(f"{path} has pictures of one class only, {', '.join(names)}; make a folder for each of two.")
@@ -151,20 +153,28 @@ def _parts(path: Path) -> dict[Part, Path]:
 
 def _inner(path: Path) -> list[Path]:
     """The folders in it that hold pictures, by name."""
-    return [each for each in _folders(path) if any(map(_is_picture, _files(each)))]
+    return [each for each in folders_in(path) if any(map(_is_picture, files_in(each)))]
 
 
-def _folders(path: Path) -> list[Path]:
-    return sorted(each for each in path.iterdir() if each.is_dir() and not _hidden(each.name)) if path.is_dir() else []
+def _classes(folder: Path) -> dict[str, Class]:
+    """What is in each class's folder, or in those whose names are one to a reader."""
+    classes = dict[str, Class]()
+    for each in folders_in(folder):
+        found = _class(each)
+        if found.pictures or found.others:
+            known = classes.get(name := class_of(each), Class([], Counter()))
+            classes[name] = Class(known.pictures + found.pictures, known.others + found.others)
+    return classes
 
 
 def _class(folder: Path) -> Class:
     pictures, others = list[Path](), Counter[str]()
-    for file in _files(folder):
+    for file in files_in(folder):
         if _is_picture(file):
             pictures.append(file)
         else:
-            others[file.suffix.lower() or file.name] += 1
+            ending = file.suffix.lower() or file.name
+            others[ending.encode(errors="backslashreplace").decode()] += 1  # to be printed, be it text or not
     if others and not pictures:  # what none of can be read is no absence of a class
         raise DataError(
             f"{folder} holds no picture in a known format ({', '.join(FORMATS)}), only files called "
@@ -173,19 +183,8 @@ def _class(folder: Path) -> Class:
     return Class(pictures, others)
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Those in it that are not hidden, at any depth."""
-    for each in folder.rglob("*"):
-        if not any(map(_hidden, each.relative_to(folder).parts)) and each.is_file():
-            yield each
-
-
 def _is_picture(file: Path) -> bool:
     return file.suffix.lower() in SUFFIXES
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".")
 
 
 def _read(picture: Picture, layout: Layout, size: int, wanted: Collection[Part]) -> Read:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from pathlib import Path
 
@@ -139,6 +140,36 @@ def test_a_folder_whose_name_looks_like_a_pictures_is_a_folder(folder: Path) -> 
     (folder / "red" / "album.png").mkdir()
     (folder / "0.png").rename(folder / "red" / "album.png" / "0.png")
     data = load_training_data(folder, SIZE)
+    assert len(data.train) + len(data.validation) + len(load_test_split(folder, SIZE)) == 180
+
+
+def test_pictures_behind_a_link_are_learned_from(folder: Path) -> None:
+    expected = load_training_data(folder, SIZE)
+    (folder / "red" / "more").rename(folder.parent / "elsewhere")
+    (folder / "red" / "more").symlink_to(folder.parent / "elsewhere")
+    assert torch.equal(load_training_data(folder, SIZE).train.images, expected.train.images)
+
+
+def test_a_name_that_no_model_could_hold_is_told_before_anything_is_learned(folder: Path) -> None:
+    bad = Path(os.fsdecode(bytes(folder) + b"/ros\xe9"))
+    (folder / "red").rename(bad)
+    with pytest.raises(DataError, match=r"folder '.*/ros\\udce9' is not UTF-8; rename it"):
+        load_training_data(folder, SIZE)
+    bad.rename(folder / "red")
+    with pytest.raises(DataError, match=r"folder '.*/\\udce9' is not UTF-8; rename it"):
+        load_training_data(folder.rename(os.fsdecode(bytes(folder.parent) + b"/\xe9")), SIZE)
+
+
+def test_the_ends_of_other_files_names_are_printed_be_they_text_or_not(folder: Path) -> None:
+    Path(os.fsdecode(bytes(folder) + b"/red/a.\xe9")).touch()
+    assert str(load_training_data(folder, SIZE)).encode().endswith(rb"files not looked at: 1 *.\udce9")
+
+
+def test_folders_whose_names_are_one_to_a_reader_are_one_class(folder: Path) -> None:
+    (folder / "red").rename(folder / "ros\u00e9")
+    (folder / "ros\u00e9" / "more").rename(folder / "rose\u0301")
+    data = load_training_data(folder, SIZE)
+    assert data.labels == labels_of(folder) == ("blue", "green", "ros\u00e9")
     assert len(data.train) + len(data.validation) + len(load_test_split(folder, SIZE)) == 180
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from training.data import Split, TrainingData
 from training.errors import ExportError
+from training.folders import composed
 from training.foreign.graph import Foreign
 from training.foreign.wrapping import Normalisation
 
@@ -35,9 +36,10 @@ class Source:
 def read_labels(path: Path) -> tuple[str, ...]:
     """One class per line, in the order of the network's outputs; raises `ExportError`."""
     try:
-        labels = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
+        lines = composed(path.read_text(encoding="utf-8-sig")).splitlines()
     except (OSError, UnicodeDecodeError) as exc:
         raise ExportError(f"{path} can't be read as text; give a file with one class per line.") from exc
+    labels = tuple(line.strip() for line in lines if line.strip())
     if len(labels) < 2 or len(set(labels)) < len(labels):
         raise ExportError(f"{path} must name at least two classes, one per line, none of them twice.")
     return labels

@@ -12,7 +12,7 @@ from onnx import helper
 from starlette.testclient import TestClient
 
 from service.app import create_app
-from service.metadata import ModelMetadata, Precision
+from service.metadata import Evaluation, ModelMetadata, Precision
 from service.settings import Settings
 from tests.conftest import encode
 from tests.training.foreign.networks import LABELS, SIZE, by_hand, compared, counted, frozen, network, softmax
@@ -80,6 +80,24 @@ def test_pictures_make_it_honest_and_measure_it_whatever_their_order(
         with TestClient(create_app(settings)) as client:
             answer = client.post("/v1/predict", files={"images": encode(speckled("green", 7))}).json()
         assert answer["predictions"][0]["label"] == "green"
+
+
+def test_to_calibrate_it_again_by_the_same_pictures_changes_nothing(tmp_path: Path, labels: Path) -> None:
+    pictures = fill(tmp_path / "pictures", 30)
+    file, target = network(tmp_path / "net.onnx"), tmp_path / "models" / "colours" / "1"
+    assert main(["import", str(file), str(target), "--labels", str(labels), "--data", str(pictures)]) == 0
+    imported = ModelMetadata.read(target)
+    assert main(["calibrate", str(target), "--data", str(pictures)]) == 0
+    again = ModelMetadata.read(target)
+    assert again.calibration == imported.calibration
+    assert [replaced(e) for e in again.evaluations] == [replaced(e) for e in imported.evaluations]
+    data = load_training_data(pictures, SIZE)
+    assert {e.images for e in again.evaluations} == {len(data.train) + len(data.validation)}
+
+
+def replaced(evaluation: Evaluation) -> Evaluation:
+    """But for the command."""
+    return evaluation.model_copy(update={"command": ""})
 
 
 def test_thresholds_of_what_no_pictures_calibrated_are_of_its_own_probabilities(tmp_path: Path, labels: Path) -> None:

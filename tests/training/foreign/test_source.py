@@ -27,6 +27,15 @@ def test_labels_of_any_system_are_read(tmp_path: Path) -> None:
     assert read_labels(path) == ("héron", "cat")
 
 
+def test_a_class_is_the_same_in_either_form_of_its_letters(tmp_path: Path) -> None:
+    path = tmp_path / "labels.txt"
+    path.write_text("he\u0301ron\ncat\n", encoding="utf-8")
+    assert read_labels(path) == ("h\u00e9ron", "cat")
+    path.write_text("he\u0301ron\nh\u00e9ron\n", encoding="utf-8")
+    with pytest.raises(ExportError, match="none of them twice"):
+        read_labels(path)
+
+
 def test_pictures_are_made_for_square_images_only(tmp_path: Path) -> None:
     square = network(tmp_path / "a.onnx")
     assert Source(square, read(square), LABELS, Normalisation()).size == SIZE
