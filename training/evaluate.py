@@ -18,6 +18,7 @@ from service.metadata import Evaluation, ModelMetadata, Precision, ReliabilityBi
 from training import report
 from training.calibrate import (
     MIRRORED,
+    NOTHING,
     Calibrator,
     brier_score,
     conformal_thresholds,
@@ -29,6 +30,7 @@ from training.calibrate import (
 )
 from training.data import Split, labels_of, load_test_split, load_training_data, option_of
 from training.errors import TrainingError
+from training.foreign.source import held_out
 from training.model_files import ModelFile
 from training.onnx_graph import run_onnx
 from training.repository import read_model
@@ -72,8 +74,8 @@ def six_view_accuracy(folder: Path, data: Path, split: SplitName = "test") -> di
 def fit_thresholds(folder: Path, data: Path) -> tuple[Evaluation, ...]:
     """Give the model in `folder` the thresholds of prediction sets, and record what they measure on validation.
 
-    For models that were exported without; its files stay what they are. The thresholds come from the images that the
-    calibration was fitted on, or, where it was fitted on others or none, on images that are new to it.
+    For models that were exported without; its files stay what they are. The images may be those that the calibration
+    was fitted on, and are taken for such wherever it was fitted at all.
     """
     metadata, files, images = _open(folder, data, "validation")
     fitted_on = metadata.calibration.fitted_on
@@ -83,7 +85,7 @@ def fit_thresholds(folder: Path, data: Path) -> tuple[Evaluation, ...]:
             *ModelFile(file, _calibrator(metadata, precision)).answers(fitting.images.numpy()),
             fitting.labels,
             pictures=len(images),
-            fitted=fitted_on.startswith(f"{len(images):,} "),  # as many are these very ones
+            fitted=fitted_on != NOTHING,
         )
         for precision, file in files.items()
     }
@@ -123,8 +125,15 @@ def _open(folder: Path, data: Path, split: SplitName) -> tuple[ModelMetadata, di
     height, width = metadata.input.height, metadata.input.width
     if height != width:
         raise TrainingError(f"{folder} takes images of {width} × {height}; only models of square ones can be measured.")
+    if split == "validation" and _is_calibrated_import(metadata):
+        return metadata, files, held_out(load_training_data(data, height), metadata.labels)
     images = labelled_images(data, split, height)
     return metadata, files, images.renumbered(classes, metadata.labels)
+
+
+def _is_calibrated_import(metadata: ModelMetadata) -> bool:
+    """Whether it was calibrated and measured on all pictures but the test's, none of which it has learned from."""
+    return metadata.provenance.epochs == 0 and metadata.calibration.fitted_on != NOTHING
 
 
 def _calibrator(metadata: ModelMetadata, precision: Precision) -> Calibrator:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from training.calibrate import (
+    LEAST_EXPONENT,
     Calibrator,
     brier_score,
     conformal_threshold,
@@ -224,3 +225,16 @@ def test_reliability_sums_are_of_every_image_once() -> None:
     assert sums[:3].eq(0).all()  # two classes: nothing is below 0.5
     assert torch.allclose(sums[3], torch.tensor([2, 1.3, 1], dtype=torch.double))
     assert torch.allclose(sums[4], torch.tensor([2, 1.8, 1], dtype=torch.double))
+
+
+@pytest.mark.parametrize("classes", [3, 10, 100])
+def test_where_wrong_answers_are_as_sure_as_right_ones_float32_still_suffices(classes: int) -> None:
+    """Without a limit the exponent would be 0.25 to 0.4, and the last bits of u move probabilities by 10⁻³."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(classes, (3_000,), generator=generator)
+    said = torch.where(torch.rand(3_000, generator=generator) < 0.3, labels.roll(1), labels)
+    logits = 15 * torch.nn.functional.one_hot(said, classes) + torch.randn((3_000, classes), generator=generator)
+    found = fit(logits, labels)
+    assert found.exponent == pytest.approx(LEAST_EXPONENT)
+    assert found.exponent >= LEAST_EXPONENT
+    assert (found(logits) - found(logits.double())).abs().max() < 5e-6

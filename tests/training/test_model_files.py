@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
 from service.metadata import Evaluation, Precision
 from training.architectures.tutorial_cnn import TutorialCNN
+from training.calibrate import Calibrator
 from training.data import Split, load_training_data
 from training.errors import ExportError
-from training.model_files import check_accuracy, write_files
+from training.model_files import ModelFile, check_accuracy, check_agreement, write_files
 
 
 def evaluation(precision: Precision, accuracy: float, images: int = 5_000) -> Evaluation:
@@ -69,3 +72,33 @@ def test_one_image_that_was_held_out_is_not_taken_for_answers_that_are_all_alike
     data = load_training_data(generated_data)
     one = Split(data.validation.images[:1], data.validation.labels[:1])
     assert set(write_files(tmp_path, TutorialCNN(), replace(data, validation=one), one, {})) == {"fp32", "fp16", "int8"}
+
+
+@dataclass(frozen=True)
+class Says(ModelFile):
+    """Of image number n it says the label n % 10, and of the first `wrong` ones the next."""
+
+    wrong: int = 0
+
+    def probabilities(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        numbers = np.arange(len(images))
+        return np.eye(10, dtype=np.float32)[(numbers + (numbers < self.wrong)) % 10]
+
+
+@pytest.mark.parametrize(("images", "allowed"), [(20, 3), (1_000, 50), (1_500, 50)])
+def test_an_int8_file_that_often_names_other_classes_is_refused_however_few_were_held_out(
+    images: int, allowed: int
+) -> None:
+    split = Split(torch.zeros((images, 2, 2, 3), dtype=torch.uint8), torch.zeros(images, dtype=torch.long))
+
+    def check(wrong: int) -> None:
+        said: dict[Precision, ModelFile] = {
+            "fp32": Says(Path("a"), Calibrator()),
+            "int8": Says(Path("b"), Calibrator(), wrong),
+        }
+        check_agreement(said, split)
+
+    check(allowed)
+    told = rf"gives {allowed + 1} of {min(images, 1_000):,} training images another label .*allowed: {allowed}\)"
+    with pytest.raises(ExportError, match=told):
+        check(allowed + 1)
