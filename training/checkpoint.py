@@ -45,6 +45,7 @@ class Teacher:
     model: dict[str, Tensor]
     provenance: dict[str, str]
     answers: Tensor | None = None  # what its own teachers said to it, where its student is to learn that
+    learned_from: Tensor | None = None  # as in `Checkpoint`, until its student's run has noted it
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Checkpoint:
     answers: Tensor | None = None  # what the teachers have said so far, see `training.distill.Memory`
     kept: tuple[dict[str, Tensor], ...] = ()  # weights at the ends of lr schedules, until they are averaged
     data: str | None = None  # `TrainingData.fingerprint`; older runs have none
+    learned_from: Tensor | None = None  # `TrainingData.hashes`, and those of its teachers; older runs have none
 
     @property
     def finished(self) -> bool:
@@ -182,7 +184,7 @@ def load_teacher(run: Path) -> Teacher:
             "measured and calibrated on nothing; name a run of convoy-train train."
         )
     answers = saved.teachers[-1].answers if saved.config.inherit_answers else saved.answers
-    return Teacher(saved.recipe, saved.config, saved.labels, saved.model, saved.provenance, answers)
+    return Teacher(saved.recipe, saved.config, saved.labels, saved.model, saved.provenance, answers, saved.learned_from)
 
 
 def network_of(saved: Checkpoint | Teacher) -> Network:

@@ -28,6 +28,11 @@ def train(options: argparse.Namespace) -> None:
     if planned.saved:
         run.restore(planned.saved)
     else:
+        training_data.check_held_out(
+            run.learned_from,
+            "this run, or a teacher of it, learns from",
+            "keep one of each picture, or name teachers that have not seen them",
+        )
         run.provenance["command"] = planned.command(options, training_data)
     where = f"on {chosen.type} in {precision.value}"
     print(f"{run.recipe}: {run.total_steps:,} steps {where}, into {planned.folder}", flush=True)

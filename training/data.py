@@ -24,6 +24,7 @@ from training.errors import DataError
 VALIDATION_SHARE = 0.1
 VALIDATION_SEED = 2009
 SHOWN = 12  # classes whose images are counted one by one
+COPIES_ALLOWED = 0.01  # share of the validation images that may be learned from: a few blank ones are no leak
 CACHE = Path("~/.cache/convoy/cifar-10")
 
 
@@ -75,6 +76,23 @@ class TrainingData:
         digest = hashlib.sha256(self.train.images.contiguous().numpy().data)
         digest.update(self.train.labels.contiguous().numpy().data)
         return digest.hexdigest()
+
+    @cached_property
+    def hashes(self) -> Tensor:
+        """What the images to learn from are known by, int64 (N,)."""
+        return _hashes(self.train.images)
+
+    def check_held_out(self, learned: Tensor, learner: str, remedy: str) -> None:
+        """Raise `DataError` when more than a few validation images have one of the hashes `learned`.
+
+        A copy that was saved anew is another file, and may be of another part; its pixels are the same.
+        """
+        known = int(torch.isin(_hashes(self.validation.images), learned).sum())
+        if known > COPIES_ALLOWED * len(self.validation):
+            raise DataError(
+                f"{known:,} of the {len(self.validation):,} validation images of {self.name} are, saved anew, among "
+                f"those that {learner}; {remedy}."
+            )
 
     def batches(self, batch_size: int) -> tuple[int, int]:
         """How many whole batches there are to learn from, at least one, and how many images each of them has."""
@@ -163,6 +181,12 @@ def _cifar10(path: Path, choose: cifar10.Choose, size: int) -> Split:
 
 def _split(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> Split:
     return Split(torch.from_numpy(images), torch.from_numpy(labels))
+
+
+def _hashes(images: Tensor) -> Tensor:
+    """8 bytes for the pixels of each image: uint8 (N, H, W, 3) → int64 (N,)."""
+    digests = (hashlib.blake2b(image, digest_size=8).digest() for image in images.contiguous().numpy())
+    return torch.tensor([int.from_bytes(digest, "little", signed=True) for digest in digests], dtype=torch.int64)
 
 
 def _validation_mask(labels: Tensor) -> Tensor:

@@ -99,6 +99,11 @@ def cast(recipe: str, config: TrainConfig, data: TrainingData, teachers: tuple[T
         raise CheckpointError("The teachers were trained on other classes; train them on this data first.")
     if config.inherit_answers:
         _check_answers(recipe, config, data, teachers[-1])
+    elif others := sorted({teacher.config.image_size for teacher in teaching} - {config.image_size}):
+        raise CheckpointError(
+            f"The teachers know images of {' and '.join(map(str, others))} pixels in height and width, and those of "
+            f"this run have {config.image_size}; give it, or them, another --size."
+        )
     if config.start_from_teacher:
         _check_start(recipe, config, teachers[0])
     return Roles(

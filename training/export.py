@@ -41,7 +41,7 @@ from training.checkpoint import Checkpoint
 from training.data import TrainingData
 from training.errors import ExportError
 from training.evaluate import evaluate_probabilities
-from training.model_files import ModelFile, check_accuracy, torch_logits, write_files
+from training.model_files import ModelFile, check_accuracy, check_agreement, torch_logits, write_files
 from training.onnx_graph import OPSET, InferenceGraph, count_macs
 from training.provenance import git_revision, recorded
 from training.recipes import TrainConfig
@@ -55,13 +55,20 @@ def export(
 ) -> ModelMetadata:
     """Export the finished run in `run` to `target` = models/<name>/<version>.
 
-    Raises what `exportable` does, and `ExportError` for data of other classes or when a file fails its gate.
+    Raises what `exportable` does, `ExportError` for data of other classes or when a file fails its gate, and
+    `DataError` where the run has learned from the images that are to calibrate and measure it.
     """
     saved = exportable(run, target)
     if saved.labels != data.labels:
         raise ExportError(
             f"{run} knows {', '.join(saved.labels)}, and the images of {data.name} are of {', '.join(data.labels)}; "
             "point --data at those that it was trained on."
+        )
+    if saved.learned_from is not None:
+        data.check_held_out(
+            saved.learned_from,
+            f"{run} has learned from",
+            "point --data at the very files that it was trained on, or train again on these",
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=".export-", dir=target.parent))
@@ -139,6 +146,7 @@ def _fill(
         for precision, (p, logits) in answers.items()
     )
     check_accuracy(evaluations)
+    check_agreement(files, data.train)
     golden_file = _write_golden(folder / "golden.npz", network, files, height, width)
     metadata = ModelMetadata(
         name=name,

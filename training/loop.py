@@ -22,9 +22,8 @@ from training.optim import LR_SCHEDULES, Lookahead
 from training.process import keep_freed_memory, stop_requests
 from training.progress import Progress
 from training.run import Run
-from training.start import pixels
+from training.start import batches_of, pixels
 
-EVALUATION_BATCH = 500
 SEED_STRIDE = 2654435761  # 2³² / the golden ratio: its multiples modulo 2³² keep apart
 VIEW, DEGRADATION = 0, 1 << 31  # where in 2³² a stream of random numbers begins; an epoch's order is of the views'
 
@@ -147,7 +146,7 @@ def logits_of(model: nn.Module, images: Tensor, device: torch.device, precision:
     """Logits float32 (N, classes) on the CPU for uint8 images (N, H, W, 3); the model is put into eval mode."""
     model.eval()
     batches = []
-    for batch in torch.split(images, EVALUATION_BATCH):
+    for batch in batches_of(images):
         with precision.autocast(device):
             batches.append(model(pixels(batch.to(device))).float().cpu())
     return torch.cat(batches)

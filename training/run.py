@@ -33,6 +33,9 @@ class Run:
         teachers: tuple[Teacher, ...] = (),
     ) -> None:
         """Raises `CheckpointError` when `teachers` are not those that `config` asks for, or know other classes."""
+        known = (teacher.learned_from for teacher in teachers if teacher.learned_from is not None)
+        self.learned_from = torch.cat([data.hashes, *known]).unique()  # type: ignore[no-untyped-call]
+        teachers = tuple(replace(teacher, learned_from=None) for teacher in teachers)  # it is noted once
         forgetting = (replace(teacher, answers=None) for teacher in teachers)  # or each student would carry them on
         self.teachers = teachers if config.inherit_answers else tuple(forgetting)
         self.roles = cast(recipe, config, data, self.teachers)
@@ -130,6 +133,7 @@ class Run:
             answers=self.memory.answers if self.memory and not self.config.inherit_answers else None,
             kept=tuple(self.kept) if self.step < self.total_steps else (),
             data=self.data.fingerprint,
+            learned_from=self.learned_from,
         )
 
     def restore(self, saved: Checkpoint) -> None:
@@ -145,6 +149,8 @@ class Run:
             self.lookahead.load(saved.lookahead)
         if self.memory and saved.answers is not None:
             self.memory.restore(saved.answers)
+        if saved.learned_from is not None:  # its teachers no longer say what they learned from
+            self.learned_from = saved.learned_from
         self.kept = [{name: moved(value, self.device) for name, value in each.items()} for each in saved.kept]
         self.epoch_loss.fill_(saved.epoch_loss)
         self.step, self.history = saved.step, list(saved.history)

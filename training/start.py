@@ -18,7 +18,7 @@ from training.recipes import TrainConfig
 
 WHITENING_IMAGES, WHITENING_BATCH = 5_000, 16
 STATISTICS_IMAGES = 10_000
-STATISTICS_BATCH = 500
+BATCH_PIXELS = 500 * 32 * 32  # of images that are run together to learn nothing, and 8 images at least
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class Start:
         config = self.teacher.config if self.teacher else self.config
         clean, other = torch.chunk(self.data.train.images[:STATISTICS_IMAGES].to(self.device), 2)
         generator = torch.Generator().manual_seed(config.seed)
-        degraded = [degrade(batch, config.degradations, generator) for batch in torch.split(other, STATISTICS_BATCH)]
+        degraded = [degrade(batch, config.degradations, generator) for batch in batches_of(other)]
         both = torch.stack([clean[: len(other)], torch.cat(degraded)], 1).flatten(0, 1)
-        return map(pixels, torch.split(both, STATISTICS_BATCH))
+        return map(pixels, batches_of(both))
 
 
 def build_network(config: TrainConfig, data: TrainingData, device: torch.device) -> Network:
@@ -64,6 +64,12 @@ def build_network(config: TrainConfig, data: TrainingData, device: torch.device)
         batches = torch.split(data.train.images[:WHITENING_IMAGES], WHITENING_BATCH)
         model.initialise((pixels(batch) - model.mean) / model.std for batch in batches)
     return on(device, model)
+
+
+def batches_of(images: Tensor) -> tuple[Tensor, ...]:
+    """uint8 (N, H, W, 3) → the same, as many together as memory has room for: fewer where they are larger."""
+    _, height, width, _ = images.shape
+    return torch.split(images, max(8, BATCH_PIXELS // (height * width)))
 
 
 def pixels(images: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ def saved() -> Checkpoint:
         provenance={"torch": "2"},
         teachers=(Teacher("a", RECIPES["cifar10-teacher-24"], ("a", "b"), {"w": torch.zeros(2)}, {"torch": "2"}),),
         answers=torch.ones((1, 2, 2), dtype=torch.float16),
+        learned_from=torch.tensor([-3, 5]),
     )
 
 
@@ -44,9 +45,22 @@ def test_it_comes_back_as_it_was(saved: Checkpoint, tmp_path: Path) -> None:
     assert not found.finished
     assert found.answers is not None
     assert torch.equal(found.answers, torch.ones((1, 2, 2), dtype=torch.float16))
+    assert found.learned_from is not None
+    assert found.learned_from.tolist() == [-3, 5]
     (teacher,) = found.teachers
     assert torch.equal(teacher.model["w"], torch.zeros(2))
     assert replace(teacher, model={}) == replace(saved.teachers[0], model={})
+
+
+def test_one_that_does_not_know_what_it_learned_from_opens(saved: Checkpoint, tmp_path: Path) -> None:
+    checkpoints.save(replace(saved, step=9), tmp_path)
+    state = torch.load(tmp_path / FILE_NAME, weights_only=True)
+    del state["learned_from"]
+    for teacher in state["teachers"]:
+        del teacher["learned_from"]
+    torch.save(state, tmp_path / FILE_NAME)
+    assert checkpoints.load(tmp_path).learned_from is None
+    assert load_teacher(tmp_path).learned_from is None
 
 
 def test_one_that_was_made_on_a_gpu_opens_without(

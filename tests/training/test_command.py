@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from tests.training.test_pictures import fill
 from training import loop, plots, speed
 from training.__main__ import main
 from training.architectures import Network
@@ -53,6 +56,27 @@ def test_a_time_budget_stops_a_run_with_a_checkpoint_even_before_its_first_step(
     assert first.startswith("Stopped after 0 of 336 steps; ")
     assert first.endswith(f"steps; go on with: convoy-train train --resume '{run}' --data {generated_data}")
     assert second.endswith(f"go on with: convoy-train train --resume '{run}' --device cpu --data {generated_data}")
+
+
+@pytest.mark.usefixtures("narrow_networks")
+def test_pictures_that_were_saved_anew_after_a_training_are_not_exported_by(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, run, model = fill(tmp_path / "colours", 30), str(tmp_path / "run"), str(tmp_path / "models" / "tiny" / "1")
+    begin = ["train", "pictures", "--size", "16", "--max-steps", "2", "--data", str(folder), "--output"]
+    assert main([*begin, run]) == 0
+    before = {file: file.read_bytes() for file in folder.rglob("*.[pP][nN][gG]")}
+    for file in before:
+        Image.open(file).save(file, compress_level=0)
+    assert main(["export", run, model, "--data", str(folder)]) == 1
+    told = r"\d+ of the \d+ validation images of colours, .* are, saved anew, among those that .*run has learned"
+    assert re.search(told, capsys.readouterr().err)
+    assert not Path(model).exists()
+    for file, content in before.items():
+        file.with_stem(f"{file.stem}-copy").write_bytes(content)
+    assert main([*begin, str(tmp_path / "other")]) == 1
+    assert "among those that this run, or a teacher of it, learns from" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
 
 
 def test_trials_that_were_stopped_go_on_by_the_same_command(

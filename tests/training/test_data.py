@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import torch
 
 from tests.training.test_pictures import fill
 from training import cifar10, data
-from training.data import find_data, labels_of, load_training_data, option_of
+from training.data import Split, find_data, labels_of, load_training_data, option_of
 from training.errors import DataError
 
 
@@ -79,3 +81,25 @@ def test_the_classes_are_those_of_the_data(generated_data: Path, tmp_path: Path)
         labels_of(tmp_path / "nowhere")
     with pytest.raises(DataError, match="of one class only"):
         labels_of(fill(tmp_path / "one", 2, names=("red",)))
+
+
+def test_images_are_known_again_by_their_pixels_alone(generated_data: Path) -> None:
+    data = load_training_data(generated_data)
+    assert data.hashes.dtype == torch.int64
+    order = torch.randperm(len(data.train))
+    again = replace(data, train=Split(data.train.images[order], data.train.labels[order]))
+    assert torch.equal(again.hashes, data.hashes[order])
+    assert len(set(data.hashes.tolist())) == len(data.train)
+
+
+@pytest.mark.parametrize(("copies", "refused"), [(0, False), (2, False), (3, True), (200, True)])
+def test_more_than_a_few_validation_images_that_were_learned_from_are_told(
+    copies: int, refused: bool, generated_data: Path
+) -> None:
+    data = load_training_data(generated_data)
+    assert len(data.validation) == 200
+    images = torch.cat([data.train.images[:copies], data.validation.images[copies:]])
+    mixed = replace(data, validation=Split(images, data.validation.labels))
+    told = f"{copies} of the 200 validation images of CIFAR-10 are, saved anew, among those that x has seen; go."
+    with pytest.raises(DataError, match=told) if refused else nullcontext():
+        mixed.check_held_out(data.hashes, "x has seen", "go")

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnxruntime
 import pytest
@@ -25,7 +26,7 @@ from training.errors import CheckpointError, ExportError, TrainingError
 from training.evaluate import evaluate_model, evaluate_robustness, fit_thresholds, record
 from training.export import _provenance, export, exportable
 from training.loop import train
-from training.model_files import torch_logits
+from training.model_files import ModelFile, torch_logits
 from training.onnx_graph import run_onnx
 from training.recipes import RECIPES
 from training.repository import read_model
@@ -139,6 +140,27 @@ def test_an_export_that_computes_something_else_writes_nothing(
     assert list((tmp_path / "models" / "tiny").iterdir()) == []
 
 
+class Rolled(ModelFile):
+    """Right as often as any on what was held out, and about other images of another opinion."""
+
+    def probabilities(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        return np.roll(super().probabilities(images), 1, axis=1)
+
+
+def test_an_export_whose_int8_file_is_of_another_opinion_writes_nothing(
+    finished: Path, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "training.export.check_agreement",
+        lambda files, images: model_files.check_agreement(
+            files | {"int8": Rolled(files["int8"].path, files["int8"].calibrator)}, images
+        ),
+    )
+    with pytest.raises(ExportError, match=r"The int8 file gives .* training images another label.*nothing was written"):
+        export(finished, tmp_path / "models" / "tiny" / "1", data)
+    assert list((tmp_path / "models" / "tiny").iterdir()) == []
+
+
 def test_the_version_of_onnx_runtime_is_told_by_whatever_name_it_is_installed(
     finished: Path, data: TrainingData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,6 +249,17 @@ def test_a_model_without_thresholds_is_given_those_of_an_export_and_keeps_its_fi
     assert calibrated.files == exported.files
     assert [e.prediction_sets for e in calibrated.evaluations] == [e.prediction_sets for e in exported.evaluations]
     assert (model / "MODEL_CARD.md").read_text() == report.card(calibrated)
+
+
+def test_few_images_that_may_have_calibrated_a_model_are_divided_to_find_its_thresholds(
+    model: Path, generated_data: Path
+) -> None:
+    """Of so many more that the number of these says nothing: some of them may be among those."""
+    exported = ModelMetadata.read(model)
+    of_others = {"fitted_on": exported.calibration.fitted_on.replace("200", "220")}
+    exported.model_copy(update={"calibration": exported.calibration.model_copy(update=of_others)}).write(model)
+    fit_thresholds(model, generated_data)
+    assert ModelMetadata.read(model).calibration.thresholds == exported.calibration.thresholds
 
 
 def test_what_other_thresholds_measured_on_the_test_split_is_forgotten(model: Path, generated_data: Path) -> None:

@@ -130,3 +130,30 @@ def test_a_checkpoint_that_does_not_know_its_data_goes_on(data: TrainingData, tm
     each = run("tutorial", data, replace(SMALL["tutorial"], epochs=1))
     each.restore(older)
     assert each.step == each.total_steps
+
+
+def test_what_a_run_and_its_teachers_learned_from_is_kept_when_it_is_resumed(
+    data: TrainingData, tmp_path: Path
+) -> None:
+    teachers = tuple(replace(untrained_teacher(seed, data), learned_from=torch.tensor([seed, 7])) for seed in range(2))
+    begun = Run("cifar10-plain", SMALL["cifar10-plain"], data, CPU, Precision.FP32, teachers)
+    expected = sorted({0, 1, 7, *data.hashes.tolist()})
+    assert begun.learned_from.tolist() == expected
+    checkpoints.save(begun.checkpoint(), tmp_path)
+    saved = checkpoints.load(tmp_path)
+    assert all(teacher.learned_from is None for teacher in saved.teachers)
+    resumed = Run("cifar10-plain", saved.config, data, CPU, Precision.FP32, saved.teachers)
+    resumed.restore(saved)
+    noted = resumed.checkpoint().learned_from
+    assert noted is not None
+    assert noted.tolist() == expected
+    resumed.restore(replace(saved, learned_from=None))  # an older one
+
+
+def test_teachers_of_images_of_another_size_are_refused(data: TrainingData) -> None:
+    own, other = untrained_teacher(0, data), untrained_teacher(1, data, image_size=32)
+    config = SMALL["cifar10-plain"]
+    with pytest.raises(CheckpointError, match=r"know images of 32 pixels .* this run have 16; give it, or them,"):
+        Run("cifar10-plain", config, data, CPU, Precision.FP32, (own, other))
+    starts = replace(config, teachers=("a",), start_teaches=False)  # whose weights suit images of any size
+    assert Run("cifar10-plain", starts, data, CPU, Precision.FP32, (other,)).ensemble is None

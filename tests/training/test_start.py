@@ -11,14 +11,14 @@ import torch
 from tests.runs import CPU, SMALL, exported_weights, run, small, untrained_teacher
 from training.architectures.plain_cnn import PlainCNN
 from training.checkpoint import network_of
-from training.data import TrainingData, load_training_data
+from training.data import Split, TrainingData, load_training_data
 from training.device import Precision
 from training.errors import CheckpointError
-from training.loop import train
+from training.loop import logits_of, train
 from training.norms import measure_statistics
 from training.recipes import with_overrides
 from training.run import Run
-from training.start import WHITENING_BATCH, build_network, pixels
+from training.start import WHITENING_BATCH, Start, batches_of, build_network, pixels
 
 pytestmark = pytest.mark.usefixtures("narrow_networks")
 
@@ -93,3 +93,25 @@ def test_whitening_sees_the_images_a_few_at_a_time(data: TrainingData, monkeypat
     build_network(SMALL["tutorial"], data, CPU)
     assert sum(sizes) == 200  # of which the fixture has it make do
     assert max(sizes) == WHITENING_BATCH
+
+
+@pytest.mark.parametrize(("size", "together"), [(32, 500), (64, 125), (224, 10), (1_024, 8)])
+def test_large_images_are_fewer_together(size: int, together: int) -> None:
+    images = torch.empty((1, 1, 1, 3), dtype=torch.uint8).expand(501, size, size, 3)
+    sizes = [len(batch) for batch in batches_of(images)]
+    assert sum(sizes) == 501
+    assert sizes[0] == together
+
+
+def test_statistics_and_validation_take_that_many_together(data: TrainingData) -> None:
+    images = data.train.images.repeat(1, 14, 14, 1)[:21]  # 224 × 224 pixels
+    large = replace(data, train=Split(images, data.train.labels[:21]))
+    start = Start(SMALL["tutorial"], large, CPU, Precision.FP32)
+    assert [len(batch) for batch in start.typical_batches()] == [10, 10]
+
+    class Counting(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.new_full((len(x), 1), len(x))
+
+    counted = logits_of(Counting(), images, CPU, Precision.FP32)
+    assert counted.flatten().tolist() == [10] * 20 + [1]
