@@ -6,6 +6,7 @@ Raises `StorageFailed` where the disk is full or closed to the service.
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -67,29 +68,33 @@ class Batch:
 
 
 class Database:
-    """One process's connection, made when it is first needed and shared by its threads."""
+    """One process's connection, shared by its threads: made when it is first needed, and anew once it is of no use."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root, self._path = root, root / FILE_NAME
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
+        self._opened: os.stat_result | None = None  # the file that it leads to
 
     @property
     def exists(self) -> bool:
         """Whether a batch was ever kept here."""
-        return (self.root / FILE_NAME).exists()
+        return self._path.exists()
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """For one statement that changes nothing."""
         with told(), self._lock:
-            yield self._connected()
+            try:
+                yield self._connected()
+            except sqlite3.OperationalError:  # what was opened while the disk could only be read stays so
+                self._drop()
+                raise
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """Alone with the database; what is done is on the disk afterwards, or none of it."""
-        with told(), self._lock:
-            connection = self._connected()
+        with self.reading() as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
@@ -101,21 +106,41 @@ class Database:
     def close(self) -> None:
         """Let go of it."""
         with self._lock:
-            if self._connection:
-                self._connection.close()
-                self._connection = None
+            self._drop()
+
+    def _drop(self) -> None:
+        if self._connection:
+            self._connection.close()
+            self._connection = None
 
     def _connected(self) -> sqlite3.Connection:
+        if self._connection and not self._is_there():
+            self._drop()  # what is written to a file that was removed is lost
         if self._connection is None:
-            self.root.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(
-                self.root / FILE_NAME, timeout=BUSY_S, isolation_level=None, check_same_thread=False
-            )
-            self._connection.row_factory = _as_dict
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = FULL")
-            self._connection.executescript(SCHEMA)
+            self._connection = self._connect()
         return self._connection
+
+    def _is_there(self) -> bool:
+        """Whether the connection's file still has its name."""
+        try:
+            return self._opened is not None and os.path.samestat(self._opened, self._path.stat())
+        except FileNotFoundError:
+            return False
+
+    def _connect(self) -> sqlite3.Connection:
+        """A connection that has all it needs, or none."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+        try:
+            self._opened = self._path.stat()
+            connection.row_factory = _as_dict
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.executescript(SCHEMA)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
 
 def find(connection: sqlite3.Connection, batch_id: str) -> Batch:

@@ -26,8 +26,11 @@ class Presence:
 
     def say(self, models: Models) -> None:
         """This process lives, and has these models; so it is until it ends."""
+        if self._file >= 0 and not self._is_there():  # removed with all else: the others would take it for dead
+            os.close(self._file)
+            self._file = -1
         if self._file < 0:
-            self._file = os.open(self._path(self.me), os.O_RDWR | os.O_CREAT, 0o644)
+            self._file, self._said = os.open(self._path(self.me), os.O_RDWR | os.O_CREAT, 0o644), frozenset()
             fcntl.flock(self._file, fcntl.LOCK_EX)
         if models != self._said:
             os.ftruncate(self._file, 0)
@@ -66,6 +69,13 @@ class Presence:
             self._path(self.me).unlink(missing_ok=True)
             os.close(self._file)
             self._file = -1
+
+    def _is_there(self) -> bool:
+        """Whether this process's file still has its name."""
+        try:
+            return os.path.samestat(os.fstat(self._file), self._path(self.me).stat())
+        except FileNotFoundError:
+            return False
 
     def _path(self, process: str) -> Path:
         return self._root / f"worker-{process}"

@@ -35,3 +35,13 @@ def test_nothing_stays_of_who_died(two: list[Presence], tmp_path: Path) -> None:
     assert other.lives(one.me)
     assert other.models() == set()
     assert [path.name for path in tmp_path.iterdir()] == [f"worker-{one.me}"]
+
+
+def test_who_lives_says_so_again_where_it_was_removed(two: list[Presence], tmp_path: Path) -> None:
+    one, other = two
+    one.say({"a 1 sha256:0"})
+    (tmp_path / f"worker-{one.me}").unlink()
+    assert not other.lives(one.me)
+    one.say({"a 1 sha256:0"})
+    assert other.lives(one.me)
+    assert other.models() == {"a 1 sha256:0"}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from service.errors import BatchNotFound, Conflict, StorageFailed
+from service.jobs import database as database_module
 from service.jobs import store as store_module
 from service.jobs.database import Batch
 from service.jobs.store import NewBatch, Store
@@ -165,3 +168,37 @@ def test_a_disk_that_can_not_be_written_is_a_clear_error(tmp_path: Path) -> None
     (tmp_path / "jobs").write_bytes(b"no folder")
     with pytest.raises(StorageFailed):
         Store(tmp_path / "jobs").new_folder()
+
+
+def test_what_comes_after_the_folder_was_removed_is_kept_where_others_see_it(store: Store, tmp_path: Path) -> None:
+    """The one who still has what was removed does no harm to what others have made meanwhile, either."""
+    add(store)
+    shutil.rmtree(tmp_path / "jobs")
+    assert (store.exists, store.newest(9)) == (False, [])
+    other = Store(tmp_path / "jobs")
+    batches = [add(other), add(store), add(other)]
+    other.database.close()
+    assert [batch.id for batch in store.newest(9)] == [batch.id for batch in reversed(batches)]
+
+
+def test_a_disk_that_could_only_be_read_is_written_once_it_can_be(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(store)
+    again, connect = Store(tmp_path / "jobs"), sqlite3.connect
+    with monkeypatch.context() as context:
+        context.setattr(sqlite3, "connect", lambda path, **kind: connect(f"file:{path}?mode=ro", uri=True, **kind))
+        with pytest.raises(StorageFailed):
+            add(again)
+    add(again)
+    again.database.close()
+
+
+def test_a_database_that_could_not_be_made_is_made_once_there_is_room(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as context:
+        context.setattr(database_module, "SCHEMA", "CREATE TABLE is cut short")
+        with pytest.raises(StorageFailed):
+            add(store)
+    add(store)
