@@ -18,6 +18,10 @@ from pathlib import Path
 
 import orjson
 
+if __name__ == "__main__":  # libraries that come with the others would reserve memory that they don't use
+    os.putenv("OPENBLAS_NUM_THREADS", "1")  # NumPy's: a buffer for each core
+    os.putenv("ARROW_DEFAULT_MEMORY_POOL", "system")  # pyarrow's own takes a GiB at a time
+
 from service.errors import EmptyRequest, InvalidImage, InvalidSource, ServiceError, StorageFailed
 from service.jobs.inputs import Limits
 from service.jobs.results import error
@@ -25,7 +29,8 @@ from service.jobs.sources import SOURCES
 from service.jobs.spool import SpoolWriter
 from service.jobs.store import UPLOAD
 
-MOST_MEMORY = 4 << 30  # of addresses, of which libraries reserve more than they use
+# Of addresses. A page of Parquet, often a hundred images, has up to 2 GiB, and is there twice: packed and unpacked.
+MOST_MEMORY = 5 << 30
 MOST_CPU_S = 3600  # what has not been read by then is made to keep readers busy
 TOO_MUCH = "Reading the upload took too much memory or failed; send it in parts."
 # Trouble with the disk, whatever the upload: any other is the upload's own.

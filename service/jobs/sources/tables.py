@@ -20,10 +20,11 @@ from service.jobs.inputs import MOST_ID_LENGTH, Input, Limits, refused
 
 if TYPE_CHECKING:
     import pyarrow
+    from pyarrow.parquet import FileMetaData
 
 BESIDE_THE_IMAGE = 64 << 10  # bytes of a line
 IMAGE_COLUMNS = ("image", "img")  # the second is what CIFAR-10 has on its hub
-ROWS_AT_ONCE = 64  # of Parquet in memory, each with an image of any allowed size
+ROWS_AT_ONCE, BYTES_AT_ONCE = 64, 64 << 20  # of Parquet in memory, most of it several times
 NOT_A_ROW = 'The line is no JSON object; send {"id": "…", "image": "<base64>"}.'
 
 
@@ -103,15 +104,27 @@ def parquet_inputs(stream: BinaryIO, size: int, limits: Limits) -> Iterator[Inpu
             raise InvalidSource(f"The Parquet file has two columns `{twice}`; name one of them otherwise.")
         columns = [name for name in (image, "id", "label") if name in schema.names]
         budget = limits.budget(size)
-        for batch in table.iter_batches(ROWS_AT_ONCE, columns=columns):
+        rows_at_once = _rows_at_once(table.metadata)
+        for batch in table.iter_batches(rows_at_once, columns=columns, use_threads=False):  # which reserve memory each
             budget.spend(batch.nbytes)
             rows = {name: batch.column(name).to_pylist() for name in columns if name != image}
             for at, value in enumerate(_cells(batch.column(image))):
                 id_ = _id(rows["id"][at]) if "id" in rows else None
                 truth = _truth(rows["label"][at], names) if "label" in rows else None
                 yield Input(id_, partial(_cell, value, limits), truth)
+    except MemoryError as exc:  # pyarrow's is one of `errors`, too
+        raise InvalidSource(
+            "The Parquet file takes too much memory; write it with fewer rows in a row group, or anew if it is damaged."
+        ) from exc
     except errors as exc:
         raise InvalidSource("The Parquet file is damaged, cut off or encrypted; write it again.") from exc
+
+
+def _rows_at_once(table: FileMetaData) -> int:
+    """So many that there are not too many bytes of them, even where the rows are largest: one at least."""
+    groups = (table.row_group(at) for at in range(table.num_row_groups))
+    rows = (BYTES_AT_ONCE * each.num_rows // max(1, each.total_byte_size) for each in groups if each.num_rows)
+    return max(1, min([ROWS_AT_ONCE, *map(int, rows)]))
 
 
 def _cells(column: pyarrow.Array) -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -134,6 +135,24 @@ def test_what_is_to_end_the_service_does_not_end_the_process(number: signal.Sign
             process.send_signal(number)
             upload.write(PACKERS["ndjson"](PICTURES))
         assert json.loads(said.read()) == {"total": 2}
+
+
+def test_its_libraries_start_no_threads(waits: Order) -> None:
+    """Each would reserve memory, one for every core."""
+    with carrying_out(waits) as (process, _), Path(waits.folder, "upload").open("wb"):
+        threads = list(Path(f"/proc/{process.pid}/task").iterdir())
+    assert len(threads) == 2  # its own, and the one that waits for the parent's end
+
+
+def test_its_libraries_reserve_little_memory(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "inputs")
+    with carrying_out(order(tmp_path, "parquet", PACKERS["parquet"]([("a.png", bytes(1 << 20))]))) as (process, said):
+        with (tmp_path / "inputs").open("rb") as spooled:
+            assert spooled.read(1)  # it has read the table, and waits for the rest to be read
+            kib = re.search(r"VmPeak:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())
+        said.read()
+    assert kib
+    assert int(kib[1]) < 700 << 10
 
 
 def test_the_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tracemalloc
 
 import pyarrow
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from service.errors import InvalidSource
-from service.jobs.inputs import Limits
+from service.jobs.inputs import Budget, Limits
+from service.jobs.sources import tables
 from tests.service.jobs.packing import PACKERS, as_ndjson, as_parquet, inputs, outcomes
 
 PICTURES = [("a", b"first"), ("b", b"second" * 1000), ("c", b"")]
@@ -142,6 +144,37 @@ def test_a_table_that_unpacks_to_too_much_is_refused(monkeypatch: pytest.MonkeyP
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 100 << 20
+
+
+@pytest.mark.parametrize(("image_bytes", "most"), [(900, 64), (20_000, 3), (100_000, 1)])
+def test_no_more_rows_are_in_memory_than_have_room_where_they_are_largest(
+    image_bytes: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "BYTES_AT_ONCE", 64 << 10)
+    sizes = list[int]()
+    monkeypatch.setattr(Budget, "spend", lambda _, bytes_: sizes.append(bytes_))
+    stream = io.BytesIO()
+    with parquet.ParquetWriter(stream, pyarrow.schema({"image": pyarrow.binary()})) as writer:
+        for size, count in ((1, 1000), (0, 0), (image_bytes, 100)):
+            rows = pyarrow.table({"image": [os.urandom(size) for _ in range(count)]}, writer.schema)
+            writer.write_table(rows)
+    assert len(outcomes("parquet", stream.getvalue())) == 1100
+    assert max(sizes) // image_bytes == most
+
+
+def test_a_table_of_nothing_has_no_rows() -> None:
+    assert outcomes("parquet", table({"image": pyarrow.array([], pyarrow.binary())})) == []
+
+
+def test_a_table_that_takes_more_memory_than_there_is_is_not_said_to_be_damaged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise pyarrow.ArrowMemoryError("malloc of size 2147483648 failed")
+
+    monkeypatch.setattr(parquet.ParquetFile, "iter_batches", fails)
+    with pytest.raises(InvalidSource, match="takes too much memory; write it with fewer rows in a row group"):
+        outcomes("parquet", as_parquet(PICTURES))
 
 
 def test_without_pyarrow_the_answer_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
