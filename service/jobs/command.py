@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from service.choices import Choice
 from service.errors import ServiceError, StartupError
 from service.jobs.inputs import Input, Limits
 from service.jobs.ledger import Ledger
 from service.jobs.results import RESULTS, Encoder, ResultFormat
 from service.jobs.sources.files import Opened, open_path
 from service.jobs.tally import Tally
+from service.jobs.versions import chosen_folder
 from service.keys import read_keys
 from service.metadata import ModelMetadata
 from service.settings import Settings, load, metavar
@@ -48,7 +48,13 @@ def add_options(parser: argparse.ArgumentParser, engines: Mapping[str, OpenEngin
         help="zip, tar, NDJSON or Parquet file, folder, glob, list of paths (.txt), CIFAR-10 batches, image; or a URL",
     )
     suffixes = ", ".join(suffix for each in RESULTS.values() for suffix in each.suffixes)
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help=f"ends in {suffixes}")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help=f"ends in {suffixes}; one that is there already is replaced: all is scored anew",
+    )
     parser.add_argument("--model", metavar="NAME", help="default: the configured one")
     parser.add_argument("--version", metavar="N", help="default: the active one, as on a server")
     parser.add_argument("--top-k", type=int, metavar="K", help="only the K most probable classes")
@@ -69,7 +75,7 @@ def add_options(parser: argparse.ArgumentParser, engines: Mapping[str, OpenEngin
 
 
 def run(options: argparse.Namespace, engines: Mapping[str, OpenEngine]) -> int:
-    """Score everything; the exit status: 130 when interrupted."""
+    """Score everything; the exit status: 130 when interrupted. Raises `StartupError` where nothing was scored, too."""
     try:
         return _there(options) if options.server else _here(options, engines)
     except ServiceError as exc:
@@ -81,7 +87,7 @@ def _here(options: argparse.Namespace, engines: Mapping[str, OpenEngine]) -> int
         raise StartupError("--api-key-file is for a server; add --server URL, or leave it out.")
     try:
         settings = load({name: value for name in FROM_SETTINGS if (value := getattr(options, name)) is not None})
-        folder = _folder(settings, options.model, options.version)
+        folder = chosen_folder(settings, options.model, options.version)
         metadata = ModelMetadata.read(folder)
     except (OSError, ValueError) as exc:
         raise StartupError(str(exc)) from exc
@@ -132,22 +138,9 @@ def _there(options: argparse.Namespace) -> int:
             print(tally.text())
         ledger.finish(result_format.encoder(labels))
         the_run.forget()
-    print(f"{ledger.rows:,} images in {seconds:.1f} s: {ledger.rows / seconds:,.0f} images/s", file=sys.stderr)
+    print(_account(ledger.rows, seconds, ledger.rows, the_run.failed), file=sys.stderr)
+    _check(ledger.rows, the_run.failed)
     return 0
-
-
-def _folder(settings: Settings, name: str | None, version: str | None) -> Path:
-    """The chosen version's folder, by default that of the one that a server would answer by; raises `ValueError`."""
-    root = settings.models_dir / (name or settings.default_model)
-    versions, choice = {path.parent.name for path in root.glob("*/metadata.json")}, Choice.read(root)
-    highest = max(versions - choice.unloaded, key=lambda text: (len(text), text), default="")
-    chosen = version or choice.active or highest
-    if chosen not in versions:
-        raise ValueError(
-            f"There is no model {root.name}{f' {version}' if version else ''} in {settings.models_dir}; "
-            "choose another with --model, --version or --models-dir."
-        )
-    return root / chosen
 
 
 def _format(output: Path) -> ResultFormat:
@@ -201,13 +194,32 @@ def _score(
     seconds, images = time.monotonic() - began, ledger.rows - before
     busy = the_run.times.decode_s + the_run.times.infer_s or 1.0
     print(
-        f"{images:,} images in {seconds:.1f} s: {images / seconds:,.0f} images/s; of the workers' time "
+        f"{_account(images, seconds, ledger.rows, the_run.tally.failed)}; of the workers' time "
         f"{the_run.times.infer_s / busy:.0%} was inference, {the_run.times.decode_s / busy:.0%} reading and decoding",
         file=sys.stderr,
     )
     if options.summary:
         print(the_run.tally.text())
+    _check(ledger.rows, the_run.tally.failed)
     return 0
+
+
+def _account(images: int, seconds: float, rows: int, failed: int) -> str:
+    """What this run did, and what became of all rows of the output, those of earlier runs among them."""
+    in_all = "" if images == rows else "in all "
+    where = ", see `error` in the output" if failed else ""
+    return (
+        f"{images:,} images in {seconds:.1f} s: {images / seconds:,.0f} images/s; "
+        f"{in_all}{rows - failed:,} scored, {failed:,} failed{where}"
+    )
+
+
+def _check(rows: int, failed: int) -> None:
+    """Raise `StartupError` where the output has no prediction: whoever goes on with it is to know."""
+    if not rows:
+        raise StartupError("There was nothing to score: no image is at the paths; name others.")
+    if failed == rows:
+        raise StartupError("Nothing could be scored: each row of the output says in its `error` why.")
 
 
 def _interrupted(ledger: Ledger) -> int:

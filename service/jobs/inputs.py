@@ -85,14 +85,24 @@ def text(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def member(name: str, read: Callable[[], Content], *, anywhere: bool = False) -> Input:
-    """An archive's member or a folder's file: its folder's name may be its label. A path that leads out is refused."""
-    name = text(name)
-    parts = name.replace("\\", "/").split("/")
+def member(name: str, read: Callable[[], Content]) -> Input:
+    """An archive's member: its folder's name may be its label. A path that leads out is refused."""
+    parts = text(name).replace("\\", "/").split("/")
+    if ".." in parts or not parts[0] or parts[0].endswith(":"):
+        return refused(
+            text(name)[:MOST_ID_LENGTH], "The member's path leads out of the archive; pack it with a relative path."
+        )
+    return _placed(text(name), parts, read)
+
+
+def stored(name: str, read: Callable[[], Content]) -> Input:
+    """A folder's file, likewise; it was found where it is, so backslashes and colons in its path mean nothing."""
+    return _placed(text(name), text(name).split("/"), read, anywhere=True)
+
+
+def _placed(name: str, parts: list[str], read: Callable[[], Content], *, anywhere: bool = False) -> Input:
     if len(name) > MOST_ID_LENGTH:
         return refused(name[:MOST_ID_LENGTH], f"A path may have {MOST_ID_LENGTH} characters at most; shorten it.")
-    if ".." in parts or not parts[0] or parts[0].endswith(":"):
-        return refused(name, "The member's path leads out of the archive; pack it with a relative path.")
     return Input(name, read, parts[-2] if len(parts) > 1 else None, anywhere)
 
 

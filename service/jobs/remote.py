@@ -40,6 +40,7 @@ class RemoteRun:
     ledger: Ledger
     query: dict[str, str]  # model, version, top_k
     on_rows: Callable[[int, int | None], None] = lambda _done, _total: None
+    failed: int = 0  # rows that are errors, known once all are there
 
     @property
     def stopped(self) -> bool:
@@ -59,14 +60,14 @@ class RemoteRun:
             path = self.ledger.kept.get("batch") or self._send(inputs)
             while not self.stopped:
                 batch = self._ask(path).json()
-                self._fetch(path)
-                self.on_rows(self.ledger.rows, batch["counts"]["total"])
                 if batch["status"] == "failed":
                     self._begin_anew(f"The batch failed: {batch['error']['detail']}")
+                labels = self._labels(batch["model"])
+                self._fetch(path)
+                self.on_rows(self.ledger.rows, batch["counts"]["total"])
                 if batch["status"] == "succeeded" and self.ledger.rows == batch["counts"]["total"]:
-                    model = batch["model"]
-                    about = self.remote.ask(f"/v1/models/{model['name']}/versions/{model['version']}").json()
-                    return tuple(about["metadata"]["labels"])
+                    self.failed = batch["counts"]["failed"]
+                    return labels
                 time.sleep(POLL_S)
         except StartupError:
             if not self.stopped:  # else it gave up because it was told to
@@ -91,6 +92,13 @@ class RemoteRun:
         path = f"/v1/batches/{batch}"
         self.ledger.keep({"key": key, "batch": path})
         return path
+
+    def _labels(self, model: dict[str, str]) -> tuple[str, ...]:
+        """Those of the batch's model, asked for while it is loaded: it may not be any more when all rows are here."""
+        if "labels" not in self.ledger.kept:
+            about = self.remote.ask(f"/v1/models/{model['name']}/versions/{model['version']}").json()
+            self.ledger.keep({**self.ledger.kept, "labels": about["metadata"]["labels"]})
+        return tuple(self.ledger.kept["labels"])
 
     def _lines(self, inputs: Iterator[Input]) -> Iterator[bytes]:
         for line in lines(inputs):

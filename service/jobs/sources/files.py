@@ -21,7 +21,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from service.decoding import DECODERS
 from service.errors import InvalidImage, InvalidSource
-from service.jobs.inputs import Content, Input, Limits, ReadStream, hidden, is_below, member, text
+from service.jobs.inputs import Content, Input, Limits, ReadStream, hidden, is_below, stored, text
 from service.jobs.sources import HEAD_BYTES, is_image, kind_of, local
 from service.jobs.sources.cifar import FILE_NAME
 from service.jobs.sources.edge import Stream, guarded, told
@@ -184,16 +184,16 @@ class _Store:
 
     def _named(self, folder: str, path: str) -> Input:
         """What a list names: a URL, or a path that is relative to the list's folder."""
-        truth = posixpath.basename(posixpath.dirname(path)) or None
+        truth = text(posixpath.basename(posixpath.dirname(path))) or None
         read = (
             partial(_read_url, path, self.limits)
             if "://" in path
             else partial(_read, self.files, posixpath.join(folder, path), self.limits)
         )
-        return Input(path, read, truth, anywhere=True)
+        return Input(text(path), read, truth, anywhere=True)
 
     def _image(self, place: str, name: str) -> Input:
-        return member(name, partial(_read, self.files, place, self.limits), anywhere=True)
+        return stored(name, partial(_read, self.files, place, self.limits))
 
 
 class _Reading:

@@ -18,8 +18,8 @@ from pyarrow import parquet
 
 from service.__main__ import main
 from service.choices import Choice
-from service.jobs.command import _folder
-from service.settings import Settings
+from service.jobs.command import INTERRUPTED
+from service.jobs.score import Done, Run
 from tests.conftest import COLOURS, clear_environment, encode, picture
 from tests.service.jobs.packing import PACKERS, write_folder
 
@@ -116,6 +116,49 @@ def test_folders_are_scored_and_summed_up(models_dir: Path, tmp_path: Path, caps
     assert "accuracy 100.00% (9 of 9 with a known label)" in out
     assert "failed        1" in out
     assert "10 images in" in error
+    assert "images/s; 9 scored, 1 failed, see `error` in the output; of the workers' time" in error
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_run_that_goes_on_tells_what_became_of_all(
+    models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_folder(tmp_path / "pictures", [("0.png", b"x"), *PICTURES[:299]])
+    words = arguments(folder, output=tmp_path / "out.csv", models_dir=models_dir)
+    with monkeypatch.context() as context:
+        take = Run._take
+
+        def take_and_stop(run: Run, done: Done) -> None:
+            take(run, done)
+            run.stop()
+
+        context.setattr(Run, "_take", take_and_stop)
+        assert main(words) == INTERRUPTED
+    assert main(words) == 0
+    error = capsys.readouterr().err
+    assert "44 images in" in error
+    assert "images/s; in all 299 scored, 1 failed, see `error` in the output; " in error
+
+
+@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize(
+    ("pictures", "sentence"),
+    [([], "There was nothing to score: no image is at"), ([("a.png", b"x")], "Nothing could be scored: each row")],
+)
+def test_where_nothing_was_scored_the_output_is_there_and_the_status_1(
+    pictures: list[tuple[str, bytes]],
+    sentence: str,
+    models_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "in").mkdir()
+    words = arguments(write_folder(tmp_path / "in", pictures), output=tmp_path / "out.csv", models_dir=models_dir)
+    assert main(words) == 1
+    told, why = capsys.readouterr().err.splitlines()
+    assert f"images/s; 0 scored, {len(pictures)} failed" in told
+    assert why.startswith(f"convoy: {sentence}")
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 1 + len(pictures)
 
 
 @pytest.mark.usefixtures("in_this_process")
@@ -131,21 +174,6 @@ def test_the_version_is_the_one_that_a_server_would_answer_by(models_dir: Path, 
     second = sure("highest.ndjson")
     Choice("1").write(root / "colours")
     assert sure("active.ndjson") > second
-
-
-def test_a_version_that_is_named_goes_before_the_active_one_and_that_before_the_highest_wanted(
-    models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clear_environment(monkeypatch)
-    root = Path(shutil.copytree(models_dir, tmp_path / "models"))
-    settings = Settings(models_dir=root, default_model="colours")
-    assert [_folder(settings, "colours", each).name for each in ("1", "2", None)] == ["1", "2", "2"]
-    Choice("1").write(root / "colours")
-    assert [_folder(settings, None, each).name for each in ("1", "2", None)] == ["1", "2", "1"]
-    Choice(None, frozenset({"2"})).write(root / "colours")
-    assert [_folder(settings, None, each).name for each in ("1", "2", None)] == ["1", "2", "1"]
-    with pytest.raises(ValueError, match="There is no model colours 3 in "):
-        _folder(settings, None, "3")
 
 
 @pytest.mark.usefixtures("in_this_process")

@@ -22,7 +22,7 @@ from service.errors import InvalidSource, StartupError
 from service.jobs import exchange
 from service.jobs import remote as remote_module
 from service.jobs import runner as runner_module
-from service.jobs.exchange import Answer, Remote
+from service.jobs.exchange import Answer, Headers, Remote
 from service.jobs.inputs import Input, refused
 from service.jobs.ledger import Ledger
 from service.jobs.remote import RemoteRun, bitmap
@@ -81,6 +81,28 @@ def test_the_output_is_what_it_would_be_without_a_server(
     assert there.read_bytes() == here.read_bytes()
     assert [json.loads(line)["id"] for line in there.read_bytes().splitlines()] == IDS
     assert json.loads(Remote(url).ask("/v1/batches").body)["batches"] == []
+
+
+@pytest.mark.parametrize(("good", "status"), [(2, 0), (0, 1)])
+def test_how_many_failed_is_told_and_a_batch_of_nothing_else_is_an_error(
+    good: int, status: int, url: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_folder(folder.with_name("some"), [*PICTURES[:good], ("bad.png", b"x")])
+    output = tmp_path / "out.csv"
+    assert main(["score", str(folder.with_name("some")), "--output", str(output), "--server", url]) == status
+    error = capsys.readouterr().err
+    assert f"images/s; {good} scored, 1 failed, see `error` in the output\n" in error
+    assert ("convoy: Nothing could be scored: " in error) == (status == 1)
+    assert len(output.read_text().splitlines()) == 1 + good + 1
+
+
+def test_nothing_to_score_is_an_error_on_a_server_too(
+    url: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder.with_name("empty").mkdir()
+    words = ["score", str(folder.with_name("empty")), "--output", str(tmp_path / "out.csv"), "--server", url]
+    assert main(words) == 1
+    assert "holds no image" in capsys.readouterr().err
 
 
 def test_a_server_that_asks_for_a_key_gets_it(
@@ -205,6 +227,32 @@ def test_a_batch_that_failed_is_said_and_the_next_run_starts_anew(
                 RemoteRun(Remote(url), ledger, {}).score(inputs())
         RemoteRun(Remote(url), ledger, {}).score(inputs())
         assert ids(ledger) == [name for name, _ in PICTURES]
+
+
+def test_the_labels_are_known_though_the_version_is_unloaded_meanwhile(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask, fetch = Remote.ask, RemoteRun._fetch
+
+    def unloaded(remote: Remote, path: str, headers: Headers | None = None) -> Answer:
+        return Answer(404, b"{}") if path.startswith("/v1/models") else ask(remote, path, headers)
+
+    def fetch_and_unload(run: RemoteRun, path: str) -> None:
+        fetch(run, path)
+        monkeypatch.setattr(Remote, "ask", unloaded)
+
+    monkeypatch.setattr(RemoteRun, "_fetch", fetch_and_unload)
+    with closing(Ledger(tmp_path / "out", "x")) as ledger:
+        assert RemoteRun(Remote(url), ledger, {}).score(inputs()) == COLOURS
+    with closing(Ledger(tmp_path / "out", "x")) as ledger:
+        assert RemoteRun(Remote(url), ledger, {}).score(inputs()) == COLOURS
+
+
+def test_labels_that_an_earlier_convoy_did_not_keep_are_asked_for(url: str, tmp_path: Path) -> None:
+    with closing(Ledger(tmp_path / "out", "x")) as ledger:
+        RemoteRun(Remote(url), ledger, {}).score(inputs())
+        ledger.keep({name: ledger.kept[name] for name in ("key", "batch")})
+        assert RemoteRun(Remote(url), ledger, {}).score(inputs()) == COLOURS
 
 
 def test_who_is_told_to_stop_sends_no_more_and_goes_on_later(url: str, tmp_path: Path) -> None:

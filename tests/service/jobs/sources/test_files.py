@@ -133,6 +133,23 @@ def test_names_that_are_no_text_have_marks_in_their_ids(tmp_path: Path) -> None:
     assert [each.id for each in open_path(single, Limits()).inputs_of(single)] == [f"{tmp_path}/�/�.png"]
 
 
+def test_names_that_would_lead_out_of_an_archive_are_as_good_as_others(tmp_path: Path) -> None:
+    names = ["d/..\\x.png", "d/\\lead.png", "n01:/a.png"]
+    write_folder(tmp_path, [(name, PNG) for name in names])
+    assert found(tmp_path) == [(name, PNG) for name in names]
+    assert found(tmp_path / "*") == [(name, PNG) for name in names]
+    assert [each.truth for each in open_path(str(tmp_path), Limits()).inputs] == ["d", "d", "n01:"]
+    assert found(tmp_path / "d" / "..\\x.png") == [("..\\x.png", PNG)]
+
+
+def test_a_list_names_files_whose_names_are_no_text(tmp_path: Path) -> None:
+    write_folder(tmp_path, [("\udcfe/\udcff.png", PNG)])
+    (tmp_path / "list.txt").write_bytes(b"\xfe/\xff.png\n\xfe\0\n\xfe://a\n")
+    assert found(tmp_path / "list.txt")[0] == ("�/�.png", PNG)
+    assert [each.id for each in open_path(str(tmp_path / "list.txt"), Limits()).inputs] == ["�/�.png", "�\0", "�://a"]
+    assert next(open_path(str(tmp_path / "list.txt"), Limits()).inputs).truth == "�"
+
+
 def test_links_back_and_pipes_are_passed_over_and_a_dead_link_has_its_error(tmp_path: Path) -> None:
     write_folder(tmp_path, PICTURES[:1])
     os.mkfifo(tmp_path / "cat" / "pipe.png")
