@@ -8,14 +8,14 @@ refusal costs is missing for those that are answered.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.api.direct import DirectRoute, DirectRoutes, Header
-from service.api.incoming import CONNECTION_EXTENSION, Connection, Incoming, Reply, joined
+from service.api.direct import DirectRoute, DirectRoutes
+from service.api.incoming import CONNECTION_EXTENSION, Connection, joined
+from service.exchange import Exchange
 from service.heads import PlainHead, without_upgrade
 from service.serving import ServedModels
 
@@ -76,7 +76,7 @@ class Protocol(HttpToolsProtocol):
         """Refuse a request that is whole and plain by its head, if there is no time for it."""
         if self._arriving or not self._free or (headers := self._plain.fields(data)) is None:
             return False
-        exchange = Exchange(self, self._hottest, self._hottest.path, headers, b"")
+        exchange = Exchange(self, self.models, self._hottest, self._hottest.path, headers)
         if refused := self._hottest.refuse(exchange.request(self._connection)):
             self.cycle = exchange  # type: ignore[assignment]
             exchange.send(*refused)
@@ -101,7 +101,7 @@ class Protocol(HttpToolsProtocol):
                 self.transport.close()
                 return
         path = self.url.partition(b"?")[0].decode("ascii", "backslashreplace")
-        exchange = Exchange(self, self._hottest, path, {}, b"")
+        exchange = Exchange(self, self.models, self._hottest, path, {})
         exchange.keep_alive = False
         method = self.parser.get_method().decode() if path else ""  # not known before there is one
         exchange.send(*self._routes.malformed(method, path, msg))
@@ -125,7 +125,8 @@ class Protocol(HttpToolsProtocol):
         headers = joined(self.headers)
         route = self._hottest if path == self._path else self._find(path)
         if route and self._goes_direct(route, headers.get(b"content-length", b"")):
-            self.cycle = self._direct = Exchange(self, route, path.decode(), headers, query)  # type: ignore[assignment]
+            exchange = Exchange(self, self.models, route, path.decode(), headers, query)
+            self.cycle = self._direct = exchange  # type: ignore[assignment]
         else:
             super().on_headers_complete()
             if self.cycle and self.models.draining:  # the next request is for another instance
@@ -235,54 +236,3 @@ class Protocol(HttpToolsProtocol):
         self._connection.end()
         if self._closed:
             self._closed()
-
-
-class Exchange:
-    """A request to a direct route and its reply: what uvicorn's `RequestResponseCycle` is to the others."""
-
-    message_event = asyncio.Event()  # uvicorn sets it when the connection ends; nobody waits for it here
-    response_started = False  # before it is complete
-
-    def __init__(
-        self, protocol: Protocol, route: DirectRoute, path: str, headers: dict[bytes, bytes], query: bytes
-    ) -> None:
-        self._protocol, self.route, self._path, self._headers, self._query = protocol, route, path, headers, query
-        self._began = time.perf_counter()
-        self.pieces: list[bytes] = []
-        self.keep_alive = True  # uvicorn takes it back when it stops
-        self.disconnected = self.response_complete = False
-
-    def request(self, connection: Connection) -> Incoming:
-        """What has arrived, once all of it has."""
-        body = self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
-        return Incoming(self._path, self._headers, self._query, body, connection, self._began)
-
-    async def run(self, request: Incoming) -> None:
-        """Have the request answered; without an answer the connection ends."""
-        try:
-            await self.route.handle(request, self._answer)
-        finally:
-            if not self.response_complete:
-                self._protocol.transport.close()
-
-    async def _answer(self, reply: Reply, request_id: Header) -> None:
-        self.send(reply, request_id)
-
-    def send(self, reply: Reply, request_id: Header) -> None:
-        """Head and body in one write: two would be two packets."""
-        protocol = self._protocol
-        if self.disconnected:
-            return
-        self.keep_alive = self.keep_alive and not protocol.models.draining  # the next request is for another instance
-        lines = [STATUS_LINE[reply.status], b"content-type: ", reply.media_type]
-        for name, value in (*protocol.server_state.default_headers, request_id, *reply.headers):
-            lines += (b"\r\n", name, b": ", value)
-        if not self.keep_alive:
-            lines.append(b"\r\nconnection: close")
-        lines.append(b"\r\ncontent-length: %d\r\n\r\n" % len(reply.body))
-        lines.append(reply.body)
-        protocol.transport.write(b"".join(lines))
-        self.response_complete = True
-        if not self.keep_alive:
-            protocol.transport.close()
-        protocol.on_response_complete()

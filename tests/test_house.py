@@ -36,7 +36,7 @@ TIERS = [
     {"client"},
     {"api"},
     {"rpc"},
-    {"app", "protocol"},
+    {"app", "exchange", "protocol"},
     {"server"},
     {"cluster", "worker"},
     {"__main__"},
@@ -46,7 +46,7 @@ LEAVES = TIERS[0]
 HOMES = {
     "fastapi": {"api", "app"},
     "starlette": {"api", "app"},
-    "uvicorn": {"protocol", "server"},
+    "uvicorn": {"exchange", "protocol", "server"},
     "uvloop": {"event_loop"},
     "onnxruntime": {"binding", "cuda", "providers", "stages"},
     "PIL": {"bench.requests", "decoding", "drawing", "preprocessing"},
