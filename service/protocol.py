@@ -8,6 +8,7 @@ refusal costs is missing for those that are answered.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 
 import httptools
@@ -22,6 +23,7 @@ from service.serving import ServedModels
 FIRST_REQUEST_S = 0.5  # how long a stopping process waits for the first request on a connection
 DIRECT_BYTES = 1 << 20  # larger bodies are worth being read with ASGI's care, piece by piece
 HEAD_BYTES = 64 << 10  # how much of a head, or of what is no body, may arrive beyond its first piece
+UNREAD_FOR: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux has it
 NO_REQUEST = "The bytes are no HTTP/1.1 request; send a request line, one line for each field, and then the body."
 
 
@@ -46,13 +48,15 @@ class Protocol(HttpToolsProtocol):
         self._deaf = False  # whatever comes is not listened to any more
         self._more_bytes = 0  # that have arrived since its first piece, or since the last one of its body
         self._quiet_since = 0.0  # when something happened last that gives the client time, on the loop's clock
-        self._unread = 0  # bytes of answers that the client had not taken at the timer's last look
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         """A client has connected."""
         super().connection_made(transport)
         self._connection.address = self.client[0] if self.client else ""
         self._quiet_since = self.loop.time()
+        if UNREAD_FOR is not None:  # the system ends a connection whose client takes nothing for so long (RFC 5482)
+            connection: socket.socket = transport.get_extra_info("socket")
+            connection.setsockopt(socket.IPPROTO_TCP, UNREAD_FOR, self.timeout_keep_alive * 1000)
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def data_received(self, data: bytes) -> None:
@@ -84,7 +88,7 @@ class Protocol(HttpToolsProtocol):
 
     def _unsupported_upgrade_warning(self) -> None:
         """A wish for another protocol that was not seen in time: what follows is in nobody's protocol any more."""
-        self.cycle.disconnected = self.cycle.response_complete = True
+        self._arriving, self._in_head = True, False  # the parser has taken it for whole
         self.send_400_response("This service speaks HTTP/1.1 alone; send the request without an Upgrade field.")
 
     def send_400_response(self, msg: str) -> None:
@@ -95,9 +99,13 @@ class Protocol(HttpToolsProtocol):
             return
         if self.transport.is_closing():
             return
+        if in_body and self.pipeline:  # its turn comes after theirs
+            self.cycle.keep_alive, self._deaf = False, True
+            self.pipeline[0] = (self.cycle, self._routes.saying_malformed(msg))  # type: ignore[assignment]  # Starlette's
+            return
         if in_body:
             self.cycle.disconnected = True
-            if self.pipeline or self.cycle.response_started:  # it would stand in another answer's place
+            if self.cycle.response_started:  # nothing more can be said
                 self.transport.close()
                 return
         path = self.url.partition(b"?")[0].decode("ascii", "backslashreplace")
@@ -192,13 +200,12 @@ class Protocol(HttpToolsProtocol):
             self.flow.resume_reading()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close a connection whose client has done nothing for so long, read nothing, or not ended a head."""
-        now, unread = self.loop.time(), self.transport.get_write_buffer_size()
-        if unread < self._unread or not self._waits_for_client:
+        """Close a connection whose client has done nothing for so long, or has not ended a head."""
+        now = self.loop.time()
+        if not self._waits_for_client:
             self._quiet_since = now
-        self._unread = unread
         if now - self._quiet_since >= self.timeout_keep_alive:
-            (self.transport.abort if unread else self.transport.close)()  # to close is to wait until it has read
+            super().timeout_keep_alive_handler()
         else:
             self.timeout_keep_alive_task = self.loop.call_later(
                 self._quiet_since + self.timeout_keep_alive - now, self.timeout_keep_alive_handler
@@ -206,17 +213,10 @@ class Protocol(HttpToolsProtocol):
 
     @property
     def _waits_for_client(self) -> bool:
-        """Whether it is the client that has to do something: read, begin a request, or go on with one."""
-        if self.flow.write_paused:
-            return True
+        """Whether it is the client that has to do something: begin a request, or go on with one."""
         if self.flow.read_paused or self.pipeline:
             return False
         return self._free or (self._arriving and not self._in_head)
-
-    def pause_writing(self) -> None:
-        """The client takes less than it is sent: it has time from now on."""
-        super().pause_writing()
-        self._quiet_since = self.loop.time()
 
     def _unset_keepalive_if_required(self) -> None:
         """Let it run."""

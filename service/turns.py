@@ -65,6 +65,8 @@ class Turns:
 
     async def _turn(self, pictures: Iterator[None], given_up: Event) -> bool:
         """Whether the last one is done."""
+        if not self._open:
+            self._turn_s = 0.0  # what was seen before says little of what comes after a pause
         self._open += 1
         try:
             done, took_s = await asyncio.get_running_loop().run_in_executor(self._pool, _go_through, pictures, given_up)

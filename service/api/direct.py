@@ -11,10 +11,11 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import shares, telemetry
 from service.api import problems
@@ -92,17 +93,19 @@ class DirectRoute:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection of the ASGI server."""
 
-        async def answer(reply: Reply, request_id: Header) -> None:
-            length = str(len(reply.body)).encode()
-            head = [(b"content-type", reply.media_type), (b"content-length", length), request_id, *reply.headers]
-            await send({"type": "http.response.start", "status": reply.status, "headers": head})
-            await send({"type": "http.response.body", "body": reply.body})
-
         request, task = Incoming.of(scope, receive), asyncio.current_task()
         assert task is not None
         request.connection.tasks.add(task)
         task.add_done_callback(request.connection.tasks.discard)
-        await self.handle(request, answer)
+        await self.handle(request, partial(_send, send))
+
+
+async def _send(send: Send, reply: Reply, request_id: Header) -> None:
+    """The reply in ASGI's messages."""
+    length = str(len(reply.body)).encode()
+    head = [(b"content-type", reply.media_type), (b"content-length", length), request_id, *reply.headers]
+    await send({"type": "http.response.start", "status": reply.status, "headers": head})
+    await send({"type": "http.response.body", "body": reply.body})
 
 
 class DirectRoutes:
@@ -123,6 +126,14 @@ class DirectRoutes:
         self._log.record(OTHER, method, path, int(error.status), 0.0)
         telemetry.request_id.reset(token)
         return problems.reply(error, path, current.decode()), (HEADER, current)
+
+    def saying_malformed(self, detail: str) -> ASGIApp:
+        """What gives that reply to a request whose head could be read."""
+
+        async def say(scope: Scope, _receive: Receive, send: Send) -> None:
+            await _send(send, *self.malformed(scope["method"], scope["path"], detail))
+
+        return say
 
     def documented(self) -> type[APIRoute]:
         """The class of routes that FastAPI only documents where they are among these, for its routers."""

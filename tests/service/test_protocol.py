@@ -446,6 +446,7 @@ def test_what_comes_behind_a_request_does_not_stand_in_its_answers_place(
     scenario(settings, play)
 
 
+@pytest.mark.skipif(protocol_module.UNREAD_FOR is None, reason="Linux ends such connections, other systems don't")
 def test_a_client_that_does_not_read_loses_its_connection(settings: Settings) -> None:
     async def play(client: Client) -> None:
         assert isinstance(client.writer.transport, asyncio.Transport)
@@ -455,13 +456,46 @@ def test_a_client_that_does_not_read_loses_its_connection(settings: Settings) ->
         while not protocol.flow.write_paused:
             client.writer.write(b"GET /openapi.json HTTP/1.1\r\nHost: test\r\n\r\n" * 20)
             await asyncio.sleep(0.01)
-        protocol._quiet_since -= 1000
-        protocol._unread = protocol.transport.get_write_buffer_size() + 1
-        protocol.timeout_keep_alive_handler()  # it has read something since
-        assert protocol in client.server.server_state.connections
-        ring(client)
-        await client.turns()
-        assert protocol not in client.server.server_state.connections
+        while protocol in client.server.server_state.connections:
+            await asyncio.sleep(0.1)
+
+    scenario(settings.model_copy(update={"keep_alive_ms": 1000}), play)
+
+
+def test_a_client_that_reads_slowly_gets_everything(settings: Settings) -> None:
+    """Longer than an idle connection stays open; what it is sent waits in the system's buffers as well as here."""
+
+    async def play(client: Client) -> None:
+        assert isinstance(client.writer.transport, asyncio.Transport)
+        (protocol,) = client.server.server_state.connections
+        assert isinstance(protocol, Protocol)
+        client.writer.write(b"GET /openapi.json HTTP/1.1\r\nHost: test\r\n\r\n" * 100)
+        for _ in range(99):
+            await read_plain(client.reader)
+            protocol._quiet_since -= 1000
+            protocol.timeout_keep_alive_handler()
+            await asyncio.sleep(0.001)
+        assert (await read_plain(client.reader))[0] == 200
+
+    scenario(settings, play)
+
+
+@pytest.mark.parametrize("start", ["POST /v1/predict HTTP/1.1", "POST /v1/predict?top_k=3 HTTP/1.1"])
+@pytest.mark.parametrize(
+    "second",
+    [
+        b"POST /v1/predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nno number\r\n",
+        b"POST /v1/predict HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+    ],
+    ids=["a damaged body", "another protocol"],
+)
+def test_the_second_of_two_in_one_piece_has_its_400_in_its_turn(settings: Settings, start: str, second: bytes) -> None:
+    async def play(client: Client) -> None:
+        client.writer.write(wire(PNG["red"], start=start) + second)
+        assert (await read(client.reader)).label == "red"
+        answer = await read(client.reader)
+        assert (answer.status, answer.headers["connection"]) == (400, "close")
+        assert await client.reader.read() == b""
 
     scenario(settings, play)
 
