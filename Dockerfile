@@ -13,6 +13,8 @@ COPY service /src/service
 RUN /opt/tools/bin/pip install --no-build-isolation --no-deps --prefix /opt/service /src \
  && sed -i '1s:.*:#!/usr/local/bin/python:' /opt/service/bin/convoy && rm /opt/service/bin/convoy-train \
  && install --directory --owner 10001 /opt/jobs
+COPY models /opt/models
+RUN chmod -R a+rX /opt/models  # a checkout may be its owner's alone, and the service is another user
 
 # Each fills /image (service/deploy/image.py), the first for a CPU, the second for a GPU.
 FROM start AS packages-cpu
@@ -45,12 +47,12 @@ FROM service AS gpu
 COPY --from=packages-gpu /image /
 COPY --from=tools /opt/service /usr/local
 COPY --from=tools --chown=10001:10001 /opt/jobs /jobs
-COPY models /models
+COPY --from=tools /opt/models /models
 VOLUME /jobs
 
 FROM service AS cpu
 COPY --from=packages-cpu /image /
 COPY --from=tools /opt/service /usr/local
 COPY --from=tools --chown=10001:10001 /opt/jobs /jobs
-COPY models /models
+COPY --from=tools /opt/models /models
 VOLUME /jobs

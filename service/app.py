@@ -57,7 +57,7 @@ def create_app(settings: Settings, counters: Counters | None = None, number: int
     served = ServedModels(repository, settings, metrics)
     administration = Administration(served)
     classifier = Classifier(served, settings, metrics)
-    explainer = Explainer(classifier)
+    explainer = Explainer(classifier, settings.client_images)
     store = Store(settings.jobs_dir)
     runner = Runner(store, served, classifier, settings)
 
@@ -77,6 +77,8 @@ def create_app(settings: Settings, counters: Counters | None = None, number: int
         version=version("convoy"),
         summary="Image classification with calibrated probabilities.",
         lifespan=lifespan,
+        docs_url=None,  # the page's room has one that works behind a prefix, too
+        redoc_url=None,
         redirect_slashes=False,  # to the scheme and host that a balancer knows, and this process does not
     )
     app.state.served, app.state.classifier, app.state.metrics = served, classifier, metrics

@@ -53,8 +53,9 @@ class Explanation(NamedTuple):
 class Explainer:
     """Asks the classifier, the batcher before its model, and, on a thread that gives way, the model's stages."""
 
-    def __init__(self, classifier: Classifier) -> None:
-        self._classifier = classifier
+    def __init__(self, classifier: Classifier, most_images: int) -> None:
+        """`most_images` may be under way at a time for one client."""
+        self._classifier, self._most = classifier, most_images
         self._thread = background_thread(1) or ThreadPoolExecutor(1, thread_name_prefix="explain")
 
     async def explain(self, picture: Picture | InvalidImage, model: Served, deadline: float) -> Explanation:
@@ -66,10 +67,7 @@ class Explainer:
         (prediction,) = await self._classifier.classify(row, model=model, deadline=deadline)
         if isinstance(prediction, ServiceError):
             raise prediction
-        with self._classifier.share(PLACES * PLACES):
-            left, failures = await model.batcher.submit(occluded(row[0]), deadline=deadline)
-        for failure in failures.values():
-            raise failure
+        left = await self._probabilities(occluded(row[0]), model, deadline)
         drawing = asyncio.get_running_loop().run_in_executor(self._thread, _draw, row, prediction, left, model)
         try:
             async with asyncio.timeout_at(deadline):
@@ -78,6 +76,17 @@ class Explainer:
             raise DeadlineExceeded(
                 "The request's time was up before its stages were drawn; allow more time or try again later."
             ) from exc
+
+    async def _probabilities(self, rows: Rows, model: Served, deadline: float) -> Probabilities:
+        """What is left: all at once, where a client may have so many under way."""
+        found: list[Probabilities] = []
+        for some in np.split(rows, range(self._most, len(rows), self._most)):
+            with self._classifier.share(len(some)):
+                left, failures = await model.batcher.submit(some, deadline=deadline)
+            for failure in failures.values():
+                raise failure
+            found.append(left)
+        return np.concatenate(found)
 
     def close(self) -> None:
         """Let the thread end; what it has begun is finished."""

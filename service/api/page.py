@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from fastapi import APIRouter, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse
 
 from service.errors import NotFound
 
@@ -19,6 +21,9 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",  # after an update, no old script meets a new page
 }
+OFFLINE = b"""
+    <p>Where nothing else appears, this browser can't reach cdn.jsdelivr.net, which Swagger UI comes from.
+    <a href="openapi.json">openapi.json</a> says the same for any other such program.</p>"""
 
 
 def router() -> APIRouter:
@@ -30,6 +35,12 @@ def router() -> APIRouter:
     @routes.get("/")
     async def index() -> Response:
         return _response(INDEX, files[INDEX])
+
+    @routes.get("/docs")
+    async def documentation() -> Response:
+        """Swagger UI, whose scripts the browser fetches from a content delivery network; by relative addresses else."""
+        document = get_swagger_ui_html(openapi_url="openapi.json", title="Convoy's API").body
+        return HTMLResponse(bytes(document).replace(b'<div id="swagger-ui">', b'<div id="swagger-ui">' + OFFLINE))
 
     @routes.get("/web/{name}")
     async def file(name: str) -> Response:

@@ -27,7 +27,7 @@ HALVES[:, 4:, 2] = 250  # the right half is blue, a little less
 async def running(settings: Settings) -> AsyncIterator[tuple[Explainer, Served, Metrics]]:
     state = create_app(settings).state
     await state.served.start()
-    explainer = Explainer(state.classifier)
+    explainer = Explainer(state.classifier, settings.client_images)
     try:
         yield explainer, state.served.choose(), state.metrics
     finally:
@@ -51,6 +51,15 @@ def explained(
             return await explainer.explain(picture, model, in_a_minute())
 
     return asyncio.run(scenario())
+
+
+def test_few_images_under_way_are_enough(settings: Settings) -> None:
+    """The parts are hidden a few at a time then."""
+    whole = explained(settings, HALVES)
+    few = {"queue_capacity": 8, "max_images_per_request": 4, "client_share": 0.5}
+    parts = explained(settings.model_copy(update=few), HALVES)
+    np.testing.assert_allclose(parts.occlusion.probabilities, whole.occlusion.probabilities, atol=1e-6)
+    assert parts.occlusion.image == whole.occlusion.image
 
 
 def test_the_square_reaches_every_part_of_the_picture_and_hides_a_quarter_of_each_side() -> None:

@@ -93,7 +93,10 @@ def test_the_success_response_has_an_example(document: dict[str, Any]) -> None:
 
 
 def test_the_documentation_page_is_there(client: TestClient) -> None:
-    assert client.get("/docs").status_code == 200
+    answer = client.get("/docs")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert "url: 'openapi.json'" in answer.text  # relative: it works behind a prefix, too
+    assert '<a href="openapi.json">' in answer.text  # what is left without the internet
 
 
 def _content(response: dict[str, Any]) -> dict[str, Any]:
