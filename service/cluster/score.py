@@ -11,12 +11,15 @@ from __future__ import annotations
 import logging
 import socket
 import tempfile
+import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
+from queue import Empty, Full, Queue
+from threading import Event, Thread
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
@@ -24,11 +27,14 @@ from ray.exceptions import RayError
 
 from service.errors import ServiceError, StartupError
 from service.jobs.inputs import Input, Limits
-from service.jobs.score import GPU_WORKERS, Done, Engine, Part, chunks
+from service.jobs.score import GPU_WORKERS, POLL_S, Done, Engine, Part, chunks
 from service.jobs.scoring import Chunk, Scorer, Task
 from service.jobs.sources.files import open_path
 
 CONNECT_S = 5.0
+TELL_S = 15.0  # without a row, until it is said where to look: starting the actors takes a few seconds
+AHEAD = 2  # chunks that have come and are not taken yet
+logger = logging.getLogger(__name__)
 COLUMN = "item"  # of each row, which holds one object; the name is that of `from_items`
 
 
@@ -70,7 +76,9 @@ def engine(address: str | None) -> Engine:
     return partial(_score, address=address)
 
 
-def _score(parts: Sequence[Part], first: int, task: Task, workers: int, *, address: str | None) -> Generator[Done]:
+def _score(
+    parts: Sequence[Part], first: int, task: Task, workers: int, *, address: str | None
+) -> Generator[Done | None]:
     with _connected(address):
         resources = ray.cluster_resources()
         gpu = task.settings.device != "cpu" and resources.get("GPU", 0) > 0
@@ -83,7 +91,7 @@ def _score(parts: Sequence[Part], first: int, task: Task, workers: int, *, addre
             for part in parts
         ]
         dataset = pipeline(unread, task.sized(threads=1, gpu=gpu), workers, num_gpus=1 / GPU_WORKERS if gpu else 0)
-        yield from _numbered((row[COLUMN] for row in dataset.iter_rows()), first)
+        yield from _numbered(_awaited(row[COLUMN] for row in dataset.iter_rows()), first)
 
 
 def pipeline(parts: Sequence[Unread], task: Task, workers: int, *, num_gpus: float) -> Dataset:
@@ -147,11 +155,58 @@ class Actor:
             return exc
 
 
-def _numbered(outcomes: Iterable[Outcome], first: int) -> Generator[Done]:
+def _awaited(outcomes: Iterator[Outcome]) -> Generator[Done | None]:
+    """What was scored, and None whenever nothing has come for a while; raises what is no `Done`.
+
+    Ray's own iterator takes no notice of signals, and waits for good while a cluster has no free core.
+    """
+    arrived: Queue[Outcome | Exception | None] = Queue(AHEAD)  # None: there are no more
+    nobody_waits = Event()
+
+    def put(outcome: Outcome | Exception | None) -> None:
+        while not nobody_waits.is_set():
+            try:
+                arrived.put(outcome, timeout=POLL_S)
+            except Full:
+                continue
+            return
+
+    def fetch() -> None:
+        try:
+            for outcome in takewhile(lambda _: not nobody_waits.is_set(), outcomes):
+                put(outcome)
+            put(None)
+        except Exception as exc:  # it is raised where they are awaited
+            put(exc)
+
+    Thread(target=fetch, name="awaited", daemon=True).start()
+    to_tell: float | None = time.monotonic() + TELL_S
+    try:
+        while True:
+            try:
+                outcome = arrived.get(timeout=POLL_S)
+            except Empty:
+                if to_tell and time.monotonic() > to_tell:
+                    logger.warning("nothing is scored yet; `ray status` tells whether the cluster has free cores")
+                    to_tell = None
+                yield None
+                continue
+            if outcome is None:
+                return
+            if isinstance(outcome, Exception):
+                raise outcome
+            to_tell = None
+            yield outcome
+    finally:
+        nobody_waits.set()
+
+
+def _numbered(chunks_done: Iterable[Done | None], first: int) -> Generator[Done | None]:
     """Chunks whose rows have the indices that they have among all inputs."""
-    for done in outcomes:
-        if not isinstance(done, Done):
-            raise done
+    for done in chunks_done:
+        if done is None:
+            yield None
+            continue
         lines = enumerate(done.scored.rows.splitlines(keepends=True), first)
         rows = b"".join(b'{"index":%d%b' % (index, line[line.index(b",") :]) for index, line in lines)
         yield replace(done, scored=replace(done.scored, rows=rows))

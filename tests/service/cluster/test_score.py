@@ -8,13 +8,18 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ray.exceptions import RayError
 
 from service.__main__ import main
+from service.cluster import score as cluster_score
 from service.jobs.command import INTERRUPTED
 from service.jobs.score import Done, Run
+from service.jobs.scoring import Scored
 from tests.cluster import ENVIRONMENT, LocalCluster
 from tests.conftest import COLOURS, clear_environment, encode, picture
 from tests.service.jobs.packing import PACKERS, write_folder
@@ -72,6 +77,73 @@ def test_what_one_machine_began_the_cluster_ends_with_the_same_output_and_summar
     assert [row["index"] for row in rows] == list(range(COUNT + 302))
     assert [row["id"] for row in rows if "error" in row] == [f"{inputs[2]}/{BAD[0]}"]
     assert not list(tmp_path.glob("*.partial*"))
+
+
+def done(*names: str) -> Done:
+    return Done(Scored(b"", [], 0.0, 0.0), [None], list(names))
+
+
+def test_whoever_waits_for_the_cluster_hears_now_and_then_that_nothing_came() -> None:
+    """And so may see that they are to stop: Ray's own iterator would not let them."""
+    may_come = threading.Event()
+
+    def outcomes() -> Iterator[Done]:
+        yield done("first")
+        assert may_come.wait(30)
+        yield done("second")
+
+    awaited = cluster_score._awaited(outcomes())
+    assert next(each for each in awaited if each).ids == ["first"]
+    assert next(awaited) is None
+    may_come.set()
+    assert [each.ids for each in awaited if each] == [["second"]]
+
+
+def test_nobody_fetches_for_those_who_stopped_waiting() -> None:
+    fetched: list[int] = []
+
+    def outcomes() -> Iterator[Done]:
+        for number in range(1000):
+            fetched.append(number)
+            yield done(str(number))
+
+    awaited = cluster_score._awaited(outcomes())
+    next(awaited)
+    awaited.close()
+    for thread in threading.enumerate():
+        if thread.name == "awaited":
+            thread.join(30)
+    assert len(fetched) <= 1 + 2 * cluster_score.AHEAD
+
+
+def test_what_goes_wrong_in_the_cluster_is_raised_where_it_is_awaited() -> None:
+    def outcomes() -> Iterator[Done]:
+        yield done("first")
+        raise RayError("lost")
+
+    awaited = cluster_score._awaited(outcomes())
+    assert next(each for each in awaited if each)
+    with pytest.raises(RayError, match="lost"):
+        list(awaited)
+
+
+def test_where_no_core_is_free_it_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cluster_score, "TELL_S", 1e-9)
+    may_come = threading.Event()
+
+    def outcomes() -> Iterator[Done]:
+        assert may_come.wait(30)
+        yield done("first")
+
+    awaited = cluster_score._awaited(outcomes())
+    assert [next(awaited) for _ in range(3)] == [None] * 3
+    may_come.set()
+    assert len([each for each in awaited if each]) == 1
+    assert [record.message for record in caplog.records] == [
+        "nothing is scored yet; `ray status` tells whether the cluster has free cores"
+    ]
 
 
 def partial(output: Path) -> Path:
@@ -132,6 +204,7 @@ def test_what_keeps_it_from_running_is_one_sentence(
 ) -> None:
     clear_environment(monkeypatch)
     monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, cluster_score.__name__)
     model = [] if "--server" in words else ["--models-dir", str(models_dir), "--model", "colours"]
     assert main(["score", str(tmp_path), "--output", str(tmp_path / "out.csv"), *model, *words]) == 1
     error = capsys.readouterr().err
