@@ -8,12 +8,12 @@ from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 
-from service.cores import usable_cores
+from service.cores import default_workers, threads_per_worker
 from service.errors import ImageTooLarge, InvalidImage, ServiceError
 from service.metadata import InputSpec
 from service.metrics import Metrics
 from service.prediction import Prediction, predictions
-from service.preparation import Picture, Pictures, Preparation
+from service.preparation import Picture, Pictures, Preparation, work
 from service.queueing import Priority
 from service.serving import Served, ServedModels
 from service.settings import Settings
@@ -31,8 +31,9 @@ class Classifier:
 
     def __init__(self, models: ServedModels, settings: Settings, metrics: Metrics) -> None:
         self._models, self._max_pixels = models, settings.max_image_pixels
-        # Whatever is sent, other threads stay free; and so few large pictures are unpacked at once.
-        self._turns = Turns(usable_cores(), max_bytes=settings.queue_bytes)
+        # Whatever is sent, other threads stay free; and so few large pictures are unpacked at once, by all workers.
+        threads = threads_per_worker(settings.workers or default_workers(settings.device))
+        self._turns = Turns(threads, max_bytes=settings.queue_bytes)
         self._shares = Shares(settings.client_images) if settings.client_share < 1 else None
         self._decoded = metrics.histogram("convoy_stage_seconds", "decode")
         self._preprocessed = metrics.histogram("convoy_stage_seconds", "preprocess")
@@ -100,14 +101,14 @@ class Classifier:
         self, pictures: Pictures, spec: InputSpec, deadline: float | None, background: Executor | None
     ) -> tuple[Rows, Mapping[int, InvalidImage]]:
         """Everything that can fail for one picture happens here, before the queue; `background` for what can wait."""
-        preparation = Preparation(pictures, spec, self._max_pixels)
-        nbytes = preparation.nbytes
-        if background:
-            await run_in(background, preparation.steps(), deadline)
-        elif nbytes > INLINE_BYTES or (done := self._inline(pictures, spec)) is None:
-            await self._turns.run(preparation.steps(), nbytes, deadline)
-        else:
-            preparation = done
+        nbytes = work(pictures, spec)
+        preparation = None if background or nbytes > INLINE_BYTES else self._inline(pictures, spec)
+        if preparation is None:
+            preparation = Preparation(pictures, spec, self._max_pixels)
+            if background:
+                await run_in(background, preparation.steps(), deadline)
+            else:
+                await self._turns.run(preparation.steps(), nbytes, deadline)
         self._decoded.observe(preparation.decode_s)
         self._preprocessed.observe(preparation.preprocess_s)
         return preparation.rows, preparation.invalid

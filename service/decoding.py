@@ -7,6 +7,7 @@ The size is read from the header and checked before any pixel is decoded. Whatev
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -117,7 +118,9 @@ def _pillow(data: bytes, pillow_format: str, max_pixels: int, _at_least: int) ->
         grey = Grey()
         if isinstance(image, TiffImageFile):  # its tiles are unpacked whole, however little of them the image has
             tags = image.tag_v2
-            _check_size(tags.get(TILE_WIDTH, 0), tags.get(TILE_LENGTH, 0), max_pixels, what="The image has tiles of")
+            across, down = tags.get(TILE_WIDTH, image.width), tags.get(TILE_LENGTH, image.height)
+            tiled = (math.ceil(side / tile) * tile for side, tile in ((image.width, across), (image.height, down)))
+            _check_size(*tiled, max_pixels, what="The image's tiles have")
             twelve = tags.get(BITS_PER_SAMPLE) == (12,)
             grey = Grey(4095 if twelve else 65535, inverted=tags.get(PHOTOMETRIC) == WHITE_IS_ZERO)
         if pillow_format == "PNG" and "transparency" in image.info:

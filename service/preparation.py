@@ -24,7 +24,6 @@ class Preparation:
 
     def __init__(self, pictures: Pictures, spec: InputSpec, max_pixels: int) -> None:
         self._pictures, self._spec, self._max_pixels = pictures, spec, max_pixels
-        self.nbytes = sum(_work(picture, spec) for picture in pictures)
         self.rows: Rows = NO_ROWS  # of the good ones, once all steps are done
         self.invalid: dict[int, InvalidImage] = {}  # the others, by their place, ascending
         self.decode_s = self.preprocess_s = 0.0
@@ -57,8 +56,12 @@ def _decoded(picture: Picture | InvalidImage, max_pixels: int, at_least: int) ->
         return exc
 
 
+def work(pictures: Pictures, spec: InputSpec) -> int:
+    """Bytes that have to be gone through before the pictures are rows."""
+    return sum(_work(picture, spec) for picture in pictures)
+
+
 def _work(picture: Picture | InvalidImage, spec: InputSpec) -> int:
-    """Bytes that have to be gone through before the picture is a row."""
     if isinstance(picture, bytes):
         return len(picture)
     return 0 if isinstance(picture, InvalidImage) or picture.shape == (spec.height, spec.width, 3) else picture.nbytes

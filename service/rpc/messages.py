@@ -31,7 +31,7 @@ def read(message: ModelInferRequest, settings: Settings) -> Inference:
             "datatype": tensor.datatype,
             "parameters": parameters(tensor.parameters),
         }
-        for tensor in message.inputs
+        for tensor in message.inputs[:2]  # more than one is one too many, however many there are
     ]
     asked = InferRequest.of(
         {
@@ -39,7 +39,7 @@ def read(message: ModelInferRequest, settings: Settings) -> Inference:
             "parameters": parameters(message.parameters),
             "inputs": inputs,
             "outputs": [
-                {"name": wanted.name, "parameters": parameters(wanted.parameters)} for wanted in message.outputs
+                {"name": wanted.name, "parameters": parameters(wanted.parameters)} for wanted in message.outputs[:2]
             ],
         }
     )

@@ -14,13 +14,13 @@ from http import HTTPStatus
 from operator import methodcaller
 
 import grpc
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from service import shares, telemetry
 from service.api import problems
 from service.api.authentication import AdminRight, Keys
 from service.api.request_log import HEADER, UNEXPECTED, RequestLog, identify
-from service.errors import ServiceError
+from service.errors import MalformedRequest, ServiceError
 from service.rpc.methods import FOR_ADMINS, PROBES, SERVICE, Answer, Methods
 from service.settings import Settings
 
@@ -37,7 +37,7 @@ CODES = {
 }  # all others: INVALID_ARGUMENT
 RETRY = "grpc-retry-pushback-ms"  # when a client may try again: gRPC's proposal A6
 QUIET_S = 5.0  # while stopping: gRPC may never hand over a request that arrives as it stops, nor a message half sent
-Method = Callable[[Message, grpc.aio.ServicerContext], Awaitable[Message]]
+Method = Callable[[bytes, grpc.aio.ServicerContext], Awaitable[Message]]
 logger = logging.getLogger(__name__)
 
 
@@ -64,8 +64,8 @@ class RpcServer:
             ]
         )
         handlers = {
-            name: grpc.unary_unary_rpc_method_handler(
-                self._method(name, answer), request.FromString, response_serializer=methodcaller("SerializeToString")
+            name: grpc.unary_unary_rpc_method_handler(  # gets bytes: what they say is of interest once a key is known
+                self._method(name, request, answer), response_serializer=methodcaller("SerializeToString")
             )
             for name, (request, answer) in self._methods.all().items()
         }
@@ -95,12 +95,12 @@ class RpcServer:
         await server.stop(None)
         await stopped
 
-    def _method(self, name: str, answer: Answer) -> Method:
+    def _method(self, name: str, request: type[Message], answer: Answer) -> Method:
         """`answer`, with what every request has: an id, perhaps a key, a count, a log line, an error's code."""
         path, keys = f"/{SERVICE}/{name}", None if name in PROBES else self._keys
         right = self._right if name in FOR_ADMINS else None
 
-        async def method(message: Message, context: grpc.aio.ServicerContext) -> Message:
+        async def method(content: bytes, context: grpc.aio.ServicerContext) -> Message:
             began = time.perf_counter()
             self._begun += 1
             context.add_done_callback(self._answered)
@@ -114,7 +114,7 @@ class RpcServer:
                 shares.client.set(keys.check(headers) if keys else context.peer().rpartition(":")[0].encode())
                 if right:
                     right.check(headers)
-                reply: Message | ServiceError = await answer(message, context.time_remaining())
+                reply: Message | ServiceError = await answer(_parsed(request, content), context.time_remaining())
                 status = int(HTTPStatus.OK)
             except ServiceError as exc:
                 reply, status = exc, int(exc.status)
@@ -137,6 +137,13 @@ class RpcServer:
 
     def _answered(self, _context: object) -> None:
         self._ended += 1
+
+
+def _parsed(request: type[Message], content: bytes) -> Message:
+    try:
+        return request.FromString(content)
+    except DecodeError as exc:
+        raise MalformedRequest(f"The message is no {request.__name__}; let a client of the protocol make it.") from exc
 
 
 def _bytes(value: str | bytes) -> bytes:

@@ -115,10 +115,10 @@ def test_a_bomb_is_refused_before_it_is_unpacked() -> None:
         decode(bomb, max_pixels=40_000_000)
 
 
-def tiled_tiff(width: int, length: int) -> bytes:
-    """A grey picture of 16 × 16 pixels in one tile of that size, deflated."""
+def tiled_tiff(width: int, length: int, across: int = 16) -> bytes:
+    """A grey picture of 16 rows of `across` pixels in tiles of that size, of which there is one, deflated."""
     tile = zlib.compress(bytes(width * length))
-    tags = [(256, 16), (257, 16), (258, 8), (259, 8), (262, 1), (277, 1), (322, width), (323, length), (324, 8)]
+    tags = [(256, across), (257, 16), (258, 8), (259, 8), (262, 1), (277, 1), (322, width), (323, length), (324, 8)]
     directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in [*tags, (325, len(tile))])
     padding = b"\0" * (len(tile) % 2)
     place = 8 + len(tile + padding)
@@ -127,8 +127,13 @@ def tiled_tiff(width: int, length: int) -> bytes:
 
 def test_a_tile_far_larger_than_its_image_is_refused_before_it_is_unpacked() -> None:
     assert decode(tiled_tiff(64, 64), max_pixels=64 * 64).shape == (16, 16, 3)
-    with pytest.raises(ImageTooLarge, match="tiles of 64 × 80 pixels"):
+    with pytest.raises(ImageTooLarge, match="tiles have 64 × 80 pixels"):
         decode(tiled_tiff(64, 80), max_pixels=64 * 64)
+
+
+def test_many_tiles_larger_than_their_part_of_an_image_are_as_many_pixels_as_they_have_together() -> None:
+    with pytest.raises(ImageTooLarge, match="tiles have 6400 × 16 pixels"):
+        decode(tiled_tiff(64, 16, across=6399 - 62), max_pixels=6399 * 16)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])

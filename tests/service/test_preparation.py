@@ -8,7 +8,7 @@ import pytest
 
 from service.errors import ImageTooLarge, InvalidImage
 from service.metadata import InputSpec
-from service.preparation import Pictures, Preparation
+from service.preparation import Pictures, Preparation, work
 from tests.conftest import encode, picture
 
 SPEC = InputSpec(height=8, width=8, resize_policy="squash")
@@ -57,4 +57,4 @@ def test_too_many_pixels_are_an_error_of_that_picture() -> None:
     [([b"abc", b""], 3), ([array(8, 8, 3)], 0), ([array(9, 8, 3)], 216), ([InvalidImage("No.")], 0), ([], 0)],
 )
 def test_the_work_is_what_has_to_be_gone_through(pictures: Pictures, nbytes: int) -> None:
-    assert Preparation(pictures, SPEC, 1).nbytes == nbytes
+    assert work(pictures, SPEC) == nbytes
