@@ -23,6 +23,8 @@ from service.serving import ServedModels
 FIRST_REQUEST_S = 0.5  # how long a stopping process waits for the first request on a connection
 DIRECT_BYTES = 1 << 20  # larger bodies are worth being read with ASGI's care, piece by piece
 HEAD_BYTES = 64 << 10  # how much of a head, or of what is no body, may arrive beyond its first piece
+MOST_FIELDS = 256  # of a head: each costs, and nobody needs so many
+HEAD_TOO_LONG = f"The head is too long, or has more than {MOST_FIELDS} fields; put what is large into the body."
 UNREAD_FOR: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux has it
 NO_REQUEST = "The bytes are no HTTP/1.1 request; send a request line, one line for each field, and then the body."
 
@@ -72,9 +74,9 @@ class Protocol(HttpToolsProtocol):
         except httptools.HttpParserUpgrade:
             self._unsupported_upgrade_warning()
         except httptools.HttpParserError:
-            self.send_400_response(NO_REQUEST)
+            self.send_400_response(HEAD_TOO_LONG if len(self.headers) == MOST_FIELDS else NO_REQUEST)
         if self._more_bytes > HEAD_BYTES:
-            self.send_400_response("The head of the request is too long; put what is large into its body.")
+            self.send_400_response(HEAD_TOO_LONG)
 
     def _refused(self, data: bytes) -> bool:
         """Refuse a request that is whole and plain by its head, if there is no time for it."""
@@ -124,6 +126,8 @@ class Protocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A field without the blanks around its value (RFC 9110, 5.5); behind a body it means nothing (6.5.1)."""
+        if len(self.headers) == MOST_FIELDS:
+            raise ValueError  # the parser takes it for damage
         if self._in_head:
             super().on_header(name, value.strip(b" \t"))
 
