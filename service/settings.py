@@ -128,13 +128,18 @@ def metavar(name: str) -> str | None:
 
 def unknown(names: Iterable[str]) -> list[str]:
     """Those that look like settings and mean nothing to this project, each with the setting that may be meant."""
-    settings, told = [name.upper() for name in Settings.model_fields], []
-    for name in names:
-        setting = name.upper().removeprefix(PREFIX)
-        if name.upper().startswith(PREFIX) and setting not in settings and not ELSEWHERE.fullmatch(name.upper()):
-            nearest = get_close_matches(setting, settings, 1)
-            told.append(f"{name} (is {PREFIX}{nearest[0]} meant?)" if nearest else name)
-    return told
+    settings = {PREFIX + name.upper() for name in Settings.model_fields}
+    return [
+        _told(name)
+        for name in names
+        if name.upper().startswith(PREFIX) and name.upper() not in settings and not ELSEWHERE.fullmatch(name.upper())
+    ]
+
+
+def _told(name: str) -> str:
+    """A name that is no setting, and the nearest that is."""
+    nearest = get_close_matches(name.upper(), [PREFIX + setting.upper() for setting in Settings.model_fields], 1, 0.8)
+    return f"{name} (is {nearest[0]} meant?)" if nearest else name
 
 
 def unknown_variables() -> list[str]:
@@ -148,7 +153,7 @@ def load(given: dict[str, str], file: Path | None = None) -> Settings:
 
     Raises `ValueError` (one sentence) where they make no sense.
     """
-    if slips := unknown(PREFIX + name for name in given):
+    if slips := [_told(PREFIX + name) for name in given if name not in Settings.model_fields]:
         raise ValueError(f"There is no setting {', '.join(slips)}; mend it or leave it out.")
     if file and not file.is_file():
         raise ValueError(f"There is no settings file {file}.")

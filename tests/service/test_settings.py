@@ -53,6 +53,8 @@ def test_what_is_given_must_be_settings() -> None:
     """As the arguments of an application on Ray Serve are."""
     with pytest.raises(ValueError, match=r"no setting CONVOY_default_modle \(is CONVOY_DEFAULT_MODEL meant\?\)"):
         load({"default_modle": "colours"})
+    with pytest.raises(ValueError, match="no setting CONVOY_memory;"):  # the compose file's, and nobody's here
+        load({"memory": "4g"})
 
 
 def test_a_file_that_is_another_users_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,7 +92,7 @@ def test_images_are_known_again_by_their_pixels_alone(generated_data: Path) -> N
     assert len(set(data.hashes.tolist())) == len(data.train)
 
 
-@pytest.mark.parametrize(("copies", "refused"), [(0, False), (2, False), (3, True), (200, True)])
+@pytest.mark.parametrize(("copies", "refused"), [(0, False), (3, False), (4, True), (200, True)])
 def test_more_than_a_few_validation_images_that_were_learned_from_are_told(
     copies: int, refused: bool, generated_data: Path
 ) -> None:

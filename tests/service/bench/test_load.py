@@ -142,8 +142,8 @@ class Closing(Server):
 def test_connections_that_end_while_they_are_idle_are_made_anew(rate: float | None) -> None:
     server = Closing()
     outcome = run(server, rate=rate, seconds=0.5)
-    assert outcome.answered == server.requests
     assert outcome.statuses.keys() <= {0, 200}  # a request may go out in the very moment in which its connection ends
+    assert 0 <= outcome.answered - server.requests <= outcome.statuses[0]
     assert outcome.statuses[200] + outcome.late > 8
     assert server.connections > 4
 
