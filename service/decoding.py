@@ -119,8 +119,8 @@ def _pillow(data: bytes, pillow_format: str, max_pixels: int, _at_least: int) ->
         if isinstance(image, TiffImageFile):  # its tiles are unpacked whole, however little of them the image has
             tags = image.tag_v2
             across, down = tags.get(TILE_WIDTH, image.width), tags.get(TILE_LENGTH, image.height)
-            tiled = (math.ceil(side / tile) * tile for side, tile in ((image.width, across), (image.height, down)))
-            _check_size(*tiled, max_pixels, what="The image's tiles have")
+            width, height = math.ceil(image.width / across) * across, math.ceil(image.height / down) * down
+            _check_size(width, height, max_pixels, what="The image's tiles have")
             twelve = tags.get(BITS_PER_SAMPLE) == (12,)
             grey = Grey(4095 if twelve else 65535, inverted=tags.get(PHOTOMETRIC) == WHITE_IS_ZERO)
         if pillow_format == "PNG" and "transparency" in image.info:

@@ -261,6 +261,12 @@ def test_where_keys_were_given_out_one_is_needed_but_for_probes(tmp_path_factory
         with pytest.raises(InferenceServerException, match="UNAUTHENTICATED"):
             client.infer("colours", [tensor(PIXELS, "UINT8")])
         given = {"authorization": "Bearer 0123456789abcdef"}
+        with grpc.insecure_channel(convoy.grpc) as channel:  # what they say is of interest once a key is known
+            ask = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+            for metadata, code in ((None, "UNAUTHENTICATED"), (given.items(), "INVALID_ARGUMENT")):
+                with pytest.raises(grpc.RpcError) as raised:
+                    ask(b"no message", metadata=metadata)
+                assert raised.value.code().name == code
         assert client.infer("colours", [tensor(PIXELS, "UINT8")], headers=given).as_numpy("probabilities").shape == (
             3,
             3,
