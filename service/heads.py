@@ -6,9 +6,9 @@ import re
 
 # The rest of a head without anything that only a real parser should judge: tokens, a colon, visible text (RFC 9112).
 FIELDS = rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[\t -~\x80-\xff]*+\r\n)++\r\n"
-FIELD = re.compile(
+FIELD = re.compile(  # a pattern that left out the blanks behind a value would look at those within it again and again
     rb"(?i)\n(content-length|content-type|x-request-id|x-request-timeout-ms|authorization|x-api-key"
-    rb"|connection|transfer-encoding|expect|upgrade):[ \t]*+([^\r]*?)[ \t]*+\r"
+    rb"|connection|transfer-encoding|expect|upgrade):([^\r]*+)\r"
 )
 NOT_PLAIN = {b"transfer-encoding", b"expect", b"upgrade"}
 UPGRADE = re.compile(rb"(?i)\r\n(?=upgrade:)")
@@ -25,7 +25,7 @@ class PlainHead:
         if (head := self._head.match(data)) is None:
             return None
         found = FIELD.findall(head[0])
-        fields = {name.lower(): value for name, value in found}
+        fields = {name.lower(): value.strip(b" \t") for name, value in found}
         if (
             len(fields) != len(found)
             or not NOT_PLAIN.isdisjoint(fields)

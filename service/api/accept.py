@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from service.api.incoming import check_length
 from service.errors import NotAcceptable
 
 
 def negotiate(accept: str | None, offered: tuple[str, ...]) -> str:
-    """The offered type that the client likes best, the first offered among equals; raises `NotAcceptable`."""
+    """The offered type that the client likes best, the first offered among equals.
+
+    Raises `NotAcceptable` or `MalformedRequest`.
+    """
     if not accept or accept == "*/*":
         return offered[0]
+    check_length(accept, "Accept")
     ranges = [_parse(part) for part in accept.split(",")]
     best = max(offered, key=lambda media_type: _quality(media_type, ranges))
     if _quality(best, ranges) <= 0:

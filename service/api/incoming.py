@@ -18,6 +18,7 @@ from service.api.queries import check_names
 from service.errors import BodyTooLarge, DeadlineExceeded, MalformedRequest
 
 CONNECTION_EXTENSION = "convoy.connection"  # the ASGI extension that our own server offers
+TYPE_BYTES = 1 << 10  # of a Content-Type or Accept: their parsers may take time by its square
 
 
 class Connection:
@@ -81,8 +82,21 @@ class Incoming:
         return self._query.get(name)
 
     def check_query(self, *known: str) -> None:
-        """Raise `MalformedRequest` where the query has a name that is not `known`."""
-        check_names(self._query, known)
+        """Raise `MalformedRequest` where the query has a name that is likely a slip, and not `known`."""
+        if self._query:
+            check_names(self._query, known)
+
+    def content_type(self) -> str:
+        """What its body is by its head, not parsed yet, empty where that does not say; raises `MalformedRequest`."""
+        value = self.headers.get(b"content-type", b"")
+        check_length(value, "Content-Type")
+        return value.decode("latin-1")
+
+    @property
+    def declared_bytes(self) -> int:
+        """How long its body is to be by its head, of which 19 digits are looked at; 0 where that does not say."""
+        declared = self.headers.get(b"content-length", b"")
+        return int(declared.lstrip(b"0")[:19] or b"0") if declared.isdigit() else 0
 
     def deadline(self, longest_ms: float) -> float:
         """When its time is up, on the event loop's clock: `longest_ms` after its head, or before where it says so.
@@ -107,8 +121,7 @@ class Incoming:
         Raises `BodyTooLarge` as soon as it is known to be more than `limit` bytes, `ClientDisconnect` when it ends
         before its end, `DeadlineExceeded` when the request's time is up.
         """
-        declared = self.headers.get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > limit:
+        if self.declared_bytes > limit:
             raise _too_large(limit)
         received, more = 0, True
         while more:
@@ -136,7 +149,10 @@ def joined(fields: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     """A request's header fields by their names; those of one name as one, a list (RFC 9110, section 5.3)."""
     headers = dict(fields)
     if len(headers) < len(fields):
-        headers = {name: b", ".join(value for other, value in fields if other == name) for name in headers}
+        values: dict[bytes, list[bytes]] = {}
+        for name, value in fields:
+            values.setdefault(name, []).append(value)
+        headers = {name: b", ".join(each) for name, each in values.items()}
     return headers
 
 
@@ -156,3 +172,9 @@ def positive(given: str | None, place: str) -> int | None:
 def text(value: bytes | None) -> str | None:
     """A header's value as text."""
     return None if value is None else value.decode("latin-1")
+
+
+def check_length(value: bytes | str, header: str) -> None:
+    """Raise `MalformedRequest` for media types that are too long to be parsed."""
+    if len(value) > TYPE_BYTES:
+        raise MalformedRequest(f"header {header}: it may have {TYPE_BYTES:,} bytes at most; send a shorter one.")

@@ -14,6 +14,8 @@ from service.errors import BodyTooLarge, MalformedRequest, TooManyImages
 
 EXTENDED_FILENAME = re.compile(rb"(?i);\s*filename\*\s*=\s*([\w-]*)'[^']*'([^;\s]*)")
 FIELDS_BESIDE_FILES = 64  # form fields that are no files; they are read over
+HEADER_BYTES = 4 << 10  # of a line of a part's head; names of files may be long
+SEMICOLONS = 64  # in a part's Content-Disposition: the parser reads all before each of them anew
 
 
 @dataclass(slots=True)
@@ -57,7 +59,13 @@ class _Files:
 
     def on_headers_finished(self) -> None:
         disposition = self._headers.get(b"content-disposition", b"")
-        if not self._is_file(disposition):
+        if disposition.count(b";") > SEMICOLONS:
+            raise MalformedRequest(
+                f"A part's Content-Disposition may have {SEMICOLONS} semicolons at most; send a plainer name."
+            )
+        given = parse_options_header(disposition)[1].get(b"filename")
+        extended = EXTENDED_FILENAME.search(disposition) if given is None else None
+        if given is None and extended is None and not self._is_image():
             self._fields += 1
             if self._fields > FIELDS_BESIDE_FILES:
                 raise TooManyImages(f"A form may have {FIELDS_BESIDE_FILES} fields beside its files at most.")
@@ -66,18 +74,14 @@ class _Files:
         self._seen += 1
         if self._seen > self.max_files:
             raise TooManyImages(f"A request may hold {self.max_files:,} images at most; split it.")
-        self._filename = _filename(disposition)
-        self._unchosen = parse_options_header(disposition)[1].get(b"filename") == b""
+        self._filename = _filename(given, extended)
+        self._unchosen = given == b""
         self._content = bytearray()
 
-    def _is_file(self, disposition: bytes) -> bool:
-        kind, _ = parse_options_header(self._headers.get(b"content-type", b""))
-        return (
-            b"filename" in parse_options_header(disposition)[1]
-            or EXTENDED_FILENAME.search(disposition) is not None
-            or kind == b"application/octet-stream"
-            or kind.startswith(b"image/")
-        )
+    def _is_image(self) -> bool:
+        """By its media type."""
+        kind = self._headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        return kind == b"application/octet-stream" or kind.startswith(b"image/")
 
     def on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._content is None:
@@ -95,11 +99,11 @@ class _Files:
         self.complete = True
 
 
-def _filename(disposition: bytes) -> str | None:
+def _filename(given: bytes | None, extended: re.Match[bytes] | None) -> str | None:
     """The name that the client gave a file, also as RFC 7578 forbids but some do it: utf-8''%C3%A9.png (RFC 8187)."""
-    if (name := parse_options_header(disposition)[1].get(b"filename")) is not None:
-        return name.decode("utf-8", "replace") or None
-    if (extended := EXTENDED_FILENAME.search(disposition)) is None:
+    if given is not None:
+        return given.decode("utf-8", "replace") or None
+    if extended is None:
         return None
     charset, encoded = (part.decode("latin-1") for part in extended.groups())
     return unquote(encoded, "latin-1" if charset.lower() == "iso-8859-1" else "utf-8", "replace") or None
@@ -129,7 +133,8 @@ async def stream_files(
         "on_end",
     )
     try:
-        parser = MultipartParser(boundary, {name: getattr(collected, name) for name in names})  # type: ignore[arg-type]
+        callbacks = {name: getattr(collected, name) for name in names}
+        parser = MultipartParser(boundary, callbacks, max_header_size=HEADER_BYTES)  # type: ignore[arg-type]
         async for chunk in body:
             parser.write(chunk)
             for file in collected.files:

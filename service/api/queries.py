@@ -1,21 +1,35 @@
-"""The names in a query: a misspelt one would be no error anywhere else, and the answer another than was asked for."""
+"""The names in a query: a misspelt one would be no error anywhere else, and the answer another than was asked for.
+
+What nobody here can have meant is left alone: gateways, trackers and those who go around caches add names of their own.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from itertools import islice
 
 from fastapi import Request
 from fastapi.routing import APIRoute
 
 from service.errors import MalformedRequest
 
+ANYWHERE = {"model", "version", "top_k", "coverage", "limit", "after", "format", "follow"}  # at one route, or more
+OTHERS = {"api_version", "session"}  # as much like one of them, but gateways send them
+ALIKE = 0.66  # from 0 to 1, in the measure of difflib: model_name is like model, and fmt like format
+MOST_NAMES, MOST_LETTERS = 16, 16  # that are compared: it takes a while, and a query may have thousands
+
 
 def check_names(given: Iterable[str], known: Sequence[str]) -> None:
-    """Raise `MalformedRequest` unless all names `given` are `known`."""
-    for name in given:
-        if name not in known:
-            there_are = f"known are {', '.join(known)}" if known else "leave the query out"
-            raise MalformedRequest(f"query {name}: it is not known here; {there_are}.")
+    """Raise `MalformedRequest` for a name that is not `known` here, but at another route, or much like a known one."""
+    unknown = (name for name in given if name not in known and len(name) <= MOST_LETTERS)
+    for name in islice(unknown, MOST_NAMES):
+        plain = name.lower().replace("-", "_")
+        alike = [] if plain in OTHERS else get_close_matches(plain, known, 1, ALIKE)
+        if alike or plain in ANYWHERE:
+            meant = f" (is {alike[0]} meant?)" if alike else ""
+            there_are = f"known are {', '.join(known)}" if known else "leave it out"
+            raise MalformedRequest(f"query {name}: it is not known here{meant}; {there_are}.")
 
 
 def only_declared(request: Request) -> None:

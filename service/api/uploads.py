@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 
 from service.api import multipart, npy
-from service.api.incoming import Incoming, text
+from service.api.incoming import Incoming
 from service.errors import (
     BodyTooLarge,
     EmptyRequest,
@@ -34,7 +34,7 @@ RAW_IMAGE = {
     "application/octet-stream",
 }
 COMMAS = 64  # in a JSON body beside those of its images
-INLINE_BYTES = 256 << 10  # of JSON: more of it is parsed in a thread, since nothing else is answered meanwhile
+INLINE_BYTES = 256 << 10  # of JSON, or to be put in order: more is done in a thread, since nothing else is answered
 
 
 @dataclass(slots=True)
@@ -57,7 +57,7 @@ async def read_uploads(request: Incoming, settings: Settings) -> Uploads:
 
     Raises `UnsupportedMediaType`, `BodyTooLarge`, `TooManyImages`, `EmptyRequest`, `MalformedRequest` or `WrongShape`.
     """
-    declared = text(request.headers.get(b"content-type")) or ""
+    declared = request.content_type()
     check_encoding(request)
     media_type, parameters = (declared, {}) if declared in BARE else _content_type(declared)
     if media_type in RAW_IMAGE:
@@ -129,7 +129,8 @@ async def _npy(request: Incoming, settings: Settings, _parameters: dict[str, str
     images = npy.read_images(await request.whole(settings.max_body_bytes))
     check_count(len(images), settings)
     check_pixels(images.shape[1] * images.shape[2], settings)
-    return Uploads(images)
+    is_quick = images.flags.c_contiguous or images.nbytes <= INLINE_BYTES
+    return Uploads(npy.in_order(images) if is_quick else await to_thread(npy.in_order, images))
 
 
 Reader = Callable[[Incoming, Settings, dict[str, str]], Awaitable[Uploads]]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from service.heads import PlainHead, without_upgrade
+from service.heads import FIELD, PlainHead, without_upgrade
 from tests.wire import wire
 
 PLAIN = PlainHead("POST", "/v1/predict")
@@ -36,6 +38,18 @@ def test_a_plain_request_is_its_fields() -> None:
 )
 def test_what_only_a_parser_should_judge_is_not_plain(data: bytes) -> None:
     assert PLAIN.fields(data) is None
+
+
+def test_blanks_within_a_field_stay_and_those_around_it_go() -> None:
+    fields = PLAIN.fields(wire(b"body", "X-Request-Id: \t mine  of \t two\t "))
+    assert fields
+    assert fields[b"x-request-id"] == b"mine  of \t two"
+
+
+def test_the_pattern_of_a_field_looks_at_each_byte_once() -> None:
+    """What a repetition has taken it never gives back, however many blanks there are in it."""
+    others = re.sub(rb"[(][?]i[)]|[*+][+]", b"", FIELD.pattern)
+    assert not re.search(rb"[*+?{]", others)
 
 
 @pytest.mark.parametrize("name", ["Upgrade", "upgrade", "UPGRADE"])

@@ -14,6 +14,7 @@ from service.errors import MalformedRequest
 IMAGE, PROBABILITIES = "image", "probabilities"  # the tensors' names
 Parameters = dict[str, Any]
 Size = Annotated[int, Field(ge=0, strict=True)]
+MOST_SIZES = 8  # of a shape; without an end, pydantic makes an error of each one that is bad, and there may be millions
 
 
 class Sent(BaseModel):
@@ -44,7 +45,7 @@ class Request(Sent):
         try:
             return cls.model_validate(document)
         except ValidationError as exc:
-            raise MalformedRequest(wording.sentence(exc.errors())) from exc
+            raise MalformedRequest(wording.sentence(exc.errors(include_url=False, include_input=False))) from exc
 
 
 def schemas(ref_template: str) -> dict[str, Any]:
@@ -65,7 +66,7 @@ class Tensor(Sent):
     """A tensor and how it is sent."""
 
     name: str = Field(examples=[IMAGE])
-    shape: list[Size] = Field(examples=[[1, 32, 32, 3]])
+    shape: list[Size] = Field(max_length=MOST_SIZES, examples=[[1, 32, 32, 3]])
     datatype: str = Field(examples=["UINT8"])
     parameters: Parameters = Field({}, description="`binary_data_size`: its bytes follow the JSON object.")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from service.api.accept import negotiate
-from service.errors import NotAcceptable
+from service.errors import MalformedRequest, NotAcceptable
 
 JSON, NPY = "application/json", "application/x-npy"
 
@@ -33,3 +33,9 @@ def test_the_client_gets_what_it_likes_best(accept: str | None, answer: str) -> 
 def test_nothing_it_likes_is_not_acceptable(accept: str) -> None:
     with pytest.raises(NotAcceptable, match=JSON):
         negotiate(accept, (JSON, NPY))
+
+
+def test_a_list_without_end_is_not_parsed() -> None:
+    assert negotiate("a/b," * 200 + NPY, (JSON, NPY)) == NPY
+    with pytest.raises(MalformedRequest, match=r"^header Accept: it may have 1,024 bytes at most; send a shorter one"):
+        negotiate("a/b," * 300 + NPY, (JSON, NPY))

@@ -9,7 +9,7 @@ import pytest
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
-from service.api.incoming import Connection, Incoming, positive, text
+from service.api.incoming import TYPE_BYTES, Connection, Incoming, joined, positive, text
 from service.errors import BodyTooLarge, MalformedRequest
 
 
@@ -52,6 +52,17 @@ def test_a_length_that_is_no_number_is_not_believed(length: bytes) -> None:
     assert asyncio.run(incoming(b"ab", headers={b"content-length": length}).whole(3)) == b"ab"
 
 
+@pytest.mark.parametrize(("digits", "declared"), [(b"0" * 5000, 0), (b"0" * 5000 + b"2", 2), (b"2", 2)])
+def test_a_length_may_have_zeros_before_it(digits: bytes, declared: int) -> None:
+    request = incoming(b"ab", headers={b"content-length": digits})
+    assert (request.declared_bytes, asyncio.run(request.whole(3))) == (declared, b"ab")
+
+
+def test_a_length_of_more_digits_than_python_reads_is_too_large() -> None:
+    with pytest.raises(BodyTooLarge):
+        asyncio.run(incoming(b"ab", headers={b"content-length": b"9" * 5000}).whole(3))
+
+
 def test_a_body_that_is_cut_off_is_no_body() -> None:
     with pytest.raises(ClientDisconnect):
         asyncio.run(incoming(b"ab", cut=True).whole(3))
@@ -68,6 +79,33 @@ def test_headers_and_query_are_text() -> None:
     request = incoming(headers={b"accept": "ü".encode("latin-1")}, query=b"model=a%20b&top_k=1&top_k=2&version=")
     assert (text(request.headers.get(b"accept")), text(request.headers.get(b"host"))) == ("ü", None)
     assert [request.query(name) for name in ("model", "top_k", "version", "other")] == ["a b", "2", "", None]
+
+
+def test_a_content_type_is_no_longer_than_can_be_parsed() -> None:
+    assert incoming().content_type() == ""
+    assert incoming(headers={b"content-type": b"x" * TYPE_BYTES}).content_type() == "x" * TYPE_BYTES
+    with pytest.raises(MalformedRequest, match=r"^header Content-Type: it may have 1,024 bytes at most; send a"):
+        incoming(headers={b"content-type": b"x" * (TYPE_BYTES + 1)}).content_type()
+
+
+def test_fields_of_one_name_are_a_list() -> None:
+    assert joined([(b"a", b"1"), (b"b", b"2"), (b"a", b"3")]) == {b"a": b"1, 3", b"b": b"2"}
+
+
+def test_to_join_fields_takes_no_longer_for_each_the_more_there_are() -> None:
+    compared = 0
+
+    class Name(bytes):
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return bytes(self) == other
+
+        __hash__ = bytes.__hash__
+
+    fields: list[tuple[bytes, bytes]] = [(Name(b"%d" % (number // 2)), b"") for number in range(2000)]
+    assert len(joined(fields)) == 1000
+    assert compared < 10 * len(fields)  # each with few others; with all others it would be a thousand times as many
 
 
 def test_whole_numbers_from_one_up() -> None:

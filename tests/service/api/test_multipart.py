@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.api.multipart import File, read_files
-from service.errors import ServiceError
+from service.api import multipart
+from service.api.multipart import HEADER_BYTES, SEMICOLONS, File, read_files
+from service.errors import MalformedRequest, ServiceError
 
 BODY = (
     b'--b\r\nContent-Disposition: form-data; name="x"; filename="a.png"\r\n\r\nfirst\r\n'
@@ -63,6 +64,36 @@ def test_a_file_field_where_none_was_chosen_is_no_file() -> None:
 def test_a_field_with_a_media_type_of_text_is_no_file() -> None:
     head = b"Content-Disposition: form-data; name=x\r\nContent-Type: text/plain"
     assert read([b"--b\r\n" + head + b"\r\n\r\nfirst\r\n--b--\r\n"]) == []
+
+
+def named(filename: bytes) -> bytes:
+    return b'--b\r\nContent-Disposition: form-data; filename="' + filename + b'"\r\n\r\nfirst\r\n--b--\r\n'
+
+
+def test_the_head_of_a_part_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[bytes] = []
+
+    def parse(header: bytes) -> tuple[bytes, dict[bytes, bytes]]:
+        parsed.append(header)
+        return b"form-data", {b"filename": b"a.png"}
+
+    monkeypatch.setattr(multipart, "parse_options_header", parse)
+    assert read([named(b"a.png")]) == [File("a.png", b"first")]
+    assert parsed == [b'form-data; filename="a.png"']
+
+
+def test_a_name_may_be_long_but_not_without_end() -> None:
+    name = "a" * (HEADER_BYTES - 100)
+    assert read([named(name.encode())]) == [File(name, b"first")]
+    with pytest.raises(MalformedRequest, match="can't be parsed"):
+        read([named(b"a" * HEADER_BYTES)])
+
+
+def test_a_name_may_have_semicolons_but_not_without_end() -> None:
+    name = ";" * (SEMICOLONS - 1)
+    assert read([named(name.encode())]) == [File(name, b"first")]
+    with pytest.raises(MalformedRequest, match=r"may have 64 semicolons at most; send a plainer name\.$"):
+        read([named(b";" * SEMICOLONS)])
 
 
 @settings(max_examples=300, deadline=None)

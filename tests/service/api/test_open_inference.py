@@ -19,12 +19,14 @@ import tritonclient.http as triton
 from httpx2 import Response
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from starlette.testclient import TestClient
 from tritonclient.utils import InferenceServerException
 
 from service.api.open_inference import tensors
+from service.api.open_inference.bodies import InferRequest
 from service.app import create_app
-from service.errors import DeviceLost, InferenceFailed, ServiceError
+from service.errors import DeviceLost, InferenceFailed, MalformedRequest, ServiceError
 from service.settings import Settings
 from service.types import Rows
 from tests.conftest import COLOURS, RGB, SIZE, colour_probabilities, encode, picture, write_colour_model
@@ -171,6 +173,24 @@ def test_a_wrong_request_is_told_what_is_wrong(
     assert response.status_code == status, response.text
     assert response.json().keys() == {"error"}
     assert told in response.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("document", "told"),
+    [
+        ({"inputs": [tensor(shape=[-1] * 10_000)]}, "inputs.0.shape: it must have 8 at most."),
+        ({"inputs": [tensor(shape=[1] * 10_000)]}, "inputs.0.shape: it must have 8 at most."),
+        ({"inputs": [1] * 10_000}, "inputs: it must have 1 at most."),
+        ({"inputs": [tensor()], "outputs": [1] * 10_000}, "outputs: it must have 1 at most."),
+    ],
+    ids=["bad sizes", "sizes", "inputs", "outputs"],
+)
+def test_of_a_list_without_end_not_every_element_is_an_error(document: dict[str, Any], told: str) -> None:
+    with pytest.raises(MalformedRequest) as found:
+        InferRequest.of(document)
+    assert found.value.detail == told
+    assert isinstance(found.value.__cause__, ValidationError)
+    assert found.value.__cause__.error_count() == 1
 
 
 def test_texts_in_the_place_of_numbers_get_no_room(client: TestClient) -> None:

@@ -248,6 +248,11 @@ def test_unknown_models_are_404(client: TestClient, params: dict[str, str]) -> N
     problem(post(client, PNG["red"], "image/png", params=params), 404, "model-not-found")
 
 
+def test_a_media_type_without_end_is_not_parsed(client: TestClient) -> None:
+    answer = problem(post(client, PNG["red"], 'a/b; x="' + ";" * 60_000), 400, "malformed-request")
+    assert answer["detail"] == "header Content-Type: it may have 1,024 bytes at most; send a shorter one."
+
+
 @pytest.mark.parametrize("content_type", ["text/plain", "", "application/x-www-form-urlencoded"])
 def test_other_media_types_are_415(client: TestClient, content_type: str) -> None:
     problem(post(client, PNG["red"], content_type), 415, "unsupported-media-type")
