@@ -14,7 +14,7 @@ from email.message import Message
 from pathlib import Path
 
 from service.api import multipart
-from service.api.incoming import Incoming, text
+from service.api.incoming import Incoming
 from service.api.uploads import as_what
 from service.errors import BodyTooLarge, EmptyRequest, StorageFailed, UnsupportedMediaType
 from service.jobs.database import told
@@ -27,7 +27,8 @@ from service.settings import Settings
 MULTIPART = "multipart/form-data"
 MEDIA_TYPES = {media_type: name for name, source in SOURCES.items() for media_type in source.media_types}
 WRITE_BYTES = 1 << 20
-STEP_BYTES = 64 << 20  # of a body that does not say how long it is, before it is seen what others take by now
+MOST_UNFINISHED = 1000  # batches: each is measured before another one is accepted
+STEP_BYTES = 64 << 20  # of a body, before it is seen what others take by now
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +41,9 @@ class Received:
 
 
 def check_media_type(request: Incoming) -> tuple[str, str]:
-    """The body's media type and, of a form, its boundary; raises `UnsupportedMediaType`."""
+    """The body's media type and, of a form, its boundary; raises `UnsupportedMediaType` or `MalformedRequest`."""
     message = Message()
-    message["content-type"] = text(request.headers.get(b"content-type")) or ""
+    message["content-type"] = request.content_type()
     media_type = message.get_content_type() if message["content-type"] else ""
     if request.headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise UnsupportedMediaType("Send the body without Content-Encoding; archives may be compressed themselves.")
@@ -61,24 +62,41 @@ class _Room:
     store: Store
     settings: Settings
     batch_id: str
+    longest_bytes: int  # that its body may have
     most_bytes: int = 0
 
-    async def make(self, needed_bytes: int) -> None:
-        """Have finished batches go, where there is not as much; raises `StorageFailed` where that would not do."""
+    async def check(self, declared_bytes: int) -> None:
+        """Raise `StorageFailed` where the batch could not stay, whichever others went: none goes for a mere promise."""
+        stays = await to_thread(self.store.unfinished, self.batch_id)
+        if stays.batches >= MOST_UNFINISHED:
+            raise StorageFailed(
+                f"{stays.batches:,} batches wait for their end; send this one once some are finished, or many as one."
+            )
+        if stays.bytes + declared_bytes > self.settings.jobs_max_bytes:
+            raise _no_room()
+
+    async def make(self, received_bytes: int) -> None:
+        """Have finished batches go, where there is not as much; raises `StorageFailed` where that would not do.
+
+        Room for as much again is made, where it can be had, so that not every chunk of a long body has to ask.
+        """
         most = self.settings.jobs_max_bytes
-        used = await to_thread(
-            self.store.tidy,
-            keep_s=self.settings.jobs_keep_hours * 3600,
-            max_bytes=most,
-            needed_bytes=needed_bytes,
-            needed_by=self.batch_id,
-        )
-        if used > most:
-            raise StorageFailed("There is no room for another batch until others are finished, or deleted.")
-        self.most_bytes = needed_bytes + min(most - used, STEP_BYTES)
+        ahead = min(received_bytes, STEP_BYTES, self.longest_bytes - received_bytes)
+        for needed_bytes in dict.fromkeys((received_bytes + ahead, received_bytes)):
+            used = await to_thread(
+                self.store.tidy,
+                keep_s=self.settings.jobs_keep_hours * 3600,
+                max_bytes=most,
+                needed_bytes=needed_bytes,
+                needed_by=self.batch_id,
+            )
+            if used <= most:
+                self.most_bytes = needed_bytes + min(most - used, STEP_BYTES)
+                return
+        raise _no_room()
 
     async def within(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """The same, as long as there is room for it: not every body says before how long it is."""
+        """The same, as long as there is room for it."""
         received = 0
         async for chunk in chunks:
             received += len(chunk)
@@ -87,15 +105,18 @@ class _Room:
             yield chunk
 
 
+def _no_room() -> StorageFailed:
+    return StorageFailed("There is no room for another batch until others are finished, or deleted.")
+
+
 async def receive(request: Incoming, folder: Path, store: Store, settings: Settings) -> Received:
     """Write the body into `folder`; raises `BodyTooLarge`, `TooManyImages`, `MalformedRequest` or `StorageFailed`."""
     media_type, boundary = check_media_type(request)
-    limit, declared = settings.max_batch_upload_bytes, request.headers.get(b"content-length", b"")
-    needed_bytes = int(declared[:19]) if declared.isdigit() else 0
-    if needed_bytes > limit:  # before other batches have to go for it
+    limit = settings.max_batch_upload_bytes
+    if request.declared_bytes > limit:
         raise BodyTooLarge(f"A batch may be sent in {limit:,} bytes at most; split it.")
-    room = _Room(store, settings, folder.name)
-    await room.make(needed_bytes)
+    room = _Room(store, settings, folder.name, request.declared_bytes or limit)
+    await room.check(request.declared_bytes)
     chunks = room.within(request.chunks(limit))
     with told():
         if media_type == MULTIPART:

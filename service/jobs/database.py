@@ -10,7 +10,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from typing import Any
 from service.errors import BatchNotFound, StorageFailed
 
 FILE_NAME = "batches.sqlite"
+SPARE = "spare"  # a file that only takes room, for the day when the disk is full: SQLite needs some even to delete
+SPARE_BYTES, PART_BYTES = 1 << 20, 128 << 10
 BUSY_S = 60.0  # how long another process's transaction is waited for
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS batches(
@@ -30,6 +32,8 @@ CREATE TABLE IF NOT EXISTS batches(
 CREATE TABLE IF NOT EXISTS chunks(
     batch INTEGER NOT NULL, chunk INTEGER NOT NULL, owner TEXT NOT NULL, lease REAL NOT NULL,
     rows BLOB, failed INTEGER, PRIMARY KEY (batch, chunk));
+CREATE INDEX IF NOT EXISTS finished ON batches(finished, number, bytes) WHERE finished IS NOT NULL;
+CREATE INDEX IF NOT EXISTS unfinished ON batches(number) WHERE status IN ('queued', 'running');
 """
 logger = logging.getLogger(__name__)
 
@@ -102,6 +106,19 @@ class Database:
             except BaseException:
                 connection.rollback()  # nothing where a full disk has ended the transaction already
                 raise
+
+    def keep_spare(self) -> None:
+        """Take room on the disk that `give_spare` gives back, as much as there is."""
+        path = self.root / SPARE
+        with suppress(OSError):
+            if not path.exists() or path.stat().st_size < SPARE_BYTES:
+                path.write_bytes(bytes(SPARE_BYTES))
+
+    def give_spare(self) -> None:
+        """Give a part of it back, so that something can be deleted where nothing else can be written."""
+        path = self.root / SPARE
+        with suppress(OSError):
+            os.truncate(path, max(0, path.stat().st_size - PART_BYTES))
 
     def close(self) -> None:
         """Let go of it."""

@@ -13,6 +13,8 @@ from service.types import RGBImage
 Content = bytes | RGBImage  # encoded, or pixels that need no decoding
 MOST_ID_LENGTH = 1024  # characters; an id stands in every row, so it must not be a way to fill the disk
 GRACE_BYTES = 64 << 20
+BOMB = "The batch unpacks to far more than its own size; send its images in parts."
+NO_ROOM = "The batch unpacks to more than there is room for; send it in parts, or once others are finished or deleted."
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +35,16 @@ class Input:
 
 
 class Budget:
-    """What a source may still unpack to."""
+    """What a source may still unpack to, or a spool still hold."""
 
-    def __init__(self, bytes_: int) -> None:
-        self._left = bytes_
+    def __init__(self, bytes_: int, beyond: str = NO_ROOM) -> None:
+        self._left, self._beyond = bytes_, beyond
 
     def spend(self, bytes_: int) -> None:
         """Raise `InvalidSource` once it is used up."""
         self._left -= bytes_
         if self._left < 0:
-            raise InvalidSource("The batch unpacks to far more than its own size; send its images in parts.")
+            raise InvalidSource(self._beyond)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,10 @@ class Limits:
 
     def budget(self, packed_bytes: int) -> Budget:
         """How much a source of so many bytes may unpack to."""
-        return Budget(min(packed_bytes * self.max_ratio + GRACE_BYTES, self.max_unpacked_bytes))
+        plausible_bytes = packed_bytes * self.max_ratio + GRACE_BYTES
+        if plausible_bytes > self.max_unpacked_bytes:
+            return Budget(self.max_unpacked_bytes)
+        return Budget(plausible_bytes, BOMB)
 
     def check_count(self, inputs: int) -> None:
         """Raise `InvalidSource` when there are too many."""

@@ -100,12 +100,15 @@ async def in_a_process(order: Order) -> int:
 def prepare(order: Order) -> int:
     """Read the upload into the spool, on the disk when this returns; the number of inputs.
 
+    The spool is bounded as the reading is, and where that fails nothing is left of it: the disk may be full of it.
+
     Raises `InvalidSource`, `EmptyRequest` or `OSError`.
     """
     folder = Path(order.folder)
     upload = folder / UPLOAD
-    with upload.open("rb") as stream, SpoolWriter(folder) as spool:
-        for each in SOURCES[order.source].read(stream, upload.stat().st_size, order.limits):
+    size = upload.stat().st_size
+    with upload.open("rb") as stream, SpoolWriter(folder, order.limits.budget(size)) as spool:
+        for each in SOURCES[order.source].read(stream, size, order.limits):
             content = each.content()
             spool.add(each.id, content if isinstance(content, bytes | InvalidImage) else content.tobytes())
         spool.sync()

@@ -168,8 +168,12 @@ class Runner:
     async def _prepare(self, claim: Claim) -> None:
         """Have the upload read in a process of its own; raises what is wrong with it."""
         settings, folder = self._settings, self._store.folder(claim.batch.id)
+        others = await asyncio.to_thread(self._store.unfinished, claim.batch.id)
+        room = settings.jobs_max_bytes - others.bytes  # its upload not counted: that goes when it has been read
         limits = Limits(
-            settings.max_image_bytes, settings.max_batch_images, max_unpacked_bytes=8 * settings.max_batch_upload_bytes
+            settings.max_image_bytes,
+            settings.max_batch_images,
+            max_unpacked_bytes=min(8 * settings.max_batch_upload_bytes, max(0, room)),
         )
         try:
             total = await in_a_process(Order(str(folder.absolute()), claim.batch.source, limits))

@@ -8,23 +8,29 @@ from __future__ import annotations
 
 import os
 import struct
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
 import orjson
 
 from service.errors import InvalidImage
+from service.jobs.inputs import Budget
 
 INPUTS, OFFSETS = "inputs", "offsets"
 READ_BYTES = 32 << 20
+RESULT_BYTES = 256  # what an input's row of results takes, about
 LENGTHS, OFFSET = struct.Struct("<2L"), struct.Struct("<Q")
 
 
 class SpoolWriter:
-    """Writes the inputs into a folder, those of an earlier attempt away."""
+    """Writes the inputs into a folder, those of an earlier attempt away. When its body raises nothing is left of them.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    What `budget` does not hold, with the row of results that each input will get, is not written: `InvalidSource`.
+    """
+
+    def __init__(self, folder: Path, budget: Budget | None = None) -> None:
+        self._folder, self._budget = folder, budget
         self._inputs, self._offsets = (folder / INPUTS).open("wb"), (folder / OFFSETS).open("wb")
         self._offsets.write(OFFSET.pack(0))
         self.count = 0
@@ -32,9 +38,13 @@ class SpoolWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_exception: object) -> None:
-        self._inputs.close()
-        self._offsets.close()
+    def __exit__(self, kind: type[BaseException] | None, *_exception: object) -> None:
+        with ExitStack() as stack:  # to the last, though each may find the disk full
+            if kind is not None:
+                stack.callback((self._folder / INPUTS).unlink, missing_ok=True)
+                stack.callback((self._folder / OFFSETS).unlink, missing_ok=True)
+            stack.callback(self._inputs.close)
+            stack.callback(self._offsets.close)
 
     def add(self, id_: str | None, content: bytes | InvalidImage) -> None:
         """Write one input, or why there is nothing to score."""
@@ -42,6 +52,8 @@ class SpoolWriter:
         if isinstance(content, InvalidImage):
             about["error"], content = content.detail, b""
         head = orjson.dumps(about)
+        if self._budget is not None:  # of an error or an empty image too: a few bytes may be a million of them
+            self._budget.spend(LENGTHS.size + len(head) + len(content) + OFFSET.size + RESULT_BYTES)
         self._inputs.write(LENGTHS.pack(len(head), len(content)))
         self._inputs.write(head)
         self._inputs.write(content)

@@ -9,6 +9,7 @@ import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import orjson
 
@@ -20,7 +21,7 @@ from service.prediction import ModelIdentity
 CHUNK_INPUTS = 256
 ORPHAN_S = 3600.0  # a folder without a batch that nobody has touched for so long is an upload that never ended
 UPLOAD, RESULTS = "upload", "results.ndjson"
-EXPECTED = "expected"  # how many bytes an upload will have, so that others that arrive meanwhile leave it its room
+ARRIVING = "arriving"  # a folder: for each upload how many bytes it has room for, which others leave it
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,13 @@ class NewBatch:
     key: str | None
     fingerprint: str
     total: int | None = None
+
+
+class Unfinished(NamedTuple):
+    """What stays, whatever is needed."""
+
+    batches: int
+    bytes: int  # of their files, and of uploads that arrive
 
 
 class Store:
@@ -57,6 +65,8 @@ class Store:
         with told():
             batch_id = f"batch-{uuid.uuid4().hex}"
             self.folder(batch_id).mkdir(parents=True)
+            self._arriving(batch_id).parent.mkdir(exist_ok=True)
+            self._arriving(batch_id).touch()
             return batch_id, self.folder(batch_id)
 
     def create(self, new: NewBatch) -> Batch:
@@ -65,10 +75,15 @@ class Store:
         Raises `Conflict` where the key belongs to another one.
         """
         with told():
-            (self.folder(new.id) / EXPECTED).unlink(missing_ok=True)
             (self.folder(new.id) / RESULTS).touch()
             sync_folder(self.folder(new.id))
             sync_folder(self._root)
+        batch = self._insert(new)
+        with suppress(OSError):  # it is accepted; `_clean` comes again
+            self._arriving(batch.id).unlink()
+        return batch
+
+    def _insert(self, new: NewBatch) -> Batch:
         with self.database.writing() as connection:
             if new.key is not None:
                 row = connection.execute("SELECT * FROM batches WHERE key = ?", [new.key]).fetchone()
@@ -122,17 +137,33 @@ class Store:
         return counts
 
     def delete(self, batch_id: str) -> None:
-        """Forget the batch and its files, whoever works on it; raises `BatchNotFound`."""
+        """Forget the batch and its files, whoever works on it; raises `BatchNotFound`.
+
+        On a full disk its files go first: the room that they leave is needed to forget it.
+        """
+        try:
+            self._forget(batch_id)
+        except StorageFailed:
+            self.database.give_spare()
+            self.discard(self.get(batch_id).id)
+            self._forget(batch_id)
+        self.discard(batch_id)
+
+    def _forget(self, batch_id: str) -> None:
         self.get(batch_id)
         with self.database.writing() as connection:
             number = find(connection, batch_id).number
             connection.execute("DELETE FROM chunks WHERE batch = ?", [number])
             connection.execute("DELETE FROM batches WHERE number = ?", [number])
-        self.discard(batch_id)
 
     def discard(self, batch_id: str) -> None:
         """Remove a folder that belongs to no batch."""
         shutil.rmtree(self.folder(batch_id), ignore_errors=True)
+        with suppress(OSError):
+            self._arriving(batch_id).unlink()
+
+    def _arriving(self, batch_id: str) -> Path:
+        return self._root / ARRIVING / batch_id
 
     def drop_inputs(self, batch_id: str) -> None:
         """Remove what a batch that has ended does not need."""
@@ -140,55 +171,87 @@ class Store:
             (self.folder(batch_id) / name).unlink(missing_ok=True)
 
     def tidy(self, *, keep_s: float, max_bytes: int, needed_bytes: int = 0, needed_by: str = "") -> int:
-        """Remove finished batches that are old, the oldest beyond `max_bytes`, and uploads that never ended.
+        """Remove finished batches that are old, and the oldest beyond `max_bytes`.
 
         Returns the bytes in use then, the `needed_bytes` of the batch `needed_by` among them, which are its own from
-        now on. None is removed for them where it would be in vain.
+        now on. None is removed for them where it would be in vain. Of finished batches the database knows the size, so
+        this takes no longer where there are many. Nobody's call also removes what dead processes left.
         """
         if needed_by:
             with told():
-                (self.folder(needed_by) / EXPECTED).write_text(str(needed_bytes), encoding="ascii")
-        batches: list[Batch] = []
-        if self.exists:
-            with self.database.reading() as connection:
-                rows = connection.execute("SELECT * FROM batches ORDER BY finished, number")
-                batches = [Batch(**row) for row in rows]
-        sizes = self._sizes({batch.id for batch in batches})
-        sizes.pop(needed_by, 0)  # what has arrived of it is needed
-        used = sum(sizes.values())
-        stays = used - sum(sizes.get(batch.id, 0) for batch in batches if batch.finished)
+                self._arriving(needed_by).write_text(str(needed_bytes), encoding="ascii")
+        elif self._root.exists():
+            self._clean()
+        stays = self.unfinished(needed_by).bytes  # what has arrived of it is needed
+        used = stays + self._finished_bytes()
         most = max_bytes - needed_bytes if stays + needed_bytes <= max_bytes else max_bytes
-        for batch in batches:
-            if batch.ended:
-                self.drop_inputs(batch.id)  # the process that ended it may have died over this
-            if batch.finished and (used > most or time.time() - batch.finished > keep_s):
-                used -= sizes.get(batch.id, 0)
-                try:
-                    self.delete(batch.id)
-                except BatchNotFound:  # another process was first
-                    continue
+        while (oldest := self._oldest()) and (used > most or time.time() - (oldest.finished or 0) > keep_s):
+            used -= oldest.bytes
+            with suppress(BatchNotFound):  # another process was first
+                self.delete(oldest.id)
         return used + needed_bytes
 
-    def _sizes(self, known: set[str]) -> dict[str, int]:
-        """Bytes of every folder; those that belong to no batch and are old are removed."""
-        sizes = {}
+    def unfinished(self, besides: str = "") -> Unfinished:
+        """All but `besides`."""
+        ids = set[str]()
+        if self.exists:
+            with self.database.reading() as connection:
+                rows = connection.execute("SELECT id FROM batches WHERE status IN ('queued', 'running')")
+                ids = {row["id"] for row in rows}
+        count = len(ids)
+        with suppress(FileNotFoundError):
+            ids |= {path.name for path in (self._root / ARRIVING).iterdir()}
+        return Unfinished(count, sum(self._bytes(batch_id) for batch_id in ids - {besides}))
+
+    def _bytes(self, batch_id: str) -> int:
+        """Of its files, with those that are still to come."""
+        arrived = _measure(self.folder(batch_id))[0]
+        try:
+            expected = int(self._arriving(batch_id).read_text(encoding="ascii") or 0)  # empty while it is being written
+        except FileNotFoundError:
+            return arrived
+        return max(arrived, expected) if self.folder(batch_id).exists() else 0
+
+    def _finished_bytes(self) -> int:
+        if not self.exists:
+            return 0
+        with self.database.reading() as connection:
+            row = connection.execute("SELECT sum(bytes) AS bytes FROM batches WHERE finished IS NOT NULL").fetchone()
+            return row["bytes"] or 0
+
+    def _oldest(self) -> Batch | None:
+        """The batch that was finished before all others."""
+        if not self.exists:
+            return None
+        with self.database.reading() as connection:
+            query = "SELECT * FROM batches WHERE finished IS NOT NULL ORDER BY finished, number LIMIT 1"
+            row = connection.execute(query).fetchone()
+            return Batch(**row) if row else None
+
+    def _clean(self) -> None:
+        """Remove what processes that died have left: of batches that ended, and of uploads that never did."""
+        known = set[str]()
+        if self.exists:
+            self.database.keep_spare()
+            with self.database.reading() as connection:
+                rows = connection.execute("SELECT id, finished FROM batches").fetchall()
+            known = {row["id"] for row in rows}
+            for row in rows:
+                if row["finished"]:
+                    self.drop_inputs(row["id"])
         for folder in self._root.glob("batch-*"):
-            size, touched = _measure(folder)
-            if folder.name in known or time.time() - touched < ORPHAN_S:
-                sizes[folder.name] = size
-            else:
+            if folder.name not in known and time.time() - _measure(folder)[1] >= ORPHAN_S:
                 self.discard(folder.name)
-        return sizes
+        for path in self._root.glob(f"{ARRIVING}/*"):
+            if path.name in known or not self.folder(path.name).exists():
+                path.unlink(missing_ok=True)
 
 
 def _measure(folder: Path) -> tuple[int, float]:
-    """Its bytes, with those that are still to come, and when something in it was last written."""
+    """Its bytes, and when something in it was last written."""
     try:
-        facts = {entry.name: entry.stat() for entry in os.scandir(folder)}
-        touched = max(fact.st_mtime for fact in (folder.stat(), *facts.values()))
-        expected = 0
-        if facts.pop(EXPECTED, None):
-            expected = int((folder / EXPECTED).read_text(encoding="ascii") or 0)  # empty while it is being written
-        return max(expected, sum(fact.st_size for fact in facts.values())), touched
+        facts = [entry.stat() for entry in os.scandir(folder)]
+        touched = max(fact.st_mtime for fact in (folder.stat(), *facts))
+        return sum(fact.st_size for fact in facts), touched
     except FileNotFoundError:  # another process was first
         return 0, time.time()

@@ -23,6 +23,7 @@ else:
     from backports import zstd
 
 BLOCK = 256 << 10
+OF_ONE_MEMBER = {"path", "size"}  # what makes no sense in a header for all that follow
 MAGIC, CHECKSUM = slice(257, 262), slice(148, 156)  # of a member's header; the second counts as spaces in its own sum
 BROKEN_TAR = "The tar archive is damaged or cut off; send it whole."
 NO_TAR = "There is no tar archive in it, or one damaged from its beginning; what is no archive goes uncompressed."
@@ -126,6 +127,10 @@ def _next(archive: tarfile.TarFile) -> tarfile.TarInfo | None:
     with _told():
         entry = archive.next()
         archive.members.clear()  # type: ignore[attr-defined]  # it would remember every one of them
+        if not OF_ONE_MEMBER.isdisjoint(archive.pax_headers):
+            raise InvalidSource("The tar archive has one name or size for all its members; pack it again.")
+        # Of owners and times nothing is needed, and it would go through all that it has met at each member.
+        archive.pax_headers.clear()  # type: ignore[attr-defined]
         return entry
 
 

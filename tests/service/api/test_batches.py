@@ -19,6 +19,7 @@ from starlette.types import Message
 
 from service.api import batch_results, batch_uploads
 from service.api.batches import Batches
+from service.api.incoming import Incoming
 from service.app import create_app
 from service.choices import Choice
 from service.errors import InvalidSource, StorageFailed
@@ -143,7 +144,7 @@ def test_a_part_that_is_not_there_is_refused(client: TestClient) -> None:
     url = f"/v1/batches/{finished(client, send(client))['id']}/results"
     refused = client.get(url, headers={"range": "bytes=999999999-"})
     assert (refused.status_code, refused.json()["type"]) == (416, "/problems/range-not-satisfiable")
-    assert client.get(url, headers={"range": f"bytes={'9' * 5000}-"}).status_code == 416
+    assert client.get(url, headers={"range": f"bytes={'9' * 1000}-"}).status_code == 416
 
 
 @pytest.mark.parametrize("header", ["bytes=0-1,5-6", "lines=0-1", "bytes=5-2", "bytes=-", "bytes=a-b"])
@@ -363,6 +364,53 @@ def test_what_is_larger_than_a_batch_may_be_costs_no_other_its_rows(settings: Se
         assert client.get(f"/v1/batches/{batch['id']}").status_code == 200
 
 
+def test_what_is_only_announced_costs_no_other_its_rows(idle: TestClient, settings: Settings) -> None:
+    """No more goes than twice as many bytes as have arrived."""
+    state = idle.app.state  # type: ignore[attr-defined]
+    store: Store = state.store
+    ids = [send(idle).json()["id"] for _ in range(4)]
+    for batch_id in ids:
+        state.runner.work.fail(state.runner.work.claim(), InvalidSource("Too much."))
+        (store.folder(batch_id) / "results.ndjson").write_bytes(bytes(1000))
+        with store.database.writing() as connection:
+            connection.execute("UPDATE batches SET bytes = 1000 WHERE id = ?", [batch_id])
+    own = settings.model_copy(update={"jobs_max_bytes": 4000})
+    arriving, folder = store.new_folder()
+    left = list[int]()
+
+    async def receive() -> Message:
+        left.append(len(store.newest(9)))
+        return {"type": "http.request", "body": bytes(500), "more_body": len(left) < 7}
+
+    headers = [(b"content-length", b"3500"), (b"content-type", b"application/zip")]
+    scope = {"type": "http", "path": "/v1/batches", "headers": headers, "query_string": b""}
+    asyncio.run(batch_uploads.receive(Incoming.of(scope, receive), folder, store, own))
+    assert left == [4, 3, 3, 1, 1, 1, 1]
+    assert store.newest(9) == []
+    store.discard(arriving)
+
+
+def test_what_would_not_fit_whatever_went_is_refused_before_it_is_read(idle: TestClient, settings: Settings) -> None:
+    store: Store = idle.app.state.store  # type: ignore[attr-defined]
+    send(idle)
+    own = settings.model_copy(update={"jobs_max_bytes": 2 * len(ZIP)})
+
+    async def receive() -> Message:
+        raise AssertionError
+
+    headers = [(b"content-length", b"%d" % (len(ZIP) + 1)), (b"content-type", b"application/zip")]
+    scope = {"type": "http", "path": "/v1/batches", "headers": headers, "query_string": b""}
+    with pytest.raises(StorageFailed, match="no room"):
+        asyncio.run(batch_uploads.receive(Incoming.of(scope, receive), store.new_folder()[1], store, own))
+
+
+def test_not_any_number_of_batches_may_wait(idle: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_uploads, "MOST_UNFINISHED", 2)
+    assert [send(idle).status_code for _ in range(3)] == [202, 202, 507]
+    idle.delete(f"/v1/batches/{idle.get('/v1/batches').json()['batches'][0]['id']}")
+    assert send(idle).status_code == 202
+
+
 def test_a_body_that_does_not_say_how_long_it_is_has_as_much_room_as_any(settings: Settings) -> None:
     with TestClient(create_app(settings.model_copy(update={"jobs_max_bytes": 20_000}))) as client:
         first, second = (finished(client, send(client))["id"] for _ in range(2))
@@ -393,8 +441,7 @@ def test_bodies_of_no_declared_length_that_arrive_at_once_share_the_room(
     async def arrive() -> None:
         bodies = []
         for _ in received:
-            room = batch_uploads._Room(store, own, store.new_folder()[0])
-            await room.make(0)
+            room = batch_uploads._Room(store, own, store.new_folder()[0], longest_bytes=own.max_batch_upload_bytes)
             bodies.append(room.within(pieces()))
         while True:
             for place, body in enumerate(bodies):

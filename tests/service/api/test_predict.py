@@ -248,8 +248,10 @@ def test_unknown_models_are_404(client: TestClient, params: dict[str, str]) -> N
     problem(post(client, PNG["red"], "image/png", params=params), 404, "model-not-found")
 
 
-def test_a_media_type_without_end_is_not_parsed(client: TestClient) -> None:
-    answer = problem(post(client, PNG["red"], 'a/b; x="' + ";" * 60_000), 400, "malformed-request")
+@pytest.mark.parametrize("path", ["/v1/predict", "/v1/batches"])
+def test_a_media_type_without_end_is_not_parsed(client: TestClient, path: str) -> None:
+    sent = client.post(path, content=PNG["red"], headers={"content-type": 'a/b; x="' + ";" * 60_000})
+    answer = problem(sent, 400, "malformed-request")
     assert answer["detail"] == "header Content-Type: it may have 1,024 bytes at most; send a shorter one."
 
 

@@ -206,6 +206,7 @@ def test_a_pod_may_do_nothing_that_it_need_not(pod: Document) -> None:
     assert pod["automountServiceAccountToken"] is False
     context = pod.get("securityContext", {}) | container["securityContext"]
     context.pop("fsGroup", None)
+    assert context.pop("seccompProfile", None) == (POD["securityContext"]["seccompProfile"] if pod is POD else None)
     assert context == {
         "runAsNonRoot": True, "readOnlyRootFilesystem": True, "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"]},
@@ -214,6 +215,16 @@ def test_a_pod_may_do_nothing_that_it_need_not(pod: Document) -> None:
     assert "USER 10001:10001" in dockerfile  # a number, or Kubernetes could not tell that it is not root
     (mount,) = container["volumeMounts"]
     assert f"CONVOY_JOBS_DIR={mount['mountPath']}" in dockerfile
+
+
+@both
+def test_batches_are_deleted_by_the_service_before_their_volume_is_full(pod: Document) -> None:
+    """Kubernetes would delete the pod. Unpacking may take as much again before it is seen, beside the upload itself."""
+    (container,), (volume,) = pod["containers"], pod["volumes"]
+    variables = {variable["name"]: variable["value"] for variable in container["env"]}
+    most = Settings.model_validate({"jobs_max_bytes": variables["CONVOY_JOBS_MAX_BYTES"]}).jobs_max_bytes
+    limit = int(volume["emptyDir"]["sizeLimit"].removesuffix("Gi")) << 30
+    assert 2 * most + Settings.model_fields["max_batch_upload_bytes"].default <= limit
 
 
 def test_kserve_waits_for_an_answer_longer_than_the_service_works_on_it() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import re
@@ -15,7 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from service.errors import EmptyRequest, InvalidSource, StorageFailed
 from service.jobs import spool
@@ -24,6 +27,13 @@ from service.jobs.prepare import MOST_CPU_S, Order, ReaderDied, in_a_process, pr
 from tests.service.jobs.packing import PACKERS
 
 PICTURES = [("a.png", b"first"), ("b.png", b"second")]
+
+
+def as_nothing(rows: int) -> bytes:
+    """A table whose every row has no image."""
+    stream = io.BytesIO()
+    parquet.write_table(pyarrow.table({"image": pyarrow.nulls(rows, pyarrow.binary())}), stream)
+    return stream.getvalue()
 
 
 def order(folder: Path, kind: str, content: bytes) -> Order:
@@ -55,6 +65,13 @@ def test_every_kind_is_spooled_in_its_order(kind: str, tmp_path: Path) -> None:
 def test_what_can_not_be_read_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InvalidSource):
         prepare(order(tmp_path, "zip", b"PK\x03\x04"))
+
+
+@pytest.mark.parametrize(("kind", "content"), [("ndjson", b"x\n" * 500_000), ("parquet", as_nothing(1_000_000))])
+def test_a_few_bytes_are_not_rows_of_errors_without_end(kind: str, content: bytes, tmp_path: Path) -> None:
+    with pytest.raises(InvalidSource, match="far more than its own size"):
+        prepare(order(tmp_path, kind, content))
+    assert [path.name for path in tmp_path.iterdir()] == ["upload"]
 
 
 def test_an_upload_of_nothing_is_an_error(tmp_path: Path) -> None:
@@ -91,7 +108,7 @@ def test_trouble_with_the_disk_is_told_from_an_upload_that_can_not_be_read(tmp_p
     (tmp_path / "inputs").symlink_to("/dev/full")
     with pytest.raises(StorageFailed, match="No space left"):
         answered(there)
-    (tmp_path / "inputs").unlink()
+    assert [path.name for path in tmp_path.iterdir()] == ["upload"]  # or nothing could be written any more
     (tmp_path / "upload").unlink()
     with pytest.raises(InvalidSource, match="No such file"):
         answered(there)

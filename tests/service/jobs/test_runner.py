@@ -123,6 +123,23 @@ def test_an_upload_that_can_not_be_read_fails_the_batch(settings: Settings) -> N
     asyncio.run(scenario())
 
 
+def test_a_batch_that_unpacks_to_more_than_all_may_take_fails_as_a_whole(settings: Settings) -> None:
+    """Other batches that are not finished leave it less."""
+    own, bomb = settings.model_copy(update={"jobs_max_bytes": 300_000}), PACKERS["zip"]([("a.png", bytes(200_000))])
+
+    async def scenario() -> None:
+        async with running(own) as state:
+            identity = state.served.choose().loaded.identity
+            assert (await ended(state.store, add(state.store, bomb, identity=identity))).status == "succeeded"
+            (state.store.new_folder()[1] / "upload").write_bytes(bytes(150_000))
+            found = await ended(state.store, add(state.store, bomb, identity=identity))
+            assert found.status == "failed"
+            assert "more than there is room for" in json.loads(found.error or "")["detail"]
+
+    asyncio.run(scenario())
+    assert sum(path.stat().st_size for path in settings.jobs_dir.glob("batch-*/*")) < 151_000
+
+
 @pytest.mark.parametrize(("deaths", "status"), [(2, "succeeded"), (3, "failed")])
 def test_a_reader_that_is_killed_is_tried_again_a_few_times(
     deaths: int, status: str, settings: Settings, monkeypatch: pytest.MonkeyPatch

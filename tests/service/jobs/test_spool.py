@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from service.errors import InvalidImage
+from service.errors import InvalidImage, InvalidSource
 from service.jobs import spool
-from service.jobs.spool import SpoolWriter
+from service.jobs.inputs import Budget
+from service.jobs.spool import RESULT_BYTES, SpoolWriter
 
 INPUTS: list[tuple[str | None, bytes]] = [("a", b"first"), (None, b""), ("ü", b"third" * 1000)]
 
@@ -44,6 +45,28 @@ def test_an_error_stays_an_error(folder: Path) -> None:
 
 def test_beyond_the_end_there_are_none(folder: Path) -> None:
     assert len(spool.read(folder, 2, 100)[0]) == 2
+
+
+@pytest.mark.parametrize("full", ["inputs", "offsets"])
+def test_nothing_is_left_where_it_fails(full: str, tmp_path: Path) -> None:
+    (tmp_path / full).symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space"), SpoolWriter(tmp_path) as writer:
+        writer.sync() if full == "offsets" else writer.add("x", bytes(1 << 20))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [bytes(64), InvalidImage("x" * 64)])
+def test_all_that_is_written_is_spent(content: bytes | InvalidImage, tmp_path: Path) -> None:
+    """And what the results will take."""
+    with SpoolWriter(tmp_path) as writer:
+        for _ in range(60):
+            writer.add("a", content)
+    written = sum(path.stat().st_size for path in tmp_path.iterdir())
+    with SpoolWriter(tmp_path, Budget(written + 60 * RESULT_BYTES)) as writer:
+        for _ in range(60):
+            writer.add("a", content)
+        with pytest.raises(InvalidSource, match="more than there is room for"):
+            writer.add("a", b"")
 
 
 def test_a_new_attempt_begins_afresh(folder: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -35,11 +36,14 @@ def add(store: Store, key: str | None = None, fingerprint: str = "x", content: b
     return store.create(NewBatch(batch_id, IDENTITY, None, "zip", key, fingerprint))
 
 
-def finish(store: Store, batch: Batch, finished: float) -> None:
+def finish(store: Store, batch: Batch, finished: float, results: bytes = b"") -> None:
+    (store.folder(batch.id) / "results.ndjson").write_bytes(results)
     with store.database.writing() as connection:
         connection.execute(
-            "UPDATE batches SET status = 'succeeded', finished = ? WHERE number = ?", [finished, batch.number]
+            "UPDATE batches SET status = 'succeeded', finished = ?, bytes = ? WHERE number = ?",
+            [finished, len(results), batch.number],
         )
+    store.drop_inputs(batch.id)
 
 
 def test_a_batch_is_what_it_was_created_as(store: Store) -> None:
@@ -108,7 +112,7 @@ def test_old_batches_go_when_they_are_finished(store: Store) -> None:
 def test_the_oldest_finished_go_where_room_is_needed(store: Store) -> None:
     batches = [add(store, content=bytes(1000)) for _ in range(4)]
     for age, batch in enumerate(batches[:3]):
-        finish(store, batch, time.time() - 10 + age)
+        finish(store, batch, time.time() - 10 + age, bytes(1000))
     assert store.tidy(keep_s=1e9, max_bytes=3000, needed_bytes=500) == 2500
     assert [batch.id for batch in store.newest(9)] == [batches[3].id, batches[2].id]
     assert store.tidy(keep_s=1e9, max_bytes=100) == 1000  # what runs stays, whatever it takes
@@ -116,8 +120,7 @@ def test_the_oldest_finished_go_where_room_is_needed(store: Store) -> None:
 
 def test_none_goes_for_what_has_no_room_even_so(store: Store) -> None:
     batches = [add(store), add(store, content=bytes(1000))]
-    (store.folder(batches[0].id) / "results.ndjson").write_bytes(bytes(1000))
-    finish(store, batches[0], time.time())
+    finish(store, batches[0], time.time(), bytes(1000))
     assert store.tidy(keep_s=1e9, max_bytes=2500, needed_bytes=1501) == 3501
     assert len(store.newest(9)) == 2
     assert store.tidy(keep_s=1e9, max_bytes=2500, needed_bytes=1500) == 2500
@@ -125,9 +128,9 @@ def test_none_goes_for_what_has_no_room_even_so(store: Store) -> None:
 
 
 def test_what_has_arrived_is_not_counted_beside_what_is_needed(store: Store) -> None:
-    batch, (arriving, folder) = add(store, content=bytes(1000)), store.new_folder()
+    batch, (arriving, folder) = add(store), store.new_folder()
     (folder / "upload").write_bytes(bytes(700))
-    finish(store, batch, time.time())
+    finish(store, batch, time.time(), bytes(1000))
     assert store.tidy(keep_s=1e9, max_bytes=2000, needed_bytes=1000, needed_by=arriving) == 2000
     assert len(store.newest(9)) == 1
 
@@ -162,6 +165,80 @@ def test_uploads_that_never_ended_go(store: Store, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(store_module, "ORPHAN_S", -1)
     store.tidy(keep_s=1e9, max_bytes=1 << 30)
     assert not young.exists()
+
+
+def test_what_the_death_of_a_process_left_of_a_finished_batch_goes(store: Store) -> None:
+    batch = add(store)
+    finish(store, batch, time.time(), b"rows")
+    (store.folder(batch.id) / "inputs").write_bytes(bytes(1000))
+    store.tidy(keep_s=1e9, max_bytes=1 << 30)
+    assert [path.name for path in store.folder(batch.id).iterdir()] == ["results.ndjson"]
+
+
+def test_finished_batches_are_not_looked_at_one_by_one(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are: before another one is accepted the database tells their size."""
+    for _ in range(3):
+        finish(store, add(store), time.time(), bytes(100))
+    waiting, (arriving, _) = add(store, content=bytes(10)), store.new_folder()
+    looked_at, measure = list[str](), store_module._measure
+
+    def measured(folder: Path) -> tuple[int, float]:
+        looked_at.append(folder.name)
+        return measure(folder)
+
+    monkeypatch.setattr(store_module, "_measure", measured)
+    assert store.unfinished(arriving) == (1, 10)
+    assert store.tidy(keep_s=1e9, max_bytes=1000, needed_bytes=5, needed_by=arriving) == 315
+    assert set(looked_at) == {waiting.id}
+
+
+def test_what_is_looked_for_in_the_database_has_an_index(store: Store) -> None:
+    add(store)
+    queries = (
+        "SELECT id FROM batches WHERE status IN ('queued', 'running')",
+        "SELECT sum(bytes) AS bytes FROM batches WHERE finished IS NOT NULL",
+        "SELECT * FROM batches WHERE finished IS NOT NULL ORDER BY finished, number LIMIT 1",
+    )
+    with store.database.reading() as connection:
+        for query in queries:
+            (plan,) = connection.execute(f"EXPLAIN QUERY PLAN {query}").fetchall()
+            assert "USING" in plan["detail"], plan
+
+
+def test_a_batch_is_deleted_on_a_full_disk(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What its files leave, and the spare, is enough for the database."""
+    batch, writing = add(store, content=b"x"), store.database.writing
+    store.tidy(keep_s=1e9, max_bytes=1 << 30)
+    spare = store.database.root / "spare"
+    assert spare.stat().st_blocks * 512 >= 1 << 20
+
+    @contextmanager
+    def where_there_is_room() -> Iterator[sqlite3.Connection]:
+        if store.folder(batch.id).exists() or spare.stat().st_size == 1 << 20:
+            raise StorageFailed("full")
+        with writing() as connection:
+            yield connection
+
+    monkeypatch.setattr(store.database, "writing", where_there_is_room)
+    store.delete(batch.id)
+    with pytest.raises(BatchNotFound):
+        store.get(batch.id)
+    store.tidy(keep_s=1e9, max_bytes=1 << 30)
+    assert spare.stat().st_size == 1 << 20
+
+
+def test_only_a_batch_is_deleted_on_a_full_disk(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, left = add(store), [StorageFailed("full")]
+
+    def forget(batch_id: str) -> None:
+        if left:
+            raise left.pop()
+        store.get(batch_id)
+
+    monkeypatch.setattr(store, "_forget", forget)
+    with pytest.raises(BatchNotFound):
+        store.delete("..")
+    assert store.folder(batch.id).exists()
 
 
 def test_a_disk_that_can_not_be_written_is_a_clear_error(tmp_path: Path) -> None:

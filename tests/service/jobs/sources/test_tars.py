@@ -60,6 +60,33 @@ def test_an_image_is_no_tar(head: bytes) -> None:
     assert kind_of("x.tar", head) is None
 
 
+def with_global_headers(headers: list[dict[str, str]]) -> bytes:
+    """A member behind each."""
+    packed = as_tar([("a.png", b"x")])[:1024]
+    heads = map(tarfile.TarInfo.create_pax_global_header, headers)
+    return b"".join(head + packed for head in heads) + bytes(1024)
+
+
+def test_headers_for_all_that_follow_are_not_gone_through_again_at_each_member(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `git archive` writes one, with the commit."""
+    seen, apply = list[int](), tarfile.TarInfo._apply_pax_info  # type: ignore[attr-defined]
+
+    def watched(self: tarfile.TarInfo, headers: dict[str, str], *rest: str) -> None:
+        seen.append(len(headers))
+        apply(self, headers, *rest)
+
+    monkeypatch.setattr(tarfile.TarInfo, "_apply_pax_info", watched)
+    packed = with_global_headers([{f"comment{i}": "x"} for i in range(50)])
+    assert outcomes("tar", packed) == [("a.png", b"x")] * 50
+    assert max(seen) == 1
+
+
+@pytest.mark.parametrize("header", [{"path": "b.png"}, {"size": "5"}])
+def test_a_name_or_a_size_for_all_that_follow_is_refused(header: dict[str, str]) -> None:
+    with pytest.raises(InvalidSource, match="one name or size"):
+        outcomes("tar", with_global_headers([header, {"comment": "x"}]))
+
+
 def test_what_is_compressed_and_no_tar_is_told_so() -> None:
     with pytest.raises(InvalidSource, match="no tar archive in it"):
         outcomes("tar.gz", gzip.compress(b'{"id": "a", "image": ""}\n' * 100))
