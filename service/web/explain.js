@@ -1,9 +1,11 @@
 // A picture → what its answer rests on, and what every stage of the network makes of it: POST v1/explain.
 
-import { ask, element, figure, percent } from "./parts.js";
+import { ask, element, figure, percent, unreadable } from "./parts.js";
 
 /** Two elements for the picture that `model` answered: a figure of what that rests on, and the stages (null if none). */
 export async function explain(picture, model) {
+  const reason = await unreadable(picture);
+  if (reason) throw new Error(reason);
   const query = new URLSearchParams({ model: model.name, version: model.version });
   const options = { method: "POST", body: picture, headers: { "Content-Type": "application/octet-stream" } };
   const { prediction, occlusion, stages } = await ask(`v1/explain?${query}`, options);

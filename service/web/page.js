@@ -1,7 +1,8 @@
 // Pictures → POST v1/predict → a card each. Addresses are relative, so that the page works behind any prefix too.
 
-import { card } from "./cards.js";
-import { ask, at, element, percent, reach, useKey } from "./parts.js";
+import { card, leftCard } from "./cards.js";
+import { listModels, refresh, version } from "./models.js";
+import { ask, at, percent, reach, unreadable, useKey } from "./parts.js";
 import { telling } from "./status.js";
 
 const AT_ONCE = 64; // pictures in one request, and
@@ -9,62 +10,59 @@ const BYTES_AT_ONCE = 32 << 20; // their bytes: below what the service takes unl
 const COVERAGE = 0.95; // of the prediction sets, where the model has thresholds for it
 const OF_A_PICTURE = [413, 422]; // refusals that one picture among several may have brought upon all of them
 const NO_PICTURE = "That is no picture; choose a JPEG, PNG or the like.";
-const UNREADABLE = "This can't be read: it is empty or a folder, or has been changed or removed since it was chosen.";
-const CLASSES = 20; // whose names are told
 const NAMED = 5; // labels in the sentence on how many have which
 
-let version = null; // what is known of the chosen model's active version
-let known = Promise.resolve(); // settles once `version` is that of the chosen model, or can't be had
-let given = []; // the files whose cards are shown, or will be
-let latest = 0; // which call of `classify` may still show cards
-
-async function listModels() {
-  const { models } = await ask("v1/models");
-  const served = models.filter((model) => model.active_version !== null);
-  at("model").replaceChildren(
-    ...served.map((model) => element("option", model.name, { value: model.name, selected: model.default })),
-  );
-  if (at("key-form").contains(document.activeElement)) at("files").focus(); // what comes next, instead of nothing
-  at("key-form").hidden = true;
-  await showModel();
-}
-
-async function showModel() {
-  const name = at("model").value, path = `v1/models/${encodeURIComponent(name)}`;
-  version = null; // not the one before, should this fail
-  at("facts").textContent = "";
-  if (!name) throw new Error("No model of this service has an active version; whoever runs it can activate one.");
-  const { active_version: active } = await ask(path);
-  if (active === null) throw new Error(`The model ${name} has no active version any more; choose another.`);
-  const found = await ask(`${path}/versions/${encodeURIComponent(active)}`);
-  if (name !== at("model").value) return; // another has been chosen meanwhile
-  version = found;
-  const measured = version.metadata.evaluations.find((e) => e.split === "test" && e.precision === version.precision);
-  const { labels } = version.metadata;
-  at("facts").textContent = [
-    `Version ${version.version}, ${version.precision} on ${version.provider.replace("ExecutionProvider", "")}.`,
-    `${labels.length.toLocaleString("en")} classes: ${labels.slice(0, CLASSES).join(", ")}${labels.length > CLASSES ? ", …" : ""}; any other picture gets one of them, too.`,
-    measured && `Correct on ${percent(measured.accuracy)} of ${measured.images.toLocaleString("en")} test images.`,
-  ].filter(Boolean).join(" ");
-}
+let shown = null; // whose cards are shown: files, the answers to the first of them, and a card for those that are left
 
 async function classify(files) {
-  const all = [...files], pictures = all.filter(isPicture).length;
-  if (!pictures) return telling("", () => Promise.reject(new Error(NO_PICTURE))); // what is shown stays
-  const mine = (latest += 1);
-  given = all;
+  const all = [...files];
+  if (!all.some(isPicture)) return telling("", () => Promise.reject(new Error(NO_PICTURE))); // what is shown stays
+  shown = { files: all, answers: [], ms: 0, left: null };
   at("results").replaceChildren();
+  await goOn(shown);
+}
+
+/** A card for each file of `run` that has no answer yet or, from the request on that fails, one for all of them. */
+async function goOn(run) {
+  const files = run.files.slice(run.answers.length), pictures = files.filter(isPicture).length;
   await telling(`Classifying ${pictures === 1 ? "a picture" : `${pictures} pictures`} …`, async () => {
-    await known.catch(() => {}); // why, has been told
-    const began = performance.now(), answers = [];
-    for (const some of portions(all)) {
-      const more = await answersTo(some);
-      if (mine !== latest) return;
-      at("results").append(...more.map((answer) => card(answer, version?.metadata.input)));
-      answers.push(...more);
+    try {
+      await refresh().catch(unlessKeyless);
+      let began = performance.now();
+      for await (const answers of answersTo(files)) {
+        if (run !== shown) return;
+        at("results").append(...answers.map((answer) => card(answer, version?.metadata.input)));
+        run.answers.push(...answers);
+        run.ms += performance.now() - began;
+        began = performance.now();
+      }
+      return `${summary(run.answers)}. Answered in ${Math.round(run.ms)} ms, the way there and back included.`;
+    } catch (error) {
+      if (run === shown) throw leave(run, error.message); // else it is of no interest any more
     }
-    return `${summary(answers)}. Answered in ${Math.round(performance.now() - began)} ms, the way there and back included.`;
   });
+}
+
+/** It goes without knowing the version; but without the key that is asked for, pictures would be sent for nothing. */
+function unlessKeyless(error) {
+  if (error.status === 401) throw error;
+}
+
+/** Show what `run` leaves without an answer, and why; returns the same in one sentence, an Error. */
+function leave(run, why) {
+  const { files, answers: { length: answered } } = run, left = files.length - answered;
+  const what = `${left} of ${files.length} pictures ${left === 1 ? "was" : "were"} not classified`;
+  const alone = files.length === 1;
+  run.left = leftCard(alone ? files[0].name : what, why, files.slice(answered), () => again(run));
+  at("results").append(run.left);
+  return new Error(alone ? why : `${what}: ${why}`);
+}
+
+function again(run) {
+  if (run.left.contains(document.activeElement)) at("results").focus({ preventScroll: true }); // not the page's start
+  run.left.remove();
+  run.left = null;
+  goOn(run);
 }
 
 const isPicture = (file) => file.type.startsWith("image/") || file.type === "";
@@ -83,39 +81,48 @@ function* portions(files) {
   yield some;
 }
 
-/** An answer for each file, in their order. */
-async function answersTo(files) {
-  const reasons = await Promise.all(files.map(reasonNotToSend));
-  const answers = await predict(files.filter((_, place) => !reasons[place]));
-  return files.map((file, place) => (reasons[place] ? { file, error: reasons[place] } : answers.shift()));
+/** The answers in the files' order, some at a time; throws an Error when a request fails through no fault of a picture. */
+async function* answersTo(files) {
+  for (const some of portions(files)) {
+    const reasons = await Promise.all(some.map(reasonNotToSend));
+    try {
+      const answers = await predict(some.filter((_, place) => !reasons[place]));
+      yield some.map((file, place) => (reasons[place] ? { file, error: reasons[place] } : answers.shift()));
+    } catch (error) {
+      if (!OF_A_PICTURE.includes(error.status)) throw error;
+      if (some.length === 1) yield [{ file: some[0], error: error.message }]; // it is said beside the picture
+      else for (const file of some) yield* answersTo([file]); // to know which
+    }
+  }
 }
 
-async function reasonNotToSend(file) {
-  if (!isPicture(file)) return NO_PICTURE;
-  const { byteLength } = await file.slice(0, 1).arrayBuffer().catch(() => ({ byteLength: 0 }));
-  return byteLength ? null : UNREADABLE; // with it `fetch` would fail for all of them
-}
+/** With one that can't be read, `fetch` would fail for all of them. */
+const reasonNotToSend = async (file) => (isPicture(file) ? unreadable(file) : NO_PICTURE);
 
 async function predict(pictures) {
   if (!pictures.length) return [];
   const body = new FormData();
   for (const picture of pictures) body.append("images", picture, picture.name);
+  const query = asked(), post = (which) => ask(`v1/predict?${which}`, { method: "POST", body });
+  const { predictions, ...rest } = await post(query).catch(async (error) => {
+    if (error.status !== 400 || !query.has("coverage")) throw error;
+    await refresh().catch(() => {}); // another version may be active by now, one without such sets
+    return post(asked());
+  });
+  const { model } = rest;
+  if (model.version !== version?.version || model.digest !== version.digest) await refresh().catch(() => {});
+  return predictions.map((prediction, place) => (
+    { file: pictures[place], prediction, error: prediction.error?.detail, ...rest }
+  ));
+}
+
+/** What is asked of the service: the chosen model, and prediction sets where it has them. */
+function asked() {
   const chosen = at("model").value; // none as long as none are known: then the default one answers
   const query = new URLSearchParams(chosen && { model: chosen });
   const thresholds = Object.keys(version?.metadata.calibration.thresholds[version.precision] ?? {});
   if (thresholds.some((coverage) => Number(coverage) === COVERAGE)) query.set("coverage", COVERAGE);
-  try {
-    const { predictions, ...rest } = await ask(`v1/predict?${query}`, { method: "POST", body });
-    return predictions.map((prediction, place) => (
-      { file: pictures[place], prediction, error: prediction.error?.detail, ...rest }
-    ));
-  } catch (error) {
-    if (!OF_A_PICTURE.includes(error.status)) throw error;
-    if (pictures.length === 1) return [{ file: pictures[0], error: error.message }]; // it is said beside the picture
-    const answers = [];
-    for (const picture of pictures) answers.push(...await predict([picture])); // to know which
-    return answers;
-  }
+  return query;
 }
 
 /** How many have which label, or the only one with its probability. */
@@ -141,14 +148,15 @@ at("files").addEventListener("change", (event) => {
 });
 at("example").addEventListener("click", example);
 at("model").addEventListener("change", () => {
-  telling("", () => (known = showModel()));
-  if (given.length) classify(given); // or answers of one model would stand below the facts of another
+  if (shown) classify(shown.files); // or answers of one model would stand below the facts of another
+  else telling("", refresh);
 });
 at("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  telling("Asking for the models …", () => {
+  telling("Asking for the models …", async () => {
     useKey(at("key").value.trim());
-    return (known = listModels());
+    await listModels();
+    if (shown?.left) again(shown); // what came before the key; tells on its own
   });
 });
 document.addEventListener("paste", (event) => {
@@ -161,4 +169,4 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
     if (kind === "drop") classify(event.dataTransfer.files);
   });
 }
-telling("Asking for the models …", () => (known = listModels()));
+telling("Asking for the models …", listModels);

@@ -1,4 +1,6 @@
-// What the page's other files have in common: elements, numbers, and questions to the service.
+// What the page's other files have in common: elements, numbers, files, and questions to the service.
+
+const UNREADABLE = "This can't be read: it is empty or a folder, or has been changed or removed since it was chosen.";
 
 export const at = (id) => document.getElementById(id);
 let key = null; // only as long as the page is open
@@ -22,6 +24,12 @@ export function figure(content, caption = null) {
   const whole = element("figure");
   whole.append(content, ...(caption === null ? [] : [element("figcaption", caption)]));
   return whole;
+}
+
+/** Why `file` can't be sent, if so; `fetch` would fail as if nobody answered. */
+export async function unreadable(file) {
+  const { byteLength } = await file.slice(0, 1).arrayBuffer().catch(() => ({ byteLength: 0 }));
+  return byteLength ? null : UNREADABLE;
 }
 
 /** What `fetch` gives; throws an Error with a sentence when nobody answers. */

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -44,7 +45,7 @@ def test_it_shows_what_an_answer_rests_on_and_what_each_stage_makes_of_the_pictu
         expect(shown).to_have_js_property("complete", True)
         assert shown.evaluate("image => image.naturalWidth") > 0
     expect(page.locator("article button")).to_have_count(0)
-    expect(page.locator("#status")).to_have_text("")
+    expect(page.locator("article .told")).to_have_text("")
 
 
 def test_who_asks_with_the_keyboard_is_led_to_what_comes_of_it(page: Page, convoy: Convoy) -> None:
@@ -58,10 +59,23 @@ def test_what_can_not_be_explained_is_told_and_may_be_tried_again(page: Page, co
     opened(page, convoy).set_input_files("#files", [RED])
     page.route("**/v1/explain*", lambda route: route.fulfill(status=503, json={"detail": "Too many are waiting."}))
     page.click("article button")
-    expect(page.locator("#status")).to_have_text("Too many are waiting.")
+    expect(page.locator("article .told.error")).to_have_text("Too many are waiting.")
     page.unroute("**/v1/explain*")
     page.click("article button")
     expect(page.locator("article .stages img")).to_have_count(3)
+
+
+def test_a_picture_that_has_changed_since_is_told_where_it_was_to_be_explained(
+    page: Page, convoy: Convoy, tmp_path: Path
+) -> None:
+    file = tmp_path / "red.png"
+    file.write_bytes(RED["buffer"])
+    opened(page, convoy).set_input_files("#files", [file])
+    expect(page.locator("article button")).to_have_count(1)
+    file.write_bytes(BLUE["buffer"])
+    os.utime(file, (0, 0))  # browsers know it by this, in whole seconds
+    page.click("article button")
+    expect(page.locator("article .told.error")).to_contain_text("This can't be read")
 
 
 def test_a_bad_picture_is_told_on_its_card_alone_or_among_others(page: Page, convoy: Convoy) -> None:
@@ -125,6 +139,7 @@ def test_pictures_go_on_coming_in_while_one_is_explained(page: Page, convoy: Con
     expect(page.locator("article .stages img")).to_have_count(3)
     asked[1].continue_()
     expect(page.locator("article")).to_have_count(65)
+    expect(page.locator("#status")).to_contain_text("65 × red. Answered in")
 
 
 def test_the_example_is_one_click_away(page: Page, convoy: Convoy) -> None:
