@@ -18,12 +18,11 @@ from service.bisection import Batch, answer
 from service.deadlines import Deadlines
 from service.errors import DeadlineExceeded, Draining, InferenceFailed, Overloaded, ServiceError
 from service.observer import BatchReport, Observer, Unobserved
-from service.pace import Pace
+from service.pace import SURE, Pace
 from service.queueing import Answer, Priority, Queue, Request, Slice
 from service.types import Rows, Run
 
 AHEAD = 2  # batches with the engine: one runs, and one that is full may wait for it
-SURE = 0.75  # of the time that is left: what a request's wait may be foreseen to be, since some wait longer
 logger = logging.getLogger(__name__)
 
 

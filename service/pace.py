@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 MOST_DELAY = 4.0  # one request that was forgotten for a minute must not close the door to all others
 DECAY = 0.95  # of a batch's weight with each later one: about the last twenty count
+SURE = 0.75  # of the time that is left: what a wait may be foreseen to be, since some wait longer
 
 
 @dataclass(slots=True)

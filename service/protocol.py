@@ -74,7 +74,7 @@ class Protocol(HttpToolsProtocol):
         except httptools.HttpParserUpgrade:
             self._unsupported_upgrade_warning()
         except httptools.HttpParserError:
-            self.send_400_response(HEAD_TOO_LONG if len(self.headers) == MOST_FIELDS else NO_REQUEST)
+            self.send_400_response(HEAD_TOO_LONG if self._in_head and len(self.headers) == MOST_FIELDS else NO_REQUEST)
         if self._more_bytes > HEAD_BYTES:
             self.send_400_response(HEAD_TOO_LONG)
 
@@ -126,10 +126,11 @@ class Protocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A field without the blanks around its value (RFC 9110, 5.5); behind a body it means nothing (6.5.1)."""
+        if not self._in_head:
+            return
         if len(self.headers) == MOST_FIELDS:
             raise ValueError  # the parser takes it for damage
-        if self._in_head:
-            super().on_header(name, value.strip(b" \t"))
+        super().on_header(name, value.strip(b" \t"))
 
     def on_headers_complete(self) -> None:
         """The head is there."""

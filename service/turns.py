@@ -15,10 +15,9 @@ from contextlib import asynccontextmanager
 from threading import Event
 
 from service.errors import DeadlineExceeded, Overloaded
+from service.pace import DECAY, SURE
 
 TURN_S = 0.05  # or one picture, where that takes longer
-DECAY = 0.95  # of a turn's weight with each later one: about the last twenty count
-SURE = 0.75  # of the time that is left: what the wait may be foreseen to be, since some wait longer
 NO_MORE = object()
 
 

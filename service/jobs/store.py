@@ -175,7 +175,7 @@ class Store:
 
         Returns the bytes in use then, the `needed_bytes` of the batch `needed_by` among them, which are its own from
         now on. None is removed for them where it would be in vain. Of finished batches the database knows the size, so
-        this takes no longer where there are many. Nobody's call also removes what dead processes left.
+        this takes no longer where there are many. Without `needed_by` it also removes what dead processes left.
         """
         if needed_by:
             with told():
