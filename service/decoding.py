@@ -128,6 +128,27 @@ def _pillow(data: bytes, pillow_format: str, max_pixels: int, _at_least: int) ->
         return _to_rgb(image, grey)
 
 
+def _webp(data: bytes, pillow_format: str, max_pixels: int, at_least: int) -> RGBImage:
+    """As Pillow decodes it, but for the size: Pillow has made room for all pixels before it can say how many."""
+    if size := _webp_size(data):
+        _check_size(*size, max_pixels)
+    return _pillow(data, pillow_format, max_pixels, at_least)
+
+
+def _webp_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height by the header (RFC 9649, 2.5 to 2.7); None where it has another form."""
+    kind, content = data[12:16], data[20:30]
+    if len(content) == 10:
+        if kind == b"VP8X":
+            return int.from_bytes(content[4:7], "little") + 1, int.from_bytes(content[7:10], "little") + 1
+        if kind == b"VP8L":
+            bits = int.from_bytes(content[1:5], "little")
+            return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+        if kind == b"VP8 ":  # a frame header as in RFC 6386, 9.1, where the two bits above each side scale it
+            return int.from_bytes(content[6:8], "little") & 0x3FFF, int.from_bytes(content[8:10], "little") & 0x3FFF
+    return None
+
+
 def _scale_transparency(image: Image.Image, *, depth: int) -> None:
     """The transparent grey or colour of a PNG to 8 bits, as its pixels are: Pillow scales those, and leaves this."""
     transparent = image.info["transparency"]
@@ -183,7 +204,7 @@ def _to_8_bit(image: Image.Image, levels: Grey) -> Image.Image:
 DECODERS: dict[str, Decoder] = {
     "jpeg": Decoder("image/jpeg", lambda data: data.startswith(b"\xff\xd8\xff"), "JPEG", _jpeg),
     "png": Decoder("image/png", lambda data: data.startswith(b"\x89PNG\r\n\x1a\n"), "PNG", _pillow),
-    "webp": Decoder("image/webp", lambda data: data[:4] == b"RIFF" and data[8:12] == b"WEBP", "WEBP", _pillow),
+    "webp": Decoder("image/webp", lambda data: data[:4] == b"RIFF" and data[8:12] == b"WEBP", "WEBP", _webp),
     "bmp": Decoder("image/bmp", lambda data: data.startswith(b"BM"), "BMP", _pillow),
     "gif": Decoder("image/gif", lambda data: data[:6] in (b"GIF87a", b"GIF89a"), "GIF", _pillow),
     "tiff": Decoder("image/tiff", lambda data: data[:4] in TIFF, "TIFF", _pillow),

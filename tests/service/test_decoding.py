@@ -115,6 +115,23 @@ def test_a_bomb_is_refused_before_it_is_unpacked() -> None:
         decode(bomb, max_pixels=40_000_000)
 
 
+@pytest.mark.parametrize("options", [{"lossless": True}, {"quality": 80}, {"quality": 80, "exif": b"Exif\0\0"}])
+def test_a_webp_is_refused_before_there_is_room_for_its_pixels(
+    options: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = encode(picture("red", (300, 200)), "WEBP", **options)
+    assert decode(content, max_pixels=60_000).shape == (200, 300, 3)
+    monkeypatch.setattr(Image, "open", None)
+    with pytest.raises(ImageTooLarge, match="300 × 200 pixels; send one of at most 59,999"):
+        decode(content, max_pixels=59_999)
+
+
+@pytest.mark.parametrize("length", range(12, 34))
+def test_a_webp_that_is_cut_off_in_its_header_is_damaged(length: int) -> None:
+    with pytest.raises(InvalidImage, match="damaged or cut off"):
+        decode(encode(picture("red"), "WEBP", lossless=True)[:length], max_pixels=LIMIT)
+
+
 def tiled_tiff(width: int, length: int, across: int = 16) -> bytes:
     """A grey picture of 16 rows of `across` pixels in tiles of that size, of which there is one, deflated."""
     tile = zlib.compress(bytes(width * length))

@@ -48,6 +48,11 @@ class Server:
 async def running(server: Server) -> AsyncIterator[Target]:
     async with await asyncio.start_server(server.serve, "127.0.0.1", 0) as listener:
         yield Target("127.0.0.1", listener.sockets[0].getsockname()[1])
+        listener.close()
+        # a task that is cancelled before its first step can't close the connection that it was made for
+        while answering := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(answering)
+        await asyncio.sleep(0)
 
 
 def run(server: Server, *, connections: int = 4, rate: float | None = None, seconds: float = 0.3) -> Outcome:
