@@ -10,12 +10,11 @@ import hashlib
 from asyncio import to_thread
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from email.message import Message
 from pathlib import Path
 
 from service.api import multipart
 from service.api.incoming import Incoming
-from service.api.uploads import as_what
+from service.api.uploads import as_what, check_encoding, content_type
 from service.errors import BodyTooLarge, EmptyRequest, StorageFailed, UnsupportedMediaType
 from service.jobs.database import told
 from service.jobs.sources import HEAD_BYTES, SOURCES, kind_of
@@ -42,17 +41,15 @@ class Received:
 
 def check_media_type(request: Incoming) -> tuple[str, str]:
     """The body's media type and, of a form, its boundary; raises `UnsupportedMediaType` or `MalformedRequest`."""
-    message = Message()
-    message["content-type"] = request.content_type()
-    media_type = message.get_content_type() if message["content-type"] else ""
-    if request.headers.get(b"content-encoding", b"identity").lower() != b"identity":
-        raise UnsupportedMediaType("Send the body without Content-Encoding; archives may be compressed themselves.")
+    declared = request.content_type()
+    check_encoding(request)
+    media_type, parameters = content_type(declared)
     if media_type not in MEDIA_TYPES and media_type != MULTIPART:
-        came = as_what(message["content-type"])
-        raise UnsupportedMediaType(f"The body came {came}. Send the images as {', '.join([*MEDIA_TYPES, MULTIPART])}.")
+        known = ", ".join([*MEDIA_TYPES, MULTIPART])
+        raise UnsupportedMediaType(f"The body came {as_what(declared)}. Send the images as {known}.")
     if MEDIA_TYPES.get(media_type) == "parquet" and not parquet_is_available():
         raise UnsupportedMediaType("This server reads no Parquet: convoy's extra `parquet` is missing. Send NDJSON.")
-    return media_type, str(message.get_param("boundary", ""))
+    return media_type, parameters.get("boundary", "")
 
 
 @dataclass

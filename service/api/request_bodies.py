@@ -4,62 +4,41 @@ from __future__ import annotations
 
 from typing import Any
 
+from service.api.batch_uploads import MEDIA_TYPES
 from service.api.bodies import ImagesRequest
+from service.api.uploads import RAW_IMAGE
+
+ONE_PIXEL = "R0lGODdhAQABAIABAP///wAAACwAAAAAAQABAAACAkQBADs="
+FILE: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
+FORM: dict[str, Any] = {"schema": {"type": "object", "properties": {"images": {"type": "array", "items": FILE["schema"]}}}}
+
+
+def _example(value: Any) -> dict[str, Any]:
+    return {"one": {"summary": "One white pixel", "value": value}}
+
 
 PREDICT_BODIES: dict[str, Any] = {
     "required": True,
     "content": {
-        **{
-            media_type: {"schema": {"type": "string", "format": "binary"}}
-            for media_type in (
-                *(f"image/{kind}" for kind in ("jpeg", "png", "webp", "bmp", "gif", "tiff")),
-                "application/octet-stream",
-            )
-        },
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "properties": {"images": {"type": "array", "items": {"type": "string", "format": "binary"}}},
-            }
-        },
+        **dict.fromkeys(sorted(RAW_IMAGE - {"image/jpg"}), FILE),  # which is accepted, but no registered type
+        "multipart/form-data": FORM,
         "application/json": {
             "schema": ImagesRequest.model_json_schema(),
-            "examples": {
-                "one": {
-                    "summary": "One white pixel",
-                    "value": {"images": ["R0lGODdhAQABAIABAP///wAAACwAAAAAAQABAAACAkQBADs="]},
-                }
-            },
+            "examples": _example({"images": [ONE_PIXEL]}),
         },
         "application/x-npy": {
-            "schema": {
-                "type": "string",
-                "format": "binary",
-                "description": "A .npy file: uint8 (N, H, W, 3) or (H, W, 3), RGB.",
-            }
+            "schema": FILE["schema"] | {"description": "A .npy file: uint8 (N, H, W, 3) or (H, W, 3), RGB."}
         },
     },
 }
-
-_FILE: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 BATCH_BODIES: dict[str, Any] = {
     "required": True,
     "content": {
-        "application/zip": _FILE,
-        "application/x-tar": _FILE,
-        "application/gzip": _FILE,
-        "application/zstd": _FILE,
-        "application/vnd.apache.parquet": _FILE,
+        **dict.fromkeys(MEDIA_TYPES, FILE),
         "application/x-ndjson": {
             "schema": {"type": "string", "description": "One object per line; `id` may be absent."},
-            "examples": {
-                "one": {
-                    "summary": "One white pixel",
-                    "value": '{"id": "white", "image": "R0lGODdhAQABAIABAP///wAAACwAAAAAAQABAAACAkQBADs="}',
-                }
-            },
+            "examples": _example(f'{{"id": "white", "image": "{ONE_PIXEL}"}}'),
         },
-        "application/jsonl": _FILE,
-        "multipart/form-data": PREDICT_BODIES["content"]["multipart/form-data"],
+        "multipart/form-data": FORM,
     },
 }

@@ -17,6 +17,7 @@ import orjson
 
 from service.api import multipart, npy
 from service.api.incoming import Incoming
+from service.decoding import DECODERS
 from service.errors import (
     BodyTooLarge,
     EmptyRequest,
@@ -29,10 +30,7 @@ from service.errors import (
 from service.preparation import Picture, Pictures
 from service.settings import Settings
 
-RAW_IMAGE = {
-    *(f"image/{kind}" for kind in ("jpeg", "jpg", "png", "webp", "bmp", "gif", "tiff")),
-    "application/octet-stream",
-}
+RAW_IMAGE = {*(decoder.media_type for decoder in DECODERS.values()), "image/jpg", "application/octet-stream"}
 COMMAS = 64  # in a JSON body beside those of its images
 INLINE_BYTES = 256 << 10  # of JSON, or to be put in order: more is done in a thread, since nothing else is answered
 
@@ -59,7 +57,7 @@ async def read_uploads(request: Incoming, settings: Settings) -> Uploads:
     """
     declared = request.content_type()
     check_encoding(request)
-    media_type, parameters = (declared, {}) if declared in BARE else _content_type(declared)
+    media_type, parameters = (declared, {}) if declared in BARE else content_type(declared)
     if media_type in RAW_IMAGE:
         data = await request.whole(min(settings.max_body_bytes, settings.max_image_bytes))
         uploads = Uploads([data] if data else [])
@@ -79,6 +77,20 @@ def check_encoding(request: Incoming) -> None:
     """Raise `UnsupportedMediaType` for a compressed body."""
     if request.headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise UnsupportedMediaType("Compressed bodies are not accepted; send the body without Content-Encoding.")
+
+
+def content_type(declared: str) -> tuple[str, dict[str, str]]:
+    """A Content-Type → the media type, empty where none was declared, and its parameters.
+
+    Raises `MalformedRequest` where nobody can make sense of the latter.
+    """
+    message = Message()  # the standard library's parser of this header
+    message["content-type"] = declared
+    try:
+        parameters = {str(key): str(value) for key, value in message.get_params(failobj=[])[1:]}
+    except (TypeError, ValueError) as exc:  # what RFC 2231 has made of parameters is more than the parser can take
+        raise MalformedRequest("header Content-Type: its parameters can't be read; send plain ones.") from exc
+    return (message.get_content_type() if declared else ""), parameters
 
 
 async def _multipart(request: Incoming, settings: Settings, parameters: dict[str, str]) -> Uploads:
@@ -142,16 +154,6 @@ READERS: dict[str, Reader] = {
 
 
 BARE = RAW_IMAGE | {npy.MEDIA_TYPE}  # nothing to parse about them
-
-
-def _content_type(declared: str) -> tuple[str, dict[str, str]]:
-    message = Message()  # the standard library's parser of this header
-    message["content-type"] = declared
-    try:
-        parameters = {str(key): str(value) for key, value in message.get_params(failobj=[])[1:]}
-    except (TypeError, ValueError) as exc:  # what RFC 2231 has made of parameters is more than the parser can take
-        raise MalformedRequest("header Content-Type: its parameters can't be read; send plain ones.") from exc
-    return (message.get_content_type() if declared else ""), parameters
 
 
 def check_count(count: int, settings: Settings) -> None:

@@ -309,6 +309,7 @@ def test_a_batch_that_can_not_be_read_has_failed_and_says_why(client: TestClient
         (ZIP, "application/zip", {"idempotency-key": "x" * 256}, "malformed-request"),
         (b"--b\r\n", "multipart/form-data; boundary=b", {}, "malformed-request"),
         (b"--b--\r\n", "multipart/form-data; boundary=b", {}, "empty-request"),
+        (b"--b--\r\n", "multipart/form-data; boundary*0*=a; boundary*=b", {}, "malformed-request"),
         (bytes(200_001), "application/zip", {}, "body-too-large"),
     ],
 )

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from service.api.batch_uploads import MEDIA_TYPES, MULTIPART
 from service.api.bodies import PredictResponse
 from service.api.uploads import RAW_IMAGE, READERS
 from service.app import create_app
@@ -30,6 +31,8 @@ def document(models_dir: Path) -> dict[str, Any]:
 def test_every_accepted_body_is_described(document: dict[str, Any]) -> None:
     content = document["paths"]["/v1/predict"]["post"]["requestBody"]["content"]
     assert set(content) == (RAW_IMAGE - {"image/jpg"}) | set(READERS)
+    content = document["paths"]["/v1/batches"]["post"]["requestBody"]["content"]
+    assert set(content) == {*MEDIA_TYPES, MULTIPART}
 
 
 def test_errors_are_problems_with_examples(document: dict[str, Any]) -> None:
