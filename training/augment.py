@@ -128,7 +128,6 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "alternating-flip": alternating_flip,
     "crop-2": RandomCrop(2),
     "crop-4": RandomCrop(4),
-    "cutout-8": Cutout(8),
     "cutout-12": Cutout(12),
     "mixup": Mixup(0.5),
     "cutmix-50": CutMix(0.5),

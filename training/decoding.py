@@ -1,21 +1,26 @@
 """A picture's file → pixels of a network's input size, exactly as the service makes them of an upload.
 
-A network that is shown pictures prepared in one way and asked about others is worse than it need be, so a test holds
-every format against `service.decoding` and `service.preprocessing`. What can't be decoded raises `ValueError`.
+A network that is shown pictures prepared in one way and asked about others is worse than it need be. Training shares no
+code with the service but the metadata, so a test holds every format against `service.decoding` and
+`service.preprocessing`. What can't be decoded raises `ValueError`.
 """
 
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 ORIENTATION = 0x0112  # EXIF tag
+BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # TIFF tags, and a value of the latter
+BIT_DEPTH = 24  # the byte of a PNG that tells it
 REDUCED_TO = 4  # times the size: how far a photo may be reduced while it is decoded
 Pixels = npt.NDArray[np.uint8]  # (H, W, 3), RGB
 
@@ -56,12 +61,17 @@ def _jpeg(content: bytes, at_least: int) -> Image.Image | None:
 
 def _any(content: bytes) -> Image.Image:
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
+        if image.format == "PNG" and "transparency" in image.info:
+            image.info["transparency"] = _in_8_bits(image.info["transparency"], image.mode, content[BIT_DEPTH])
         image.load()
         upright = _upright(image)
     if upright.mode == "F":
         raise ValueError("floating-point pixels have no agreed range")
-    if upright.mode.startswith("I"):  # 16 bits or more: Pillow would clip them instead of scaling
-        upright = _to_8_bit(upright)
+    if upright.mode.startswith("I"):  # 12 bits or more: Pillow would clip them instead of scaling
+        upright = _to_8_bit(upright, highest=4095 if tags.get(BITS_PER_SAMPLE) == (12,) else 65535)
+        if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:  # Pillow sees to that for fewer bits
+            upright = ImageOps.invert(upright)
     if upright.has_transparency_data:
         upright = upright.convert("RGBA")
         upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
@@ -76,9 +86,16 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _to_8_bit(grey: Image.Image) -> Image.Image:
+def _in_8_bits(transparent: Any, mode: str, depth: int) -> object:
+    """The transparent grey or colour of a PNG on the scale that Pillow brings its pixels to."""
+    if mode == "L":
+        return transparent * 255 // (2**depth - 1)
+    return tuple(level >> depth - 8 for level in transparent) if mode == "RGB" else transparent
+
+
+def _to_8_bit(grey: Image.Image, highest: int) -> Image.Image:
     values = np.asarray(grey)
-    scaled = Image.fromarray((values.clip(0, 65535) // 257).astype(np.uint8))
+    scaled = Image.fromarray((values.clip(0, highest).astype(np.uint32) * 255 // highest).astype(np.uint8))
     if (transparent := grey.info.get("transparency")) is not None:
         scaled.putalpha(Image.fromarray(np.where(values == transparent, np.uint8(0), np.uint8(255))))
     return scaled

@@ -1,9 +1,9 @@
-"""A batch of uint8 images → the same as uploads are: some JPEGs, some grey, dark, faded, noisy, enlarged or distorted.
+"""A batch of uint8 images → the same as uploads are: some JPEGs, some grey, dark, noisy, enlarged or distorted.
 
 Only the student sees this; its teachers answer for the pixels as they were. Each row leaves most images alone.
-Four of them are, or are much like, corruptions of CIFAR-10-C: JPEG, which is what a service is sent, noise, which
-every sensor adds, fading, which haze and old prints do, and enlarging, which blurs as a lens out of focus does. What is
-measured on those by a network that has seen them says nothing of the unforeseen: see `SEEN`.
+Three of them are, or are much like, corruptions of CIFAR-10-C: JPEG, which is what a service is sent, noise, which
+every sensor adds, and enlarging, which blurs as a lens out of focus does. What is measured on those by a network that
+has seen them says nothing of the unforeseen: see `SEEN`.
 """
 
 from __future__ import annotations
@@ -62,13 +62,6 @@ def dark(images: Tensor, generator: torch.Generator) -> Tensor:
     """Each image with 15 % to all of its light; what the eight bits no longer tell apart is lost."""
     light = moved(torch.empty((len(images), 1, 1, 1)).uniform_(0.15, 1, generator=generator), images.device)
     return (images.float() * light).round().byte()
-
-
-def faded(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image with 15 % to all of its contrast, around the mean of each colour."""
-    kept = moved(torch.empty((len(images), 1, 1, 1)).uniform_(0.15, 1, generator=generator), images.device)
-    pixels = images.float()
-    return pixels.mean((1, 2), keepdim=True).lerp(pixels, kept).round().byte()
 
 
 def noise(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -205,7 +198,6 @@ DEGRADATIONS: dict[str, Degradation] = {
     "dark-10": Some(0.1, dark),
     "enlarged-4": Some(0.04, enlarged),
     "enlarged-10": Some(0.1, enlarged),
-    "faded-4": Some(0.04, faded),
     "grey-4": Some(0.04, grey),
     "grey-5": Some(0.05, grey),
     "grey-10": Some(0.1, grey),
@@ -228,7 +220,6 @@ def degrade(images: Tensor, names: Iterable[str], generator: torch.Generator) ->
 
 SEEN = {  # corruptions much like a degradation: nearer to pictures that went through it than to those that did not
     "enlarged": ("defocus-blur",),
-    "faded": ("contrast",),
     "jpeg": ("jpeg",),
     "noise": ("gaussian-noise", "shot-noise"),
 }

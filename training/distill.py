@@ -86,7 +86,7 @@ class Roles:
     remembered: Tensor | None  # or what the last one's teachers said of them
 
 
-def cast(recipe: str, config: TrainConfig, data: TrainingData, teachers: tuple[Teacher, ...]) -> Roles:
+def assign_roles(recipe: str, config: TrainConfig, data: TrainingData, teachers: tuple[Teacher, ...]) -> Roles:
     """Raise `CheckpointError` unless a run of `config` on `data` can learn from `teachers`."""
     if len(teachers) != len(config.teachers):
         expected = " and ".join(config.teachers) or "none"

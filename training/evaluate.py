@@ -1,6 +1,6 @@
 """An exported model + labelled images → what it is worth. The only place that opens the test split.
 
-It measures the shipped ONNX file, single view, not the network in torch.
+`evaluate` measures the shipped ONNX files, not the network in torch, by one view of each image.
 """
 
 from __future__ import annotations

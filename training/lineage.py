@@ -17,7 +17,7 @@ def teachers(before: tuple[TeacherRecord, ...], config: TrainingConfig) -> list[
     asked = before if config.get("start_teaches", True) else before[1:]
     learned = "The network learned from labels."
     if asked:
-        told = _told(asked, before, config)
+        told = _speakers(asked, before, config)
         learned = f"The student learned from {told} of the same pixels, seen both ways round, not from labels."
     fields = [(f"`{t.recipe}`", t.config | {f"trained with: {k}": v for k, v in t.training.items()}) for t in before]
     names = list(dict.fromkeys(name for _, values in fields for name in values))
@@ -33,7 +33,7 @@ def teachers(before: tuple[TeacherRecord, ...], config: TrainingConfig) -> list[
     ]
 
 
-def _told(asked: tuple[TeacherRecord, ...], before: tuple[TeacherRecord, ...], config: TrainingConfig) -> str:
+def _speakers(asked: tuple[TeacherRecord, ...], before: tuple[TeacherRecord, ...], config: TrainingConfig) -> str:
     if config.get("inherit_answers"):
         return "what the teachers of the last of these networks said"
     if asked == before:

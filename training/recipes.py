@@ -15,7 +15,7 @@ class TrainConfig:
     epochs: float  # the last one may end early
     batch_size: int
     optimizer: str
-    lr: float  # sgd: per 1,024 summed-loss images, see `training.optim`; adam: the usual step size
+    lr: float  # per 1,024 images with their losses summed, see `training.optim`; adam: the usual step size
     lr_schedule: str
     augmentations: tuple[str, ...] = ()
     degradations: tuple[str, ...] = ()  # what the student sees of it and its teachers don't, see `training.degrade`

@@ -127,7 +127,7 @@ def card(metadata: ModelMetadata) -> str:
 
 
 def _calibration(metadata: ModelMetadata) -> str:
-    def told(scaling: Scaling) -> str:
+    def scaling_text(scaling: Scaling) -> str:
         biases = ", ".join(f"{bias:+.3f}" for bias in scaling.biases)
         if len(scaling.biases) > MOST_LABELS:
             biases = f"from {min(scaling.biases):+.3f} to {max(scaling.biases):+.3f}"
@@ -137,8 +137,8 @@ def _calibration(metadata: ModelMetadata) -> str:
             + (f", exponent of surprisal {scaling.exponent:.4f}" if scaling.exponent != 1 else "")
         )
 
-    others = (f"{told(scaling)} in the {kind} file" for kind, scaling in metadata.calibration.others.items())
-    return "; ".join((told(metadata.calibration), *others))
+    others = (f"{scaling_text(scaling)} in the {kind} file" for kind, scaling in metadata.calibration.others.items())
+    return "; ".join((scaling_text(metadata.calibration), *others))
 
 
 def _listed(labels: tuple[str, ...]) -> str:

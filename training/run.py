@@ -12,7 +12,7 @@ from training.average import average
 from training.checkpoint import Checkpoint, EpochRecord, Teacher, network_of
 from training.data import TrainingData
 from training.device import Precision, moved
-from training.distill import Memory, Teachers, cast
+from training.distill import Memory, Teachers, assign_roles
 from training.errors import CheckpointError
 from training.optim import OPTIMIZERS, Lookahead
 from training.provenance import provenance
@@ -38,7 +38,7 @@ class Run:
         teachers = tuple(replace(teacher, learned_from=None) for teacher in teachers)  # it is noted once
         forgetting = (replace(teacher, answers=None) for teacher in teachers)  # or each student would carry them on
         self.teachers = teachers if config.inherit_answers else tuple(forgetting)
-        self.roles = cast(recipe, config, data, self.teachers)
+        self.roles = assign_roles(recipe, config, data, self.teachers)
         self.recipe, self.config, self.data, self.device, self.precision = (
             recipe,
             config,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Callable
 
 import numpy as np
@@ -13,6 +14,7 @@ from service import decoding as service_decoding
 from service.errors import InvalidImage
 from service.preparation import REDUCED_TO
 from service.preprocessing import RESIZE_POLICIES, fit
+from tests.service.test_decoding import grey_tiff, png
 from training import decoding
 from training.decoding import centre, decode
 
@@ -71,6 +73,12 @@ FILES: dict[str, Make] = {
     "bmp": lambda: saved(photo(), "BMP"),
     "gif": lambda: saved(photo(), "GIF", save_all=True, append_images=[photo(mode="L")]),
     "tiff": lambda: saved(photo(), "TIFF"),
+    "tiff of 12 bits": lambda: grey_tiff(12, 1, bytes.fromhex("fff000800010")),
+    "tiff of 16 bits, white is zero": lambda: grey_tiff(16, 0, struct.pack("<4H", 0, 65535, 257, 25700)),
+    "tiff of 8 bits, white is zero": lambda: grey_tiff(8, 0, bytes([0, 255, 1, 100])),
+    "see-through 2 bits": lambda: png(2, 0, [b"\x50"], 2, struct.pack(">H", 1)),
+    "see-through 4 bits": lambda: png(4, 0, [b"\x8f"], 2, struct.pack(">H", 8)),
+    "see-through colour of 16 bits": lambda: png(16, 2, [bytes(range(12))], 2, bytes(range(6))),
 }
 NONE: dict[str, Make] = {
     "nothing": lambda: b"",

@@ -111,7 +111,7 @@ def _input(path: Path, graph: onnx.GraphProto) -> onnx.ValueInfoProto:
         dimensions = [dimension.dim_value for dimension in inputs[0].type.tensor_type.shape.dim]
         if len(dimensions) == 4 and 3 in dimensions[1::2]:
             return cast(onnx.ValueInfoProto, inputs[0])
-    told = ", ".join(f"{value.name} {_told(value)}" for value in inputs) or "none"
+    told = ", ".join(f"{value.name} {_type_and_shape(value)}" for value in inputs) or "none"
     raise ExportError(
         f"{path} has the inputs {told}; one is needed, float32 images (N, 3, height, width) or (N, height, width, 3)."
     )
@@ -134,7 +134,7 @@ def _renamed(name: str) -> str:
     return PREFIX + name if name in OURS else name
 
 
-def _told(value: onnx.ValueInfoProto) -> str:
+def _type_and_shape(value: onnx.ValueInfoProto) -> str:
     tensor = value.type.tensor_type
     dimensions = (str(dimension.dim_value or dimension.dim_param or "?") for dimension in tensor.shape.dim)
     return f"{TensorProto.DataType.Name(tensor.elem_type).lower()} ({', '.join(dimensions)})"
@@ -145,10 +145,12 @@ def _sizes(path: Path, taken: onnx.ValueInfoProto, *, channels_first: bool, size
     dimensions = taken.type.tensor_type.shape.dim[2:] if channels_first else taken.type.tensor_type.shape.dim[1:3]
     for dimension in dimensions:
         if size and dimension.dim_value not in (0, size):
-            raise ExportError(f"{path} takes images of {_told(taken)}, not of {size} × {size}; leave out --size.")
+            raise ExportError(
+                f"{path} takes images of {_type_and_shape(taken)}, not of {size} × {size}; leave out --size."
+            )
         if not size and not dimension.dim_value:
             raise ExportError(
-                f"{path} takes images of any size, {_told(taken)}; say with --size what it was trained on."
+                f"{path} takes images of any size, {_type_and_shape(taken)}; say with --size what it was trained on."
             )
         dimension.dim_value = dimension.dim_value or size or 0
     height, width = (dimension.dim_value for dimension in dimensions)
