@@ -1,8 +1,7 @@
 """One HTTP/1.1 connection: uvicorn's protocol, with the hot routes past ASGI, and refusals before anything is parsed.
 
-A request goes past ASGI when nothing about it needs more than its whole body and one reply. While requests are refused
-because there are too many of them, one that arrives in one piece and is plain is refused by its head alone: what a
-refusal costs is missing for those that are answered.
+While requests are refused because there are too many of them, one that arrives in one piece and is plain is refused by
+its head alone: what a refusal costs is missing for those that are answered.
 """
 
 from __future__ import annotations

@@ -130,13 +130,13 @@ def unknown(names: Iterable[str]) -> list[str]:
     """Those that look like settings and mean nothing to this project, each with the setting that may be meant."""
     settings = {PREFIX + name.upper() for name in Settings.model_fields}
     return [
-        _told(name)
+        _with_suggestion(name)
         for name in names
         if name.upper().startswith(PREFIX) and name.upper() not in settings and not ELSEWHERE.fullmatch(name.upper())
     ]
 
 
-def _told(name: str) -> str:
+def _with_suggestion(name: str) -> str:
     """A name that is no setting, and the nearest that is."""
     nearest = get_close_matches(name.upper(), [PREFIX + setting.upper() for setting in Settings.model_fields], 1, 0.8)
     return f"{name} (is {nearest[0]} meant?)" if nearest else name
@@ -153,7 +153,7 @@ def load(given: dict[str, str], file: Path | None = None) -> Settings:
 
     Raises `ValueError` (one sentence) where they make no sense.
     """
-    if slips := [_told(PREFIX + name) for name in given if name not in Settings.model_fields]:
+    if slips := [_with_suggestion(PREFIX + name) for name in given if name not in Settings.model_fields]:
         raise ValueError(f"There is no setting {', '.join(slips)}; mend it or leave it out.")
     if file and not file.is_file():
         raise ValueError(f"There is no settings file {file}.")

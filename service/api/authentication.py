@@ -62,7 +62,7 @@ class AdminRight:
 
 
 class KeysMiddleware:
-    """Pure ASGI middleware in front of all routes but the direct one."""
+    """Pure ASGI middleware in front of all routes but the direct ones."""
 
     def __init__(self, app: ASGIApp, keys: Keys) -> None:
         self._app, self._keys = app, keys

@@ -16,7 +16,7 @@ from service.api import multipart
 from service.api.incoming import Incoming
 from service.api.uploads import as_what, check_encoding, content_type
 from service.errors import BodyTooLarge, EmptyRequest, StorageFailed, UnsupportedMediaType
-from service.jobs.database import told
+from service.jobs.database import as_storage_failed
 from service.jobs.sources import HEAD_BYTES, SOURCES, kind_of
 from service.jobs.sources.tables import parquet_is_available
 from service.jobs.spool import SpoolWriter, SyncedFile
@@ -115,7 +115,7 @@ async def receive(request: Incoming, folder: Path, store: Store, settings: Setti
     room = _Room(store, settings, folder.name, request.declared_bytes or limit)
     await room.check(request.declared_bytes)
     chunks = room.within(request.chunks(limit))
-    with told():
+    with as_storage_failed():
         if media_type == MULTIPART:
             return await _form(chunks, boundary, folder, settings)
         return await _file(chunks, media_type, folder)

@@ -1,4 +1,4 @@
-"""A request to the hot route and the reply to it: what both need and nothing more.
+"""A request that is read past the framework, and the reply to it: what both need and nothing more.
 
 A framework's request object costs as much as a small model.
 """

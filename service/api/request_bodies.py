@@ -10,10 +10,12 @@ from service.api.uploads import RAW_IMAGE
 
 ONE_PIXEL = "R0lGODdhAQABAIABAP///wAAACwAAAAAAQABAAACAkQBADs="
 FILE: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
-FORM: dict[str, Any] = {"schema": {"type": "object", "properties": {"images": {"type": "array", "items": FILE["schema"]}}}}
+FORM: dict[str, Any] = {
+    "schema": {"type": "object", "properties": {"images": {"type": "array", "items": FILE["schema"]}}}
+}
 
 
-def _example(value: Any) -> dict[str, Any]:
+def _example(value: object) -> dict[str, Any]:
     return {"one": {"summary": "One white pixel", "value": value}}
 
 

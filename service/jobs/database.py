@@ -88,7 +88,7 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """For one statement that changes nothing."""
-        with told(), self._lock:
+        with as_storage_failed(), self._lock:
             try:
                 yield self._connected()
             except sqlite3.OperationalError:  # what was opened while the disk could only be read stays so
@@ -169,8 +169,8 @@ def find(connection: sqlite3.Connection, batch_id: str) -> Batch:
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """Trouble with the disk as the error that clients see."""
+def as_storage_failed() -> Iterator[None]:
+    """Trouble with the disk becomes the error that clients see."""
     try:
         yield
     except (OSError, sqlite3.OperationalError) as exc:

@@ -45,7 +45,7 @@ class Ledger:
         self._output, self._fingerprint = output, fingerprint
         self._rows_file, self._record_file, self._new_record, self._finished = beside(output)
         self._failed = False
-        with self._told(self._rows_file):
+        with self._as_startup_error(self._rows_file):
             self._file = _locked(self._rows_file)
             try:
                 self._record = self._found()
@@ -87,7 +87,7 @@ class Ledger:
 
     def append(self, rows: bytes, count: int, kept: Kept) -> None:
         """Add rows and what is known with them, or, where that fails, nothing; certain after the next `commit`."""
-        with self._told(self._rows_file):
+        with self._as_startup_error(self._rows_file):
             left, position = memoryview(rows), self.position
             while left:
                 written = os.pwrite(self._file, left, position)
@@ -111,7 +111,7 @@ class Ledger:
         """
         if self._failed:
             return
-        with self._told(self._rows_file):
+        with self._as_startup_error(self._rows_file):
             os.fsync(self._file)
             with self._new_record.open("wb") as file:
                 file.write(orjson.dumps({"fingerprint": self._fingerprint, **asdict(self._record)}))
@@ -121,7 +121,7 @@ class Ledger:
 
     def finish(self, encoder: Encoder) -> None:
         """Turn the rows, all of them committed, into the output."""
-        with self._told(self._finished):
+        with self._as_startup_error(self._finished):
             os.truncate(self._file, self.position)
             with self._rows_file.open("rb") as source, self._finished.open("wb") as file:
                 while lines := source.read(BLOCK):
@@ -146,7 +146,7 @@ class Ledger:
             self._file = -1
 
     @contextmanager
-    def _told(self, path: Path) -> Iterator[None]:
+    def _as_startup_error(self, path: Path) -> Iterator[None]:
         try:
             yield
         except OSError as exc:

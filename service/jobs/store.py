@@ -14,7 +14,7 @@ from typing import NamedTuple
 import orjson
 
 from service.errors import BatchNotFound, Conflict, StorageFailed
-from service.jobs.database import Batch, Database, find, told
+from service.jobs.database import Batch, Database, as_storage_failed, find
 from service.jobs.spool import INPUTS, OFFSETS, sync_folder
 from service.prediction import ModelIdentity
 
@@ -62,7 +62,7 @@ class Store:
 
     def new_folder(self) -> tuple[str, Path]:
         """A new id and its folder, for an upload to come."""
-        with told():
+        with as_storage_failed():
             batch_id = f"batch-{uuid.uuid4().hex}"
             self.folder(batch_id).mkdir(parents=True)
             self._arriving(batch_id).parent.mkdir(exist_ok=True)
@@ -74,7 +74,7 @@ class Store:
 
         Raises `Conflict` where the key belongs to another one.
         """
-        with told():
+        with as_storage_failed():
             (self.folder(new.id) / RESULTS).touch()
             sync_folder(self.folder(new.id))
             sync_folder(self._root)
@@ -178,7 +178,7 @@ class Store:
         this takes no longer where there are many. Without `needed_by` it also removes what dead processes left.
         """
         if needed_by:
-            with told():
+            with as_storage_failed():
                 self._arriving(needed_by).write_text(str(needed_bytes), encoding="ascii")
         elif self._root.exists():
             self._clean()

@@ -87,11 +87,12 @@ class RpcServer:
 
     async def _stop(self, server: grpc.aio.Server) -> None:
         stopped = asyncio.ensure_future(server.stop(self._settings.drain_timeout_ms / 1000))
-        seen = None
-        while seen != (self._begun, self._begun):  # none was under way, and none has come since
-            seen = self._begun, self._ended
+        quiet = False
+        while not quiet:
+            begun, under_way = self._begun, self._begun - self._ended
             if (await asyncio.wait([stopped], timeout=QUIET_S))[0]:
                 return
+            quiet = not under_way and self._begun == begun  # none was under way, and none has come since
         await server.stop(None)
         await stopped
 

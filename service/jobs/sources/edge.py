@@ -14,8 +14,8 @@ BUFFER = 1 << 20
 
 
 @contextmanager
-def told(path: str) -> Iterator[None]:
-    """Whatever is raised at `path`, or at the file below it that the exception names."""
+def as_invalid_source(path: str) -> Iterator[None]:
+    """Whatever is raised becomes `InvalidSource`, about `path` or the file below it that the exception names."""
     try:
         yield
     except (ServiceError, MemoryError):
@@ -30,7 +30,7 @@ def told(path: str) -> Iterator[None]:
 
 def guarded(path: str, inputs: Iterator[Input]) -> Iterator[Input]:
     """The inputs, as long as they can be found."""
-    with told(path):
+    with as_invalid_source(path):
         yield from inputs
 
 
@@ -46,10 +46,10 @@ class Stream:
 
     def read(self, size: int = -1) -> bytes:
         """As of any file."""
-        with told(self._path):
+        with as_invalid_source(self._path):
             return self._stream.read(size)
 
     def readline(self, size: int = -1) -> bytes:
         """As of any file."""
-        with told(self._path):
+        with as_invalid_source(self._path):
             return self._stream.readline(size)

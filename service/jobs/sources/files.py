@@ -24,7 +24,7 @@ from service.errors import InvalidImage, InvalidSource
 from service.jobs.inputs import Content, Input, Limits, ReadStream, hidden, is_below, stored, text
 from service.jobs.sources import HEAD_BYTES, is_image, kind_of, local
 from service.jobs.sources.cifar import FILE_NAME
-from service.jobs.sources.edge import Stream, guarded, told
+from service.jobs.sources.edge import Stream, as_invalid_source, guarded
 from service.jobs.sources.lists import LIST_SUFFIX, list_inputs
 from service.jobs.sources.zips import is_zip, zip_inputs
 
@@ -54,7 +54,7 @@ def open_path(path: str, limits: Limits, output: Path | None = None) -> Opened:
     """What is at `path`, without the files that `output` is made of; raises `InvalidSource`."""
     if not path:  # as of a shell's variable that is not set; fsspec takes it for the working directory
         raise InvalidSource("A path is empty; name a file or a folder, the working directory as `.`.")
-    with told(path):
+    with as_invalid_source(path):
         files, place = url_to_fs(path)
         store = _Store(files, limits, local.Own(output if isinstance(files, LocalFileSystem) else None))
         if files.isdir(place):

@@ -98,7 +98,7 @@ class _Forward:
 
 def _tar_inputs(open_: Open, stream: BinaryIO, size: int, limits: Limits) -> Iterator[Input]:
     forward = _Forward(open_(stream), limits.budget(size))
-    with _told():
+    with _as_invalid_source():
         archive = _archive(forward)
     seen = 0
     while (entry := _next(archive)) is not None:
@@ -112,7 +112,7 @@ def _tar_inputs(open_: Open, stream: BinaryIO, size: int, limits: Limits) -> Ite
             yield refused(
                 member(entry.name, bytes).id, "The archive's member is a link or no plain file; pack the image itself."
             )
-    with _told():
+    with _as_invalid_source():
         forward.check_end()
 
 
@@ -124,7 +124,7 @@ def _archive(forward: _Forward) -> tarfile.TarFile:
 
 
 def _next(archive: tarfile.TarFile) -> tarfile.TarInfo | None:
-    with _told():
+    with _as_invalid_source():
         entry = archive.next()
         archive.members.clear()  # type: ignore[attr-defined]  # it would remember every one of them
         if not OF_ONE_MEMBER.isdisjoint(archive.pax_headers):
@@ -137,14 +137,14 @@ def _next(archive: tarfile.TarFile) -> tarfile.TarInfo | None:
 def _untar(archive: tarfile.TarFile, forward: _Forward, entry: tarfile.TarInfo, limits: Limits) -> bytes:
     if entry.size > limits.max_image_bytes:
         raise limits.too_large()
-    with _told(), forward.allowing(entry.size):
+    with _as_invalid_source(), forward.allowing(entry.size):
         file = archive.extractfile(entry)
         return file.read() if file else b""
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Whatever is raised at a damaged archive: by `tarfile` nearly anything, and so by the decompressors."""
+def _as_invalid_source() -> Iterator[None]:
+    """Whatever a damaged archive raises, nearly anything in `tarfile` and in decompressors, becomes `InvalidSource`."""
     try:
         yield
     except InvalidSource:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from service.errors import InvalidSource
-from service.jobs.sources.edge import Stream, told
+from service.jobs.sources.edge import Stream, as_invalid_source
 
 
 class Far(io.RawIOBase):
@@ -51,17 +51,20 @@ def test_a_far_file_is_read_as_any_other() -> None:
 
 
 def test_the_file_that_an_error_names_is_the_one_that_is_told() -> None:
-    with pytest.raises(InvalidSource, match="in/a can't be read: No such file"), told("in"):
+    with pytest.raises(InvalidSource, match="in/a can't be read: No such file"), as_invalid_source("in"):
         raise FileNotFoundError(2, "No such file", "in/a")
 
 
 def test_what_is_not_there_is_said_to_be() -> None:
-    with pytest.raises(InvalidSource, match="http://x/a can't be read: it is not there"), told("http://x/a"):
+    with (
+        pytest.raises(InvalidSource, match="http://x/a can't be read: it is not there"),
+        as_invalid_source("http://x/a"),
+    ):
         raise FileNotFoundError("http://x/a")
 
 
 @pytest.mark.parametrize("error", [InvalidSource("as it stands"), MemoryError()])
 def test_what_is_no_stores_business_stays_what_it_is(error: Exception) -> None:
-    with pytest.raises(type(error)) as raised, told("in"):
+    with pytest.raises(type(error)) as raised, as_invalid_source("in"):
         raise error
     assert raised.value is error
