@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -178,6 +179,13 @@ def test_every_module_says_what_flows_through_it() -> None:
         *(ROOT / "tests").rglob("*.py"),
     ):
         assert ast.get_docstring(ast.parse(path.read_text())), path
+
+
+def test_the_map_of_the_service_shows_every_room() -> None:
+    package = ROOT / "service"
+    rooms = {path.stem for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    shown = set(re.findall(r"`(\w+)`", ast.get_docstring(ast.parse((package / "__init__.py").read_text())) or ""))
+    assert shown == (rooms - {"__init__"}) | {"web", "deploy"}
 
 
 def test_nothing_is_called_utils() -> None:

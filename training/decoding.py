@@ -8,7 +8,6 @@ code with the service but the metadata, so a test holds every format against `se
 from __future__ import annotations
 
 import io
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -86,11 +85,13 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _in_8_bits(transparent: Any, mode: str, depth: int) -> object:
+def _in_8_bits(transparent: object, mode: str, depth: int) -> object:
     """The transparent grey or colour of a PNG on the scale that Pillow brings its pixels to."""
-    if mode == "L":
+    if mode == "L" and isinstance(transparent, int):
         return transparent * 255 // (2**depth - 1)
-    return tuple(level >> depth - 8 for level in transparent) if mode == "RGB" else transparent
+    if mode == "RGB" and isinstance(transparent, tuple):
+        return tuple(level >> depth - 8 for level in transparent)
+    return transparent
 
 
 def _to_8_bit(grey: Image.Image, highest: int) -> Image.Image:
