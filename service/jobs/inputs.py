@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import BinaryIO
 
 from service.errors import InvalidImage, InvalidSource
@@ -55,13 +56,14 @@ class Limits:
     max_inputs: int = 100_000_000
     max_ratio: int = 100  # bytes unpacked per byte packed, beyond a grace: more is a bomb
     max_unpacked_bytes: int = 1 << 50
+    room_bytes: int = 1 << 50  # that others leave it, for now
 
     def budget(self, packed_bytes: int) -> Budget:
         """How much a source of so many bytes may unpack to."""
+        too_large = f"A batch may unpack to {self.max_unpacked_bytes:,} bytes at most; send it in parts."
         plausible_bytes = packed_bytes * self.max_ratio + GRACE_BYTES
-        if plausible_bytes > self.max_unpacked_bytes:
-            return Budget(self.max_unpacked_bytes)
-        return Budget(plausible_bytes, BOMB)
+        bounds = [(plausible_bytes, BOMB), (self.max_unpacked_bytes, too_large), (self.room_bytes, NO_ROOM)]
+        return Budget(*min(bounds, key=itemgetter(0)))  # of equal ones the first: what no waiting helps against
 
     def check_count(self, inputs: int) -> None:
         """Raise `InvalidSource` when there are too many."""

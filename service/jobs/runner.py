@@ -173,7 +173,8 @@ class Runner:
         limits = Limits(
             settings.max_image_bytes,
             settings.max_batch_images,
-            max_unpacked_bytes=min(8 * settings.max_batch_upload_bytes, max(0, room)),
+            max_unpacked_bytes=8 * settings.max_batch_upload_bytes,
+            room_bytes=max(0, room),
         )
         try:
             total = await in_a_process(Order(str(folder.absolute()), claim.batch.source, limits))

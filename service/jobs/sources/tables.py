@@ -9,7 +9,7 @@ import base64
 import binascii
 import codecs
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 BESIDE_THE_IMAGE = 64 << 10  # bytes of a line
 IMAGE_COLUMNS = ("image", "img")  # the second is what CIFAR-10 has on its hub
 ROWS_AT_ONCE, BYTES_AT_ONCE = 64, 64 << 20  # of Parquet in memory, most of it several times
+MOST_ERROR_LENGTH = 1024  # characters; it stands in the row
+IN_JSON = (bool, int, float, list, dict, type(None))  # what JSON has a kind for, beside text
+NO_IMAGE = 'The row has no image; send {"id": "…", "image": "<base64>"}.'
 NOT_A_ROW = 'The line is no JSON object; send {"id": "…", "image": "<base64>"}.'
 
 
@@ -59,18 +62,28 @@ def _row(line: bytes, limits: Limits) -> Input:
     if not isinstance(row, dict):
         return refused(None, NOT_A_ROW)
     id_, image, truth, error = (row.get(name) for name in ("id", "image", "label", "error"))
-    id_ = _id(id_)
     if image is None and isinstance(error, str):
-        return refused(id_, error[:MOST_ID_LENGTH])
+        return _named(id_, partial(_refuse, InvalidImage(error[:MOST_ERROR_LENGTH])))
     if not isinstance(image, str):
-        return refused(id_, 'The row has no image; send {"id": "…", "image": "<base64>"}.')
-    return Input(id_, partial(_from_base64, image, limits), truth if isinstance(truth, str) else None)
+        return _named(id_, partial(_refuse, InvalidImage(NO_IMAGE)))
+    return _named(id_, partial(_from_base64, image, limits), truth if isinstance(truth, str) else None)
+
+
+def _named(value: object, read: Callable[[], bytes], truth: str | None = None) -> Input:
+    id_ = _id(value)
+    if id_ is not None and len(id_) > MOST_ID_LENGTH:
+        return refused(id_[:MOST_ID_LENGTH], f"An id may have {MOST_ID_LENGTH} characters at most; shorten it.")
+    return Input(id_, read, truth)
 
 
 def _id(value: object) -> str | None:
+    """The text of an id; one that is no text is what JSON calls it, and null is none."""
     if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
-    return None if value is None else str(value)[:MOST_ID_LENGTH]
+        return value.decode("utf-8", "replace")
+    if not isinstance(value, IN_JSON):
+        return str(value)
+    text = orjson.dumps(value, default=str).decode()
+    return None if text == "null" else text
 
 
 def _refuse(error: InvalidImage) -> bytes:
@@ -109,9 +122,9 @@ def parquet_inputs(stream: BinaryIO, size: int, limits: Limits) -> Iterator[Inpu
             budget.spend(batch.nbytes)
             rows = {name: batch.column(name).to_pylist() for name in columns if name != image}
             for at, value in enumerate(_cells(batch.column(image))):
-                id_ = _id(rows["id"][at]) if "id" in rows else None
+                id_ = rows["id"][at] if "id" in rows else None
                 truth = _truth(rows["label"][at], names) if "label" in rows else None
-                yield Input(id_, partial(_cell, value, limits), truth)
+                yield _named(id_, partial(_cell, value, limits), truth)
     except MemoryError as exc:  # pyarrow's is one of `errors`, too
         raise InvalidSource(
             "The Parquet file takes too much memory; write it with fewer rows in a row group, or anew if it is damaged."

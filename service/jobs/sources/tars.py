@@ -130,7 +130,7 @@ def _next(archive: tarfile.TarFile) -> tarfile.TarInfo | None:
         if not OF_ONE_MEMBER.isdisjoint(archive.pax_headers):
             raise InvalidSource("The tar archive has one name or size for all its members; pack it again.")
         # Of owners and times nothing is needed, and it would go through all that it has met at each member.
-        archive.pax_headers.clear()  # type: ignore[attr-defined]
+        archive.pax_headers.clear()  # type: ignore[attr-defined]  # typed as one that is not changed
         return entry
 
 

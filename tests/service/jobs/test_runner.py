@@ -140,6 +140,23 @@ def test_a_batch_that_unpacks_to_more_than_all_may_take_fails_as_a_whole(setting
     assert sum(path.stat().st_size for path in settings.jobs_dir.glob("batch-*/*")) < 151_000
 
 
+def test_a_batch_that_unpacks_to_more_than_eight_times_the_largest_body_is_to_be_sent_in_parts(
+    settings: Settings,
+) -> None:
+    own = settings.model_copy(update={"max_batch_upload_bytes": 20_000})
+
+    async def scenario() -> None:
+        async with running(own) as state:
+            identity = state.served.choose().loaded.identity
+            bomb = PACKERS["zip"]([("a.png", bytes(200_000))])
+            found = await ended(state.store, add(state.store, bomb, identity=identity))
+            assert found.status == "failed"
+            detail = json.loads(found.error or "")["detail"]
+            assert detail == "A batch may unpack to 160,000 bytes at most; send it in parts."
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize(("deaths", "status"), [(2, "succeeded"), (3, "failed")])
 def test_a_reader_that_is_killed_is_tried_again_a_few_times(
     deaths: int, status: str, settings: Settings, monkeypatch: pytest.MonkeyPatch

@@ -82,6 +82,41 @@ def test_ids_and_labels_are_taken_and_data_urls_understood() -> None:
     assert [(each.id, each.content(), each.truth) for each in found] == [("7", b"x", "cat"), (None, b"x", None)]
 
 
+@pytest.mark.parametrize("id_", ["true", "false", "5", "1.5", "[1,null]", '{"a":"b"}'])
+def test_an_id_that_is_no_text_is_what_json_calls_it(id_: str) -> None:
+    (row,) = inputs("ndjson", b'{"id": %s, "image": "eA=="}' % id_.encode())
+    assert (row.id, row.content()) == (id_, b"x")
+
+
+@pytest.mark.parametrize("id_", [True, 5, 1.5])
+def test_a_column_of_ids_that_are_no_texts_is_what_json_calls_them(id_: object) -> None:
+    assert [each.id for each in inputs("parquet", table({"image": [b"x"], "id": [id_]}))] == [json.dumps(id_)]
+
+
+@pytest.mark.parametrize("id_", [None, float("nan")])
+def test_an_id_that_is_null_in_json_is_absent(id_: object) -> None:
+    column = pyarrow.array([id_], pyarrow.float64())
+    assert [each.id for each in inputs("parquet", table({"image": [b"x"], "id": column}))] == [None]
+
+
+def test_an_id_that_json_has_no_kind_for_is_a_text() -> None:
+    column = pyarrow.array([1], pyarrow.date32())
+    assert [each.id for each in inputs("parquet", table({"image": [b"x"], "id": column}))] == ["1970-01-02"]
+
+
+@pytest.mark.parametrize("kind", ["ndjson", "parquet"])
+def test_an_id_that_is_too_long_is_refused_as_an_archive_s_path_is(kind: str) -> None:
+    fits, long = "a" * 1024, "a" * 1024 + "b"
+    first, second = inputs(kind, PACKERS[kind]([(fits, b"x"), (long, b"y")]))
+    assert (first.id, first.content()) == (fits, b"x")
+    assert (second.id, str(second.content())) == (fits, "An id may have 1024 characters at most; shorten it.")
+
+
+def test_an_id_that_is_too_long_is_told_even_where_there_is_no_image() -> None:
+    (row,) = inputs("ndjson", b'{"id": "%s", "error": "The link leads nowhere."}' % (b"a" * 1025))
+    assert str(row.content()) == "An id may have 1024 characters at most; shorten it."
+
+
 @settings(max_examples=200, deadline=None)
 @given(content=st.binary(max_size=300))
 def test_any_bytes_are_rows_or_errors(content: bytes) -> None:
