@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Self
 
 FILE_NAME = "serving.json"
+NOT_UNDERSTOOD = f'{FILE_NAME} must be {{"active": "<version>" or null, "unloaded": ["<version>", …]}}'
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,11 @@ class Choice:
             said = json.loads((folder / FILE_NAME).read_bytes())
         except FileNotFoundError:
             return cls()
+        except ValueError as exc:  # no JSON, or no UTF-8
+            raise ValueError(NOT_UNDERSTOOD) from exc
         active, unloaded = (said.get("active"), said.get("unloaded", [])) if isinstance(said, dict) else (0, 0)
         if not (active is None or isinstance(active, str)) or not isinstance(unloaded, list):
-            raise ValueError(f'{FILE_NAME} must be {{"active": "<version>" or null, "unloaded": ["<version>", …]}}')
+            raise ValueError(NOT_UNDERSTOOD)
         return cls(active, frozenset(map(str, unloaded)))
 
     def write(self, folder: Path) -> None:

@@ -1,12 +1,14 @@
 """The contract between training, which writes it, and the service, which reads it: one class on both sides.
 
 `models/<name>/<version>/metadata.json` holds one `ModelMetadata`. Whatever a file must satisfy to be served is
-checked here; a `ValueError` (pydantic's `ValidationError` among them) says what does not hold.
+checked here; a `ValueError` (pydantic's `ValidationError` among them) says what does not hold. Everybody may read what
+`read` raises; pydantic's own words are in the log.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal
@@ -24,6 +26,7 @@ from pydantic import (
 )
 
 FILE_NAME = "metadata.json"
+logger = logging.getLogger(__name__)
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Version = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,8}$")]
@@ -244,7 +247,11 @@ class ModelMetadata(Record):
         except ValidationError as exc:
             first = exc.errors()[0]
             place = ".".join(map(str, first["loc"]))
-            raise ValueError(f"{FILE_NAME} is not as it should be: {place}: {first['msg']}") from exc
+            logger.error("%s is not as it should be: %s: %s", folder / FILE_NAME, place, first["msg"])
+            if first["type"] == "json_invalid":
+                raise ValueError(f"{FILE_NAME} is no JSON; the log says why") from exc
+            ours = f": {first['ctx']['error']}" if first["type"] == "value_error" else f" at {place}; the log says why"
+            raise ValueError(f"{FILE_NAME} is not as it should be{ours}") from exc
 
     def write(self, folder: Path) -> None:
         """Write the metadata into `folder`, atomically."""

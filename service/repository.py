@@ -205,7 +205,7 @@ def opener(settings: Settings, *, threads: int, number: int = 0) -> OpenEngine:
 
 def _reason(exc: Exception) -> str:
     """Why a version does not serve, as everybody may read it: without the path."""
-    return f"a file of it can't be read: {exc.strerror}" if isinstance(exc, OSError) and exc.strerror else str(exc)
+    return f"a file of it can't be read: {exc.strerror or 'the log says why'}" if isinstance(exc, OSError) else str(exc)
 
 
 def load_version(folder: Path, open_engine: OpenEngine, *, warm_up: bool = True) -> LoadedModel:
@@ -216,6 +216,7 @@ def load_version(folder: Path, open_engine: OpenEngine, *, warm_up: bool = True)
         raise ValueError(f"its metadata says it is {metadata.name}/{metadata.version}")
     if metadata.input.resize_policy not in RESIZE_POLICIES:
         raise ValueError(f"its resize policy {metadata.input.resize_policy} is not one of {', '.join(RESIZE_POLICIES)}")
+    card = _read_card(folder / "MODEL_CARD.md")
     engine = open_engine(metadata, {kind: file.verify(folder) for kind, file in metadata.files.items()})
     pictures, expected = _read_golden(metadata.golden.verify(folder), engine.precision)
     _replay(engine, pictures, expected, GOLDEN_TOLERANCE[engine.precision])
@@ -229,24 +230,31 @@ def load_version(folder: Path, open_engine: OpenEngine, *, warm_up: bool = True)
         engine.precision,
         time.monotonic() - began,
     )
-    card, digest = folder / "MODEL_CARD.md", f"sha256:{metadata.files[engine.precision].sha256}"
+    digest = f"sha256:{metadata.files[engine.precision].sha256}"
     return LoadedModel(
         identity=ModelIdentity(metadata.name, metadata.version, digest, metadata.labels),
         metadata=metadata,
         engine=engine,
         canary=pictures[:1],
         stages=StageViewer(folder, metadata.files["fp32"], metadata.stages),
-        card=card.read_text(encoding="utf-8") if card.is_file() else "",
+        card=card,
     )
+
+
+def _read_card(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
+    except UnicodeDecodeError as exc:
+        raise ValueError(f"{path.name} is not UTF-8 text; save it as that") from exc
 
 
 def _read_golden(path: Path, precision: Precision) -> tuple[Rows, Probabilities]:
     """The pictures, and what the file of that precision gave for them at export, or torch where that is not kept."""
-    with np.load(path, allow_pickle=False) as arrays:
-        try:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
             return arrays["images"], arrays.get(f"probabilities_{precision}", arrays["probabilities"])
-        except KeyError as exc:
-            raise ValueError(f"{path.name} lacks {exc}") from exc
+    except (KeyError, ValueError) as exc:
+        raise ValueError(f"{path.name} has no images and probabilities; export the model again") from exc
 
 
 def _replay(engine: Engine, pictures: Rows, expected: Probabilities, tolerance: float) -> None:

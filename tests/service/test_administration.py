@@ -154,6 +154,24 @@ def test_a_version_that_can_not_serve_changes_nothing(play: Callable[[Steps], No
     play(steps)
 
 
+def test_a_refusal_names_the_place_in_our_words_and_the_log_has_the_librarys(
+    play: Callable[[Steps], None], root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_colour_model(root / "colours" / "3") / "metadata.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "labels": [1, "green", "blue"]}))
+
+    async def steps(administration: Administration, _: ServedModels) -> None:
+        with pytest.raises(Conflict) as raised:
+            await administration.activate("colours", "3")
+        assert raised.value.detail == (
+            "Everything stays as it was: version 3 can't serve: "
+            "metadata.json is not as it should be at labels.0; the log says why."
+        )
+
+    play(steps)
+    assert "labels.0: Input should be a valid string" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("name", "version"), [("colours", "9"), ("nothing", "1"), ("..", "1"), ("", ""), ("colours", "..")]
 )
@@ -182,7 +200,7 @@ def test_what_can_not_be_kept_is_not_done(play: Callable[[Steps], None], monkeyp
 def test_choices_that_can_not_be_read_any_more_are_told(play: Callable[[Steps], None], root: Path) -> None:
     async def steps(administration: Administration, models: ServedModels) -> None:
         (root / "colours" / FILE_NAME).write_text("{")
-        with pytest.raises(Conflict, match="mend it"):
+        with pytest.raises(Conflict, match=r"mend it: serving\.json must be"):
             await administration.activate("colours", "1")
         assert active(models) == "2"
 

@@ -22,10 +22,12 @@ def test_what_was_kept_is_read_again_and_nothing_else_is_left(tmp_path: Path, ch
     assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '"3"', '{"active": 3}', '{"unloaded": "3"}', '{"unloaded": null}'])
-def test_what_is_not_understood_is_no_choice(tmp_path: Path, text: str) -> None:
-    (tmp_path / FILE_NAME).write_text(text)
-    with pytest.raises(ValueError, match=r"serving.json|Expecting"):
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff", b"[]", b'"3"', b'{"active": 3}', b'{"unloaded": "3"}', b'{"unloaded": null}']
+)
+def test_what_is_not_understood_is_no_choice(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / FILE_NAME).write_bytes(content)
+    with pytest.raises(ValueError, match=r"^serving\.json must be "):
         Choice.read(tmp_path)
 
 

@@ -41,6 +41,15 @@ def test_what_does_not_hold_is_refused(metadata: ModelMetadata, change: dict[str
         ModelMetadata.model_validate({**metadata.model_dump(), **change})
 
 
+def test_what_is_read_and_does_not_hold_is_told_by_its_place_and_logged_in_full(
+    metadata: ModelMetadata, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    metadata.model_copy(update={"parameters": 0}).write(tmp_path)
+    with pytest.raises(ValueError, match=r"^metadata.json is not as it should be at parameters; the log says why$"):
+        ModelMetadata.read(tmp_path)
+    assert "parameters: Input should be greater than 0" in caplog.text
+
+
 def test_a_file_s_own_temperature_may_stand_alone_as_it_did(metadata: ModelMetadata) -> None:
     document = metadata.model_dump(mode="json")
     document["calibration"] |= {"others": {"int8": 1.25}}

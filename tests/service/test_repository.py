@@ -77,7 +77,7 @@ def test_a_model_whose_chosen_version_can_not_serve_is_not_served_by_another_one
 
 def test_choices_that_are_not_understood_keep_the_model_from_serving(root: Path) -> None:
     (root / "colours" / "serving.json").write_text("{")
-    with pytest.raises(StartupError, match="version 2: Expecting"):
+    with pytest.raises(StartupError, match=r"version 2: serving\.json must be"):
         load(root)
 
 
@@ -102,7 +102,11 @@ def change_golden(folder: Path, **others: np.ndarray) -> None:
     """Turn the probabilities round, and add those of other files."""
     with np.load(folder / "golden.npz") as arrays:
         changed = {"images": arrays["images"], "probabilities": arrays["probabilities"][::-1], **others}
-    np.savez(folder / "golden.npz", **changed)
+    write_golden(folder, **changed)
+
+
+def write_golden(folder: Path, **arrays: np.ndarray) -> None:
+    np.savez(folder / "golden.npz", **arrays)  # type: ignore[arg-type]  # none of them is called `allow_pickle`
     rewrite(folder, lambda d: d.update(golden=FileRecord.of(folder / "golden.npz").model_dump()))
 
 
@@ -137,7 +141,23 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a missing file": (lambda folder: (folder / "model.onnx").unlink(), "model.onnx is missing"),
     "missing golden samples": (lambda folder: (folder / "golden.npz").unlink(), "golden.npz is missing"),
     "other golden samples": (change_golden, "golden samples come out differently"),
-    "no JSON": (lambda folder: (folder / FILE_NAME).write_text("{"), "Invalid JSON"),
+    "no JSON": (lambda folder: (folder / FILE_NAME).write_text("{"), "metadata.json is no JSON"),
+    "a label that is no text": (
+        lambda folder: rewrite(folder, lambda d: d.update(labels=[1, "green", "blue"])),
+        "metadata.json is not as it should be at labels.0; the log says why",
+    ),
+    "no fp32 file": (
+        lambda folder: rewrite(folder, lambda d: d.update(files={})),
+        "metadata.json is not as it should be: files must hold at least the fp32 model",
+    ),
+    "a card in another encoding": (
+        lambda folder: (folder / "MODEL_CARD.md").write_bytes(b"caf\xe9"),
+        "MODEL_CARD.md is not UTF-8 text; save it as that",
+    ),
+    "golden samples without pictures": (
+        lambda folder: write_golden(folder, probabilities=np.zeros((1, 3), np.float32)),
+        "golden.npz has no images and probabilities; export the model again",
+    ),
     "a later schema": (lambda folder: rewrite(folder, lambda d: d.update(schema_version=2)), "schema_version"),
     "another version's metadata": (
         lambda folder: rewrite(folder, lambda d: d.update(version="7")),
@@ -164,7 +184,7 @@ def test_a_damaged_version_does_not_serve_and_says_why(root: Path, damage: str) 
     told = repository.failed["colours", "2"]
     assert reason in told
     assert str(root) not in told  # it is told to everybody
-    assert "pydantic" not in told
+    assert not any(words in told for words in ("pydantic", "Input should", "codec", "archive", "error"))  # libraries'
 
 
 def test_without_the_default_model_there_is_no_start(root: Path) -> None:
