@@ -79,17 +79,23 @@ class DynamicBatcher:
         return running + self._pace.seconds(self._queue.rows_before(priority) + rows, self._max_batch_size)
 
     async def submit(
-        self, rows: Rows, *, priority: Priority = Priority.INTERACTIVE, deadline: float | None = None
+        self,
+        rows: Rows,
+        *,
+        priority: Priority = Priority.INTERACTIVE,
+        deadline: float | None = None,
+        counted: bool = True,
     ) -> Answer:
         """The answer for uint8 rows (N, H, W, 3), N ≥ 1; a caller that is cancelled leaves the queue.
 
-        `deadline` is on the event loop's clock. Raises `DeadlineExceeded` when it is over, and at once when it can't
-        be met; `InferenceFailed` only when every row failed.
+        `deadline` is on the event loop's clock; what is not `counted` the observer does not hear of. Raises
+        `DeadlineExceeded` when it is over, and at once when it can't be met; `InferenceFailed` only when every row
+        failed.
         """
         if refused := self.refusal(len(rows), rows.nbytes, priority=priority, deadline=deadline):
             raise refused
         foreseen = self.seconds_until(len(rows), priority)
-        request = Request(rows, priority, self._loop.time(), deadline, foreseen, self._loop.create_future())
+        request = Request(rows, priority, self._loop.time(), deadline, foreseen, self._loop.create_future(), counted)
         self._deadlines.watch(request)
         self._queue.add(request)
         self._observer.queued(self._queue.rows)
@@ -205,8 +211,8 @@ class DynamicBatcher:
         """The engine has done a batch. Anything but a clean end of it ends its requests too."""
         batch, now = self._running.pop(task), self._loop.time()
         began, self._engine_free_since = self._engine_began(batch), now
-        waited = tuple(began - piece.request.enqueued for piece in batch.slices)
-        self._observer.ran(BatchReport(batch.reason, batch.rows, waited, now - began))
+        if waited := tuple(began - piece.request.enqueued for piece in batch.slices if piece.request.counted):
+            self._observer.ran(BatchReport(batch.reason, batch.rows, waited, now - began))
         if task.cancelled():
             error: ServiceError = Draining(
                 "The service stopped before it had an answer; send the request to another instance."

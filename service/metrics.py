@@ -7,8 +7,9 @@ costs a tenth of a microsecond: each request makes a dozen.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from service.counters import Cell, Counters
@@ -23,6 +24,7 @@ BATCH_SIZES = tuple(float(1 << power) for power in range(11))  # 1 … 1024
 
 MOST_LABELS, OTHER = 1000, "…"  # of more classes none is counted by itself: Prometheus would suffer from it
 LABEL_BYTES = 64  # of a label; escaped it may take twice as many
+NOTHING: Mapping[tuple[str, ...], float] = MappingProxyType({})
 
 ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 
@@ -57,6 +59,7 @@ METRICS: dict[str, Family] = {
     "convoy_model_info": Family(
         "info", "1 for each loaded model.", ("model", "version", "digest", "provider", "precision")
     ),
+    "convoy_batches": Family("gauge", "Batches that are kept.", ("status",)),
 }
 
 
@@ -150,9 +153,13 @@ class Metrics:
         starts = (start + ",", start + "}")
         return sum(number for key, number in self._counters.totals().items() if key.startswith(starts))
 
-    def render(self) -> bytes:
-        """Prometheus' text format, exact over all worker processes."""
+    def render(self, looked_up: Mapping[tuple[str, ...], float] = NOTHING) -> bytes:
+        """Prometheus' text format, exact over all worker processes.
+
+        `looked_up` are numbers that all processes have in one place, and none counts: name and label values → value.
+        """
         totals = self._counters.totals()
+        totals |= {_sample(name, name, values): value for (name, *values), value in looked_up.items()}
         return "".join(
             line + "\n" for name, family in METRICS.items() for line in _lines(name, family, totals)
         ).encode()

@@ -10,7 +10,7 @@ class BatchReport(NamedTuple):
 
     reason: str  # why it closed: full, idle, delay, drain
     rows: int
-    waited_s: tuple[float, ...]  # of each request with rows in it, since it was enqueued
+    waited_s: tuple[float, ...]  # of each request with rows in it that is to be counted, since it was enqueued
     ran_s: float
 
 
@@ -21,7 +21,7 @@ class Observer(Protocol):
         """So many rows wait now."""
 
     def ran(self, batch: BatchReport) -> None:
-        """A batch has run, well or not."""
+        """A batch has run, well or not; of one without a request that is to be counted nothing is said."""
 
 
 class Unobserved:

@@ -43,6 +43,7 @@ class Request:
     deadline: float | None
     foreseen: float  # seconds until its answer, when it came
     answer: asyncio.Future[Answer]
+    counted: bool = True  # whether who observes the batches is to know of it
     taken: int = 0
     answered: int = 0
     probabilities: Probabilities | None = None

@@ -194,7 +194,7 @@ class ServedModels:
                 continue
             try:
                 async with asyncio.timeout(HEARTBEAT_S):
-                    await active.batcher.submit(active.loaded.canary)
+                    await active.batcher.submit(active.loaded.canary, counted=False)
             except OutOfMemory as exc:  # not even for one image
                 self._unwell[name] = f"The model {name} fails: {exc.detail}"
                 continue

@@ -20,6 +20,7 @@ from service.__main__ import parser as convoy
 from service.app import create_app
 from service.errors import ServiceError
 from service.metadata import ModelMetadata
+from service.metrics import METRICS
 from service.settings import Settings
 from tests.conftest import clear_environment
 from tests.processes import running
@@ -157,6 +158,14 @@ def test_every_link_leads_somewhere(document: str) -> None:
 def test_every_alert_has_its_row() -> None:
     groups = yaml.safe_load((ROOT / "service" / "deploy" / "monitoring" / "alerts.yml").read_text())["groups"]
     assert list(rows("Monitoring")) == [rule["alert"] for group in groups for rule in group["rules"]]
+
+
+def test_every_metric_has_its_row() -> None:
+    kinds = {name: "gauge" if family.kind == "info" else family.kind for name, family in METRICS.items()}
+    assert rows("Metrics") == {
+        name: [", ".join(f"`{label}`" for label in family.labels), kinds[name], family.help]
+        for name, family in METRICS.items()
+    }
 
 
 def test_every_path_in_a_kubectl_command_is_there() -> None:

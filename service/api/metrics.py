@@ -9,8 +9,6 @@ from fastapi import APIRouter, Response
 from service.jobs.store import Store
 from service.metrics import MEDIA_TYPE, Metrics
 
-BATCHES = "# HELP convoy_batches Batches that are kept.\n# TYPE convoy_batches gauge\n"
-
 
 def router(metrics: Metrics, store: Store) -> APIRouter:
     """The route, bound to the numbers it shows."""
@@ -24,9 +22,7 @@ def router(metrics: Metrics, store: Store) -> APIRouter:
     async def show() -> Response:
         """Prometheus' text format."""
         counts = await to_thread(store.counts)
-        batches = BATCHES + "".join(
-            f'convoy_batches{{status="{status}"}} {count}\n' for status, count in counts.items()
-        )
-        return Response(metrics.render() + batches.encode(), media_type=MEDIA_TYPE)
+        batches: dict[tuple[str, ...], float] = {("convoy_batches", status): count for status, count in counts.items()}
+        return Response(metrics.render(batches), media_type=MEDIA_TYPE)
 
     return routes

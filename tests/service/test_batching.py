@@ -154,6 +154,18 @@ def test_rows_are_counted_not_requests(batcher_cls: type[DynamicBatcher]) -> Non
     run(scenario())
 
 
+def test_the_observer_hears_nothing_of_a_batch_that_nobody_is_to_count(batcher_cls: type[DynamicBatcher]) -> None:
+    async def scenario() -> None:
+        engine = Engine(per_batch=1)
+        batcher = batcher_cls(engine, max_batch_size=4, observer=engine)
+        assert values(await batcher.submit(rows(1), counted=False)) == [1]
+        assert not engine.reports
+        await asyncio.gather(batcher.submit(rows(2), counted=False), batcher.submit(rows(3, 4)))
+        assert [(report.rows, len(report.waited_s)) for report in engine.reports] == [(3, 1)]
+
+    run(scenario())
+
+
 def test_the_observer_hears_of_every_change(batcher_cls: type[DynamicBatcher]) -> None:
     async def scenario() -> None:
         engine = Engine(per_batch=0.1)

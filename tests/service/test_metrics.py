@@ -54,6 +54,15 @@ def test_a_histogram_is_cumulative_with_sum_and_count() -> None:
     assert found["convoy_batch_size_count", (("model", "m"),)] == 4
 
 
+def test_what_is_looked_up_is_shown_as_one_of_its_family_however_many_processes_there_are() -> None:
+    memory = mmap.mmap(-1, 2 * STRIP_BYTES)
+    first, _ = (Metrics(Counters(memory, strip)) for strip in (0, 1))
+    page = first.render({("convoy_batches", "failed"): 3}).decode()
+    (family,) = (f for f in text_string_to_metric_families(page) if f.name == "convoy_batches")
+    assert family.type == "gauge"
+    assert [(sample.labels, sample.value) for sample in family.samples] == [({"status": "failed"}, 3)]
+
+
 def test_long_names_of_classes_are_cut_and_very_many_classes_are_one() -> None:
     metrics = Metrics(Counters.alone())
     name = "n" * 63

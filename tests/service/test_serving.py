@@ -70,6 +70,19 @@ def test_readiness_follows_the_last_inference(settings: Settings, monkeypatch: p
     asyncio.run(scenario())
 
 
+def test_heartbeats_are_not_counted_among_the_requests(settings: Settings) -> None:
+    async def scenario() -> None:
+        async with running(settings) as (models, _):
+            await models._check_all()
+            page = models._metrics.render().decode()
+            assert 'convoy_stage_seconds_count{stage="queue"} 0' in page
+            assert 'convoy_stage_seconds_count{stage="infer"} 0' in page
+            assert 'convoy_batch_size_count{model="colours"} 0' in page
+            assert "convoy_batch_closed_total{" not in page
+
+    asyncio.run(scenario())
+
+
 def test_a_model_that_goes_while_another_is_asked_does_not_end_the_watch(own: Settings, root: Path) -> None:
     write_colour_model(root / "others" / "1")
 

@@ -31,6 +31,7 @@ def test_requests_images_and_predictions_are_counted_exactly(client: TestClient)
     assert post(client, b"text", "image/png").status_code == 422
     assert post(client, red, "text/plain").status_code == 415
     assert client.get("/nothing").status_code == 404
+    assert client.get("/openapi.json").status_code == client.head("/openapi.json").status_code == 200
     assert client.request("BREW", "/v1/predict").status_code == 405
     after = scrape(client)
 
@@ -42,6 +43,8 @@ def test_requests_images_and_predictions_are_counted_exactly(client: TestClient)
     assert rise("convoy_requests_total", "/v1/predict", "POST", "415") == 1
     assert rise("convoy_requests_total", "/v1/predict", "other", "405") == 1
     assert rise("convoy_requests_total", "other", "GET", "404") == 1
+    assert rise("convoy_requests_total", "other", "GET", "200") == 0
+    assert rise("convoy_requests_total", "/openapi.json", "GET", "200") == 1
     assert rise("convoy_request_seconds_count", "/v1/predict") == 8
     assert rise("convoy_images_total", "colours", "2", "predicted") == 4
     assert rise("convoy_images_total", "colours", "1", "predicted") == 5
