@@ -45,7 +45,7 @@ def threads_per_worker(workers: int) -> int:
 
 
 def usable_cores() -> int:
-    """Cores this process may use: the scheduler's affinity, cut by a cgroup v2 quota; ONNX Runtime sees neither."""
+    """Cores this process may use: the kernel's affinity, cut by a cgroup v2 quota; ONNX Runtime sees neither."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()

@@ -78,7 +78,7 @@ TOP_LEVEL = {
 }
 REQUIREMENTS = {f"requirements{kind}.txt" for kind in ("", "-gpu", "-image", "-test", "-torch")}
 EXPECTED_BESIDE = {"LICENSE", "Makefile", *REQUIREMENTS}
-WORDS = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "handler", "base"}
+WORDS = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "handler", "base", "scheduler"}
 
 Imports = dict[str, set[str]]
 
@@ -191,6 +191,11 @@ def test_the_map_of_the_service_shows_every_room() -> None:
 def test_nothing_is_called_utils() -> None:
     for path in (*(ROOT / "service").rglob("*"), *(ROOT / "training").rglob("*")):
         assert not WORDS & set(path.stem.split("_")), path
+
+
+def test_nobody_says_scheduler_and_leaves_open_whose() -> None:
+    for path in (*(ROOT / "service").rglob("*.py"), *(ROOT / "training").rglob("*.py")):
+        assert not re.search(r"\bscheduler\b", path.read_text(), re.IGNORECASE), path
 
 
 def test_the_top_level_is_fixed() -> None:

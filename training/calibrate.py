@@ -95,10 +95,10 @@ def fit(logits: Tensor, labels: Tensor) -> Calibrator:
         surprisal = -F.log_softmax(logits / log_t.exp() + bounded[2:], 1)
         bent = surprisal.clamp_min(1e-12) ** log_exponent.exp()  # at 0 the power has no derivative
         value = F.cross_entropy(-bent, labels) + (parameters / deviations).square().sum() / (2 * images)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()  # type: ignore[no-untyped-call]  # torch does not type it
         return value
 
-    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    optimizer.step(loss)  # type: ignore[no-untyped-call]  # torch does not type it
     log_t, log_exponent, *biases = parameters.detach().clamp(lowest, highest).tolist()
     return Calibrator(math.exp(log_t), tuple(biases), math.exp(log_exponent))
 

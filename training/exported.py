@@ -42,7 +42,7 @@ def load_exported(folder: Path) -> Teacher:
         calibrator = _calibrator(metadata.calibration)
         network.adopt(list(_weights(onnx.load(file), network, calibrator)))
         recorded = metadata.provenance.config.items()
-        config = TrainConfig(**{name: tuple(v) if isinstance(v, list) else v for name, v in recorded})  # type: ignore[arg-type]
+        config = TrainConfig(**{name: tuple(v) if isinstance(v, list) else v for name, v in recorded})  # type: ignore[arg-type]  # a config wrote it
         with torch.no_grad():
             logits = network(torch.from_numpy(images).permute(0, 3, 1, 2).float())
             answers = calibrator(logits)

@@ -42,4 +42,4 @@ def save(
 ) -> None:
     """Write `images`, `probabilities` and, for each other precision's file, `probabilities_int8` and so on."""
     arrays = {f"probabilities_{precision}": values for precision, values in others.items()}
-    np.savez_compressed(path, images=images, probabilities=probabilities, **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(path, images=images, probabilities=probabilities, **arrays)  # type: ignore[arg-type]  # none of them is called `allow_pickle`

@@ -63,7 +63,7 @@ def train_one_epoch(run: Run, progress: Progress, stop_requested: Callable[[], b
         place = run.step % run.steps_per_epoch
         indices = order[place * run.config.batch_size : (place + 1) * run.config.batch_size]
         run.epoch_loss += train_one_step(run, indices, epoch)
-        progress.step(run.step, lambda done=place + 1: float(run.epoch_loss) / done, len(indices))  # type: ignore[misc]
+        progress.step(run.step, lambda done=place + 1: float(run.epoch_loss) / done, len(indices))  # type: ignore[misc]  # mypy infers no lambda with a default
         if place + 1 == run.steps_per_epoch or run.step == run.total_steps:
             if run.step == end:
                 run.end_cycle()
@@ -98,7 +98,7 @@ def train_one_step(run: Run, indices: Tensor, epoch: int) -> Tensor:
     loss = nn.functional.cross_entropy(logits.float() / temperature, targets, label_smoothing=config.label_smoothing)
     loss = temperature**2 * loss  # or the gradient would shrink by as much
     run.optimizer.zero_grad(set_to_none=True)
-    run.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    run.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch does not type it
     with run.precision.autocast(run.device):  # in that format, too, are Muon's products of matrices
         run.scaler.step(run.optimizer)
     run.scaler.update()

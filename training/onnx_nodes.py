@@ -22,7 +22,7 @@ class Nodes:
         """One more; returns the name of its output."""
         name = f"{self._prefix}{kind}_{len(self.nodes)}"
         output = named or name
-        self.nodes.append(helper.make_node(kind, list(inputs), [output], name, **attributes))  # type: ignore[arg-type]
+        self.nodes.append(helper.make_node(kind, list(inputs), [output], name, **attributes))  # type: ignore[arg-type]  # none of them is one of its own arguments
         return output
 
     def constant(self, values: npt.ArrayLike, *, named: str | None = None, dtype: npt.DTypeLike = np.float32) -> str:

@@ -23,7 +23,7 @@ def uncompiled(kind: type[Kind]) -> type[Kind]:
     """
     for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
         setattr(kind, name, inspect.unwrap(getattr(kind, name)))
-    kind.step = torch.no_grad()(inspect.unwrap(kind.step))  # type: ignore[method-assign]
+    kind.step = torch.no_grad()(inspect.unwrap(kind.step))  # type: ignore[method-assign]  # to take its place is the purpose
     return kind
 
 
@@ -55,7 +55,7 @@ class Muon(Optimizer):
     def __init__(self, groups: Iterable[dict[str, Any]], lr: float) -> None:
         super().__init__(groups, {"lr": lr, "momentum": 0.0, "weight_decay": 0.0, "orthogonal": False})
 
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # no closure is ever given
         """Move every parameter that has a gradient."""
         assert closure is None
         for group in self.param_groups:

@@ -34,7 +34,7 @@ class Run:
     ) -> None:
         """Raises `CheckpointError` when `teachers` are not those that `config` asks for, or know other classes."""
         known = (teacher.learned_from for teacher in teachers if teacher.learned_from is not None)
-        self.learned_from = torch.cat([data.hashes, *known]).unique()  # type: ignore[no-untyped-call]
+        self.learned_from = torch.cat([data.hashes, *known]).unique()  # type: ignore[no-untyped-call]  # torch does not type it
         teachers = tuple(replace(teacher, learned_from=None) for teacher in teachers)  # it is noted once
         forgetting = (replace(teacher, answers=None) for teacher in teachers)  # or each student would carry them on
         self.teachers = teachers if config.inherit_answers else tuple(forgetting)

@@ -88,7 +88,7 @@ def ordinary_steps(config: TrainConfig, data: Path, device: str, _precision: str
         for pixels, labels in loader:
             loss = nn.functional.cross_entropy(model.classify(pixels.to(chosen)), labels.to(chosen))
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]  # torch does not type it
             optimizer.step()
             loss.item()  # as such loops print it
             yield len(labels)

@@ -79,4 +79,4 @@ def pixels(images: Tensor) -> Tensor:
 
 def on(device: torch.device, model: Network) -> Network:
     """The network on `device`, its weights channels last."""
-    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]  # torch's types leave this argument out

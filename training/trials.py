@@ -75,7 +75,7 @@ def measured(trainer: Trainer, seeds: Sequence[int], runs: Path, split: Split) -
     for seed in seeds:
         run = trainer.finished(seed, runs / f"{trainer.recipe}-{seed}")
         one = logits_of(run.model, split.images, run.device, run.precision)
-        six = six_views(lambda images, run=run: logits_of(run.model, images, run.device, run.precision), split.images)  # type: ignore[misc]
+        six = six_views(lambda images, run=run: logits_of(run.model, images, run.device, run.precision), split.images)  # type: ignore[misc]  # mypy infers no lambda with a default
         right, right_of_six = (float((logits.argmax(1) == split.labels).double().mean()) for logits in (one, six))
         yield Trial(seed, right, right_of_six, run.seconds)
 

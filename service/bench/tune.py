@@ -122,7 +122,7 @@ def run(options: argparse.Namespace) -> int:
 
     chosen = search(usable_cores(), options.p99_ms, attempt)
     write(chosen, options.p99_ms, options.output)
-    print(f"\n{_line(chosen)}\nWritten to {options.output}. Use it: convoy serve --settings {options.output}")  # noqa: T201
+    print(f"\n{_line(chosen)}\nWritten to {options.output}. Use it: convoy serve --settings {options.output}")  # noqa: T201 - a command prints
     return 0
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import ValidationError
 
+from service.providers import PROVIDERS
 from service.settings import Settings, load, unknown, unknown_variables
 from tests.conftest import clear_environment
 
@@ -30,6 +32,10 @@ def test_an_argument_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) 
 def test_nonsense_is_refused(name: str, value: object) -> None:
     with pytest.raises(ValidationError):
         Settings(**{name: value})  # type: ignore[arg-type]
+
+
+def test_the_devices_are_auto_and_every_provider() -> None:
+    assert set(get_args(Settings.model_fields["device"].annotation)) == {"auto", *PROVIDERS}
 
 
 def test_more_images_than_the_queue_holds_are_refused() -> None:

@@ -173,5 +173,5 @@ def convolution(weight: Tensor, bias: Tensor | None, padding: int = 0) -> nn.Con
     outputs, inputs, height, width = weight.shape
     conv = nn.Conv2d(inputs, outputs, (height, width), padding=padding)
     assert bias is not None
-    conv.weight.data, conv.bias.data = weight.detach().clone(), bias.detach().clone()  # type: ignore[union-attr]
+    conv.weight.data, conv.bias.data = weight.detach().clone(), bias.detach().clone()  # type: ignore[union-attr]  # it was made with one
     return conv

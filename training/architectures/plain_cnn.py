@@ -95,7 +95,7 @@ class PlainCNN(Network):
         (filters, bias), *others, (head, _) = layers
         self.whiten.weight.copy_(filters)
         self.whiten.bias.copy_(bias)  # type: ignore[union-attr]  # this convolution has one
-        parts = chain.from_iterable(stage.parts() for stage in self.stages)  # type: ignore[operator]
+        parts = chain.from_iterable(stage.parts() for stage in self.stages)  # type: ignore[operator]  # each is a stage, which `ModuleList` forgets
         for (layer, norm), (weight, bias) in zip(parts, others, strict=True):
             layer.weight.copy_(weight)
             (layer if norm is None else norm).bias.copy_(bias)

@@ -92,7 +92,7 @@ class InferRequest(Request):
     id: str | None = Field(None, description="Comes back with the answer.")
     parameters: Parameters = Field(
         {},
-        description="`timeout` in microseconds; `priority`: 0 or 1 go before all others; `binary_data_output`.",
+        description="`timeout` in microseconds; `priority`: above 1 gives way to the others; `binary_data_output`.",
     )
     inputs: list[InputTensor] = Field(min_length=1, max_length=1)
     outputs: list[RequestedOutput] = Field([], max_length=1)
