@@ -77,7 +77,8 @@ def create_app(settings: Settings, counters: Counters | None = None, number: int
         version=version("convoy"),
         summary="Image classification with calibrated probabilities.",
         lifespan=lifespan,
-        docs_url=None,  # the page's room has one that works behind a prefix, too
+        openapi_url=None,  # the page's room has it, as a route that is counted,
+        docs_url=None,  # and one of these that works behind a prefix, too
         redoc_url=None,
         redirect_slashes=False,  # to the scheme and host that a balancer knows, and this process does not
     )
@@ -94,14 +95,15 @@ def create_app(settings: Settings, counters: Counters | None = None, number: int
     strict = [Depends(queries.only_declared)]
     app.include_router(batches.router(store, runner, served, settings), dependencies=strict)
     app.include_router(models.router(repository, administration, right, settings), dependencies=strict)
-    app.include_router(open_inference.router(served, administration, right, metrics, app.direct))
+    app.include_router(open_inference.router(served, administration, right, metrics, app.direct), dependencies=strict)
     app.include_router(health.router(served))
     app.include_router(metrics_route.router(metrics, store))
     app.include_router(page.router())
     problems.install(app)
     if keys:
         app.add_middleware(KeysMiddleware, keys=keys)
-    app.add_middleware(RequestLogMiddleware, log=log)  # the outermost: what keys refuse is counted too
+    # the outermost: what keys refuse is counted too
+    app.add_middleware(RequestLogMiddleware, log=log, draining=lambda: served.draining)
     app.openapi = cache(partial(openapi.document, app, keyed=keys is not None))  # type: ignore[method-assign]
     return app
 
@@ -124,7 +126,14 @@ def _direct(
     keys: Keys | None,
 ) -> DirectRoutes:
     """What infers."""
-    route = partial(DirectRoute, keys=keys, max_body_bytes=settings.max_body_bytes, log=log, metrics=metrics)
+    route = partial(
+        DirectRoute,
+        draining=lambda: served.draining,
+        keys=keys,
+        max_body_bytes=settings.max_body_bytes,
+        log=log,
+        metrics=metrics,
+    )
     images = predict.Predict(served, classifier, settings, metrics)
     tensors = open_inference.OpenInference(served, classifier, settings, metrics)
     return DirectRoutes(

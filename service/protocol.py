@@ -232,6 +232,11 @@ class Protocol(HttpToolsProtocol):
         else:
             super().shutdown()
 
+    def cut_off(self) -> None:
+        """The process waits no longer: say so to who has not sent all of a request; uvicorn's tasks know the others."""
+        if self._direct and self._arriving:
+            self._direct.send(*self._direct.route.cut_off(self._direct.request(self._connection)))
+
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended, for whatever reason."""
         super().connection_lost(exc)

@@ -41,6 +41,7 @@ class Server(uvicorn.Server):
         rpc: RpcServer | None = None,
         announce: Callable[[], None],
     ) -> None:
+        drain_s = max(1, settings.drain_timeout_ms) / 1000  # within 0 s asyncio does not even look whether all is done
         super().__init__(
             uvicorn.Config(
                 app,
@@ -52,11 +53,11 @@ class Server(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,  # nobody here asks for a client's address
                 timeout_keep_alive=settings.keep_alive_ms // 1000,
-                timeout_graceful_shutdown=max(1, settings.drain_timeout_ms // 1000),
+                timeout_graceful_shutdown=drain_s,  # type: ignore[arg-type]  # asyncio, which gets it, takes fractions
             )
         )
         self._models, self._rpc, self._announce = models, rpc, announce
-        self._lame_duck_s, self._leaving = settings.lame_duck_ms / 1000, False
+        self._lame_duck_s, self._drain_s, self._leaving = settings.lame_duck_ms / 1000, drain_s, False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._reloading: asyncio.Task[None] | None = None
         self._reload_asked = False  # since the last look at the model repository began
@@ -80,11 +81,19 @@ class Server(uvicorn.Server):
         if sockets:
             await self._stop_listening(sockets)
         rpc = self._rpc.stop() if self._rpc else asyncio.sleep(0)
+        time_is_up = asyncio.get_running_loop().call_later(self._drain_s, self._cut_off)
         await asyncio.gather(super().shutdown(sockets), rpc)
+        time_is_up.cancel()
         if self.force_exit:  # then uvicorn leaves both out
             for task in self.server_state.tasks:
                 task.cancel()
             await self.lifespan.shutdown()
+
+    def _cut_off(self) -> None:
+        """Answer the requests that uvicorn has no task for to cancel."""
+        for connection in list(self.server_state.connections):
+            assert isinstance(connection, Protocol)
+            connection.cut_off()
 
     async def _stop_listening(self, listeners: list[socket.socket]) -> None:
         time.sleep(SILENCE_S)  # not asyncio's: nothing else is to run meanwhile

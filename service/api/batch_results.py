@@ -8,19 +8,38 @@ from asyncio import to_thread
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from starlette.responses import StreamingResponse
 from starlette.types import Send
 
+from service.api import examples
 from service.errors import BatchNotFound, RangeNotSatisfiable, StorageFailed
 from service.jobs.database import Batch
-from service.jobs.results import Encoder
+from service.jobs.results import RESULTS, Encoder
 
 BLOCK = 256 << 10
 POLL_S = 0.25  # another process's work can't be awaited
 RANGE = re.compile(r"bytes=([0-9]*)-([0-9]*)")
 DIGITS = 19  # more are more than any file has bytes
 Look = Callable[[], Awaitable[Batch]]
+
+BINARY = {"type": "string", "format": "binary"}
+DESCRIBED: dict[str, dict[str, Any]] = {  # of each format, for OpenAPI
+    "ndjson": {
+        "schema": {"type": "string", "description": "A `ResultRow` as JSON in each line."},
+        "example": examples.NDJSON,
+    },
+    "csv": {
+        "schema": {"type": "string", "description": "A line of names, then one for each row; a column for each class."},
+        "example": examples.CSV,
+    },
+    "parquet": {
+        "schema": BINARY
+        | {"description": "The columns are a `ResultRow`'s fields; `probabilities` and `error` are structs."}
+    },
+}
+CONTENT = {each.media_type: DESCRIBED.get(name, {"schema": BINARY}) for name, each in RESULTS.items()}
 
 
 class BrokenOff(Exception):

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from service import errors
-from service.api import batch_results, batch_uploads, problems
+from service.api import batch_results, batch_uploads, examples, problems
 from service.api.accept import negotiate
 from service.api.batch_results import POLL_S
 from service.api.bodies import BatchList, BatchStatus
@@ -31,7 +31,10 @@ from service.settings import Settings
 
 EVENT_STREAM = "text/event-stream"
 KEEP_ALIVE_S = 15.0
-BINARY = {"schema": {"type": "string", "format": "binary"}}
+EVENTS = {
+    "schema": {"type": "string", "description": "A `BatchStatus` in each event; a comment when it is long unchanged."},
+    "example": examples.EVENTS,
+}
 LONGEST_KEY = 255
 
 
@@ -152,7 +155,7 @@ def router(store: Store, runner: Runner, models: ServedModels, settings: Setting
         status_code=202,
         responses=problems.documented(
             errors.MalformedRequest, errors.ModelNotFound, errors.Conflict, errors.BodyTooLarge, errors.TooManyImages,
-            errors.UnsupportedMediaType, errors.EmptyRequest, errors.StorageFailed,
+            errors.UnsupportedMediaType, errors.EmptyRequest, errors.StorageFailed, errors.Draining,
         ),
         openapi_extra={"requestBody": BATCH_BODIES},
     )  # fmt: skip
@@ -192,7 +195,7 @@ def router(store: Store, runner: Runner, models: ServedModels, settings: Setting
     @routes.get(
         "/{batch_id}/events",
         response_class=Response,
-        responses={200: {"content": {EVENT_STREAM: {"schema": {"type": "string"}}}}, **unknown},
+        responses={200: {"content": {EVENT_STREAM: EVENTS}}, **unknown},
     )
     async def follow_batch(batch_id: str) -> Response:
         """The same whenever it changes, as server-sent events, until the batch has ended."""
@@ -203,8 +206,11 @@ def router(store: Store, runner: Runner, models: ServedModels, settings: Setting
         "/{batch_id}/results",
         response_class=Response,
         responses={
-            200: {"content": {each.media_type: BINARY for each in RESULTS.values()}},
-            206: {"content": {RESULTS["ndjson"].media_type: BINARY}, "description": "The part that was asked for."},
+            200: {"content": batch_results.CONTENT},
+            206: {
+                "content": {RESULTS["ndjson"].media_type: batch_results.DESCRIBED["ndjson"]},
+                "description": "The part that was asked for.",
+            },
             **problems.documented(
                 errors.MalformedRequest,
                 errors.BatchNotFound,

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.api import examples
 from service.metadata import ModelMetadata, StageKind
 
 
@@ -70,31 +71,8 @@ class Coverage(BaseModel):
 class PredictResponse(BaseModel):
     """All images, in the order of the request."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "model": {"name": "cifar10", "version": "1", "digest": "sha256:…"},
-                    "coverage": {"asked": 0.99, "measured": 0.99, "mean_size": 1.4, "split": "test", "images": 10000},
-                    "predictions": [
-                        {
-                            "index": 0,
-                            "filename": "cat.jpg",
-                            "label": "cat",
-                            "probability": 0.97,
-                            "probabilities": {"cat": 0.97, "dog": 0.02},
-                            "prediction_set": ["cat", "dog"],
-                        },
-                        {
-                            "index": 1,
-                            "filename": "notes.txt",
-                            "error": {"type": "invalid-image", "title": "Not an image", "detail": "…"},
-                        },
-                    ],
-                }
-            ]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.PREDICT]})
+
     model: ModelReference
     coverage: Coverage | None = Field(None, description="Where `coverage` was asked for.")
     predictions: list[ImagePrediction]
@@ -132,6 +110,8 @@ class StageImage(BaseModel):
 
 class ExplainResponse(BaseModel):
     """One picture's prediction, and what can be seen of how it comes about."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.EXPLAIN]})
 
     model: ModelReference
     prediction: ImagePrediction
@@ -172,6 +152,8 @@ class ModelSummary(BaseModel):
 class ModelList(BaseModel):
     """Every model in the repository."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.MODELS]})
+
     models: list[ModelSummary]
 
 
@@ -193,6 +175,8 @@ class BatchCounts(BaseModel):
 class BatchStatus(BaseModel):
     """A batch and how far it is."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.BATCH]})
+
     id: str = Field(examples=["batch-4be0643f1d98573b97cdca98a65347dd"])
     status: str = Field(description="`queued`, `running`, `succeeded`, `failed`, or `cancelled` in a last event.")
     model: ModelReference
@@ -203,6 +187,19 @@ class BatchStatus(BaseModel):
     started_at: str | None
     finished_at: str | None
     error: ImageError | None = Field(description="Why the batch as a whole failed.")
+
+
+class ResultRow(BaseModel):
+    """One image of a batch: label and probabilities, or an error."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [*examples.ROWS]})
+
+    index: int
+    id: str | None = Field(description="The member's path in the archive, the row's id, or the file's name.")
+    label: str | None = None
+    probability: Annotated[float | None, Field(ge=0, le=1)] = None
+    probabilities: dict[str, float] | None = None
+    error: ImageError | None = None
 
 
 class BatchList(BaseModel):

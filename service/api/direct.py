@@ -21,7 +21,7 @@ from service import shares, telemetry
 from service.api import problems
 from service.api.authentication import Keys
 from service.api.incoming import Incoming, Reply
-from service.api.request_log import HEADER, OTHER, UNEXPECTED, RequestLog, identify
+from service.api.request_log import CUT_OFF, HEADER, OTHER, UNEXPECTED, RequestLog, identify
 from service.errors import MalformedRequest, ServiceError
 from service.metrics import Metrics
 
@@ -41,15 +41,20 @@ class DirectRoute:
         endpoint: Endpoint,
         *,
         refusal: Callable[[Incoming], ServiceError | None] = lambda _request: None,
+        draining: Callable[[], bool] = lambda: False,
         keys: Keys | None = None,
         max_body_bytes: int,
         log: RequestLog,
         metrics: Metrics,
     ) -> None:
-        """`refusal` says at once, and more cheaply than `endpoint` could, why a request is not worth its work."""
+        """`refusal` says at once, and more cheaply than `endpoint` could, why a request is not worth its work.
+
+        `draining` says whether the process is about to stop.
+        """
         self.method, self.path, self.max_body_bytes = method, path, max_body_bytes
         self.pattern = re.compile(re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", path))
         self._endpoint, self._refusal, self._keys, self._log = endpoint, refusal, keys, log
+        self._draining = draining
         self.refusing = False  # whether the last request that was asked about was refused
         self._responded = metrics.histogram("convoy_stage_seconds", "respond")
 
@@ -62,14 +67,22 @@ class DirectRoute:
         except ServiceError:
             error = None  # `handle` finds it again
         self.refusing = error is not None
-        if error is None:
-            return None
+        return None if error is None else self._unseen(request, error)
+
+    def cut_off(self, request: Incoming) -> tuple[Reply, Header]:
+        """The reply to a request that is not whole when the process may wait for it no longer."""
+        return self._unseen(request, CUT_OFF)
+
+    def _unseen(self, request: Incoming, error: ServiceError) -> tuple[Reply, Header]:
         current, _ = identify(request.headers.get(HEADER))
         self._log.record(self.path, self.method, request.path, int(error.status), time.perf_counter() - request.began)
         return problems.reply(error, request.path, current.decode()), (HEADER, current)
 
     async def handle(self, request: Incoming, send: SendReply) -> None:
-        """Answer `request` by one call of `send`; a client that goes away takes its images out of the queue."""
+        """Answer `request` by one call of `send`; a client that goes away takes its images out of the queue.
+
+        One that still waits when the time of a stopping process is up is told so.
+        """
         current, error = identify(request.headers.get(HEADER))
         telemetry.request_id.set(current.decode())  # of this task alone
         try:
@@ -78,9 +91,12 @@ class DirectRoute:
         except ServiceError as exc:
             reply = problems.reply(exc, request.path)
         except (asyncio.CancelledError, ClientDisconnect) as exc:
-            if isinstance(exc, asyncio.CancelledError) and not request.connection.ended:
+            if isinstance(exc, ClientDisconnect) or request.connection.ended:
+                reply = Reply(problems.CLIENT_CLOSED_REQUEST, b"text/plain", b"")
+            elif self._draining():  # the server cancels what has not ended in time
+                reply = problems.reply(CUT_OFF, request.path)
+            else:
                 raise
-            reply = Reply(problems.CLIENT_CLOSED_REQUEST, b"text/plain", b"")
         except Exception:
             logger.exception("unexpected error")
             reply = problems.reply(UNEXPECTED, request.path)

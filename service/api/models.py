@@ -21,7 +21,7 @@ CHANGES = {
     "unload": "Serve a version no more, and not after a restart either; the active one only when it is the last.",
 }
 ADMIN_RESPONSES = problems.documented(
-    errors.Unauthorized, errors.Forbidden, errors.ModelNotFound, errors.Conflict, errors.StorageFailed
+    errors.Unauthorized, errors.Forbidden, errors.ModelNotFound, errors.Conflict, errors.StorageFailed, errors.Draining
 )
 
 

@@ -68,7 +68,9 @@ class _Files:
         if given is None and extended is None and not self._is_image():
             self._fields += 1
             if self._fields > FIELDS_BESIDE_FILES:
-                raise TooManyImages(f"A form may have {FIELDS_BESIDE_FILES} fields beside its files at most.")
+                raise MalformedRequest(
+                    f"A form may have {FIELDS_BESIDE_FILES} fields beside its files at most; leave out the others."
+                )
             self._content = None
             return
         self._seen += 1

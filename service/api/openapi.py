@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from fastapi import FastAPI
@@ -9,14 +10,21 @@ from fastapi.openapi.utils import get_openapi
 
 from service.api import problems
 from service.api.authentication import closed
-from service.api.bodies import Problem
+from service.api.bodies import Problem, ResultRow
 from service.api.open_inference import routes as open_inference
+from service.api.request_log import VALID
 from service.errors import MalformedRequest, Unauthorized
 
 Operation = dict[str, Any]
 KEY = {"key": {"type": "http", "scheme": "bearer"}, "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}
 TEXT, NUMBER = {"type": "string"}, {"type": "integer", "minimum": 1}
 ID = "This request's id: the client's own or a new one. It stands in the log and in every problem."
+ASKED = {  # of every request
+    "name": "X-Request-Id",
+    "in": "header",
+    "description": "The client's name for this request, instead of one that is made.",
+    "schema": {**TEXT, "pattern": f"^{VALID.pattern.decode()}$"},
+}
 ANSWERED = {"X-Request-Id": {"description": ID, "schema": TEXT}}  # with every answer
 ANSWERED_WITH: dict[str, dict[str, Any]] = {  # with those of a status
     "202": {"Location": {"description": "Where the batch is.", "schema": TEXT}},
@@ -53,13 +61,15 @@ ASKED_WITH: dict[str, list[dict[str, Any]]] = {  # of a path: header fields that
 
 
 def document(app: FastAPI, *, keyed: bool) -> dict[str, Any]:
-    """With errors as they really are, problem+json and 400 instead of FastAPI's own 422, and with header fields.
+    """With errors as they really are, problem+json and 400 instead of FastAPI's own 422, and with all parameters.
 
     Where keys are asked for, it says of each operation whether.
     """
     made = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
     schemas = made["components"]["schemas"]
     schemas["Problem"] = Problem.model_json_schema()
+    schemas["ResultRow"] = ResultRow.model_json_schema(ref_template=open_inference.REFERENCE)
+    del schemas["ResultRow"]["$defs"]  # FastAPI has found these elsewhere
     schemas.update(open_inference.SCHEMAS)
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
@@ -77,18 +87,22 @@ def _correct(path: str, operation: Operation) -> None:
     responses = operation["responses"]
     if "HTTPValidationError" in str(responses.get("422")):
         del responses["422"]
-    if _may_be_malformed(operation) and "400" not in responses:
+    if "400" not in responses:  # every request's X-Request-Id is judged, if nothing else of it
         responses["400"] = _malformed(path)
-    if headers := ASKED_WITH.get(path, []):
-        operation["parameters"] = [*operation.get("parameters", []), *headers]
+    described = operation.get("parameters", [])
+    operation["parameters"] = [*described, *_places(path, described), *ASKED_WITH.get(path, []), ASKED]
     for status, response in responses.items():
         response["headers"] = {**ANSWERED, **ANSWERED_WITH.get(str(status), {}), **response.get("headers", {})}
 
 
-def _may_be_malformed(operation: Operation) -> bool:
-    """Whether it takes anything but texts: those are looked for, not judged."""
-    kinds = str([parameter["schema"] for parameter in operation.get("parameters", [])])
-    return "requestBody" in operation or any(kind in kinds for kind in ("integer", "number", "boolean", "enum"))
+def _places(path: str, described: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those {places} of the path that its code reads without FastAPI."""
+    names = {parameter["name"] for parameter in described if parameter["in"] == "path"}
+    return [
+        {"name": name, "in": "path", "required": True, "schema": TEXT}
+        for name in re.findall(r"{(\w+)}", path)
+        if name not in names
+    ]
 
 
 def _malformed(path: str) -> dict[str, Any]:

@@ -1,12 +1,15 @@
-"""GET /: the page for people, and the files it is made of. What it shows, it asks of /v1 like any other client."""
+"""GET /: the page for people, and the files it is made of. What it shows, it asks of /v1 like any other client.
+
+The documentation is here too: GET /docs for people, GET /openapi.json for programs.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 
 from service.errors import NotFound
 
@@ -41,6 +44,13 @@ def router() -> APIRouter:
         """Swagger UI, whose scripts the browser fetches from a content delivery network; by relative addresses else."""
         document = get_swagger_ui_html(openapi_url="openapi.json", title="Convoy's API").body
         return HTMLResponse(bytes(document).replace(b'<div id="swagger-ui">', b'<div id="swagger-ui">' + OFFLINE))
+
+    @routes.head("/openapi.json")
+    @routes.get("/openapi.json")
+    async def document(request: Request) -> Response:
+        """As FastAPI's own, which is no route that requests are counted by: with the prefix that it is found behind."""
+        prefix = request.scope.get("root_path", "").rstrip("/")
+        return JSONResponse(request.app.openapi() | ({"servers": [{"url": prefix}]} if prefix else {}))
 
     @routes.get("/web/{name}")
     async def file(name: str) -> Response:

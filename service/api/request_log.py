@@ -5,18 +5,21 @@ What nobody foresaw is answered and logged under the request's id too.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import re
 import time
+from collections.abc import Callable
 from typing import Literal
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import telemetry
 from service.api import problems
+from service.api.incoming import CONNECTION_EXTENSION
 from service.counters import Cell
-from service.errors import MalformedRequest, ServiceError
+from service.errors import Draining, MalformedRequest, ServiceError
 from service.metrics import Histogram, Metrics
 
 HEADER = b"x-request-id"
@@ -26,6 +29,7 @@ REFUSALS = {503, 504}  # they come in floods, and a line for each would make mat
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 OTHER = "other"  # route or method: clients may make up as many as they like
 UNEXPECTED = ServiceError("The service failed; try again, and tell the operator the request id if it repeats.")
+CUT_OFF = Draining("The service stopped before the request could be answered; send the request to another instance.")
 logger = logging.getLogger(__name__)
 
 
@@ -64,8 +68,9 @@ def identify(given: bytes | None) -> tuple[bytes, MalformedRequest | None]:
 class RequestLogMiddleware:
     """Pure ASGI middleware around an application that finds its route itself."""
 
-    def __init__(self, app: ASGIApp, log: RequestLog) -> None:
-        self._app, self._log = app, log
+    def __init__(self, app: ASGIApp, log: RequestLog, draining: Callable[[], bool]) -> None:
+        """`draining` says whether the process is about to stop: only then are tasks of clients that wait cancelled."""
+        self._app, self._log, self._draining = app, log, draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection of the ASGI server."""
@@ -89,6 +94,11 @@ class RequestLogMiddleware:
                 await problems.response(error, scope["path"])(scope, receive, send_with_id)
             else:
                 await self._app(scope, receive, send_with_id)
+        except asyncio.CancelledError:
+            if not self._draining():
+                raise
+            if status is None and not _gone(scope):  # else the server ends the connection without a word of its own
+                await problems.response(CUT_OFF, scope["path"])(scope, receive, send_with_id)
         except Exception:
             logger.exception("unexpected error")
             if status is not None:
@@ -100,3 +110,9 @@ class RequestLogMiddleware:
             status = status or problems.CLIENT_CLOSED_REQUEST
             self._log.record(route, scope["method"], scope["path"], status, seconds)
             telemetry.request_id.reset(token)
+
+
+def _gone(scope: Scope) -> bool:
+    """Whether the client is known to have gone."""
+    connection = scope.get("extensions", {}).get(CONNECTION_EXTENSION)
+    return connection is not None and connection.ended

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import signal
+from unittest.mock import Mock
+
+import pytest
 
 from service.protocol import Protocol
+from service.server import Server
 from service.settings import Settings
-from tests.wire import PNG, Client, hold_engine, read, scenario, wire
+from tests.wire import PNG, Client, counted, hold_engine, read, scenario, wire
+
+CHUNKED = (
+    "POST {path} HTTP/1.1\r\nHost: test\r\nContent-Type: image/png\r\nX-Request-Id: mine\r\n"
+    "Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n"
+)
 
 
 def test_a_stop_lets_the_request_under_way_end_and_closes_its_connection(settings: Settings) -> None:
@@ -48,3 +59,68 @@ def test_who_asks_for_a_look_during_another_one_gets_one_after_it(settings: Sett
         assert begun.empty()
 
     scenario(settings, play)
+
+
+async def told_at_the_end(client: Client, route: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever waits when the time is up."""
+    client.server.handle_exit(signal.SIGTERM, None)
+    answer = await read(client.reader)
+    assert (answer.status, answer.body["type"], answer.body["instance"]) == (503, "/problems/draining", "mine")
+    assert answer.body["detail"].endswith("send the request to another instance.")
+    assert (answer.headers["x-request-id"], answer.headers["retry-after"]) == ("mine", "1")
+    assert answer.headers["connection"] == "close"
+    assert await client.reader.read() == b""
+    assert counted(client, 503, route) == 1
+    assert not [record.message for record in caplog.records if record.exc_info]
+
+
+@pytest.mark.parametrize(
+    ("route", "sent"),
+    [
+        ("/v1/predict", wire(PNG["red"], "X-Request-Id: mine")[:-1]),
+        ("/v1/predict", CHUNKED.format(path="/v1/predict").encode()),
+        ("/v1/batches", CHUNKED.format(path="/v1/batches").replace("image/png", "application/zip").encode()),
+    ],
+    ids=["past ASGI", "by ASGI", "by the framework"],
+)
+def test_a_request_that_is_not_whole_when_the_time_is_up_is_told_so(
+    settings: Settings, caplog: pytest.LogCaptureFixture, route: str, sent: bytes
+) -> None:
+    async def play(client: Client) -> None:
+        client.writer.write(sent)
+        (protocol,) = client.server.server_state.connections
+        assert isinstance(protocol, Protocol)
+        while not protocol.cycle:
+            await asyncio.sleep(0)
+        await told_at_the_end(client, route, caplog)
+
+    scenario(settings.model_copy(update={"drain_timeout_ms": 50}), play)
+
+
+def test_a_request_that_waits_for_the_engine_when_the_time_is_up_is_told_so(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def play(client: Client) -> None:
+        asked, _ = hold_engine(client)
+        client.writer.write(wire(PNG["red"], "X-Request-Id: mine"))
+        await asked.wait()
+        await told_at_the_end(client, "/v1/predict", caplog)
+
+    scenario(settings.model_copy(update={"drain_timeout_ms": 50}), play)
+
+
+@pytest.mark.parametrize(("given_ms", "kept_s"), [(1999, 1.999), (250, 0.25), (0, 0.001)])
+def test_the_time_to_drain_is_kept_to_the_millisecond(given_ms: int, kept_s: float) -> None:
+    server = Server(Mock(), Mock(), Settings(drain_timeout_ms=given_ms), announce=Mock())
+    assert server.config.timeout_graceful_shutdown == kept_s
+
+
+def test_without_time_to_drain_nothing_is_cut_off_where_nothing_runs(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def play(client: Client) -> None:
+        assert (await client.ask(wire(PNG["red"]))).label == "red"
+
+    with caplog.at_level(logging.ERROR):
+        scenario(settings.model_copy(update={"drain_timeout_ms": 0}), play)
+    assert not caplog.records

@@ -46,6 +46,19 @@ REQUEST_BODY = {
 
 REPOSITORY_BYTES = 64 << 10  # of a request about the repository
 
+
+def _in_path(name: str) -> Any:  # noqa: ANN401 - as FastAPI says it
+    """What the path says there, if it has such a place; of a plain parameter FastAPI would make one of the query."""
+
+    async def read(request: Request) -> str | None:
+        value: str | None = request.path_params.get(name)
+        return value
+
+    return Depends(read)
+
+
+Model = Annotated[str | None, _in_path("model")]
+Version = Annotated[str | None, _in_path("version")]
 Responses = dict[int | str, dict[str, Any]]
 
 
@@ -77,7 +90,7 @@ INFER: dict[str, Any] = {
 
 ADMIN = documented(
     errors.Unauthorized, errors.Forbidden, errors.ModelNotFound, errors.Conflict, errors.BodyTooLarge,
-    errors.StorageFailed,
+    errors.StorageFailed, errors.Draining,
 )  # fmt: skip
 
 
@@ -91,6 +104,7 @@ class OpenInference:
     async def __call__(self, request: Incoming) -> Reply:
         """Answer one request, all of it or nothing of it; raises `ServiceError`."""
         settings = self._settings
+        request.check_query()
         _, _, _, model, *versions, _ = request.path.split("/")
         chosen = self._models.choose(model, versions[-1] if versions else None)
         check_encoding(request)
@@ -140,36 +154,36 @@ def router(
     @routes.get("/models/stats", responses=NOT_FOUND)
     @routes.get("/models/{model}/stats", responses=NOT_FOUND)
     @routes.get("/models/{model}/versions/{version}/stats", responses=NOT_FOUND)
-    async def statistics(model: str | None = None, version: str | None = None) -> bodies.Statistics:
+    async def statistics(model: Model, version: Version) -> bodies.Statistics:
         """What became of images: of one version, of a model's, or of all."""
         return descriptions.statistics(repository, metrics, model, version)
 
     @routes.get("/models/{model}", responses=NOT_FOUND)
     @routes.get("/models/{model}/versions/{version}", responses=NOT_FOUND)
-    async def metadata(model: str, version: str | None = None) -> bodies.Model:
+    async def metadata(model: str, version: Version) -> bodies.Model:
         """A model's tensors."""
         return descriptions.metadata(repository, model, version)
 
     @routes.get("/models/{model}/config", responses=NOT_FOUND)
     @routes.get("/models/{model}/versions/{version}/config", responses=NOT_FOUND)
-    async def config(model: str, version: str | None = None) -> bodies.Config:
+    async def config(model: str, version: Version) -> bodies.Config:
         """The same in Triton's words."""
         return descriptions.config(repository, model, version)
 
     @routes.get("/models/{model}/ready", responses={**NOT_READY, **NOT_FOUND})
     @routes.get("/models/{model}/versions/{version}/ready", responses={**NOT_READY, **NOT_FOUND})
-    async def model_ready(response: Response, model: str, version: str | None = None) -> bodies.Ready:
+    async def model_ready(response: Response, model: str, version: Version) -> bodies.Ready:
         """Whether the model answered lately."""
         return _ready(models, response, repository.get(model, version).identity.name)
 
     @routes.post(PATHS[0].removeprefix(PREFIX), **INFER)
     @routes.post(PATHS[1].removeprefix(PREFIX), **INFER)
-    async def infer(model: str, version: str | None = None) -> None:
+    async def infer(model: str) -> None:
         """Classify images: all of them, or none where one is bad."""
 
     @routes.post(
         "/repository/index",
-        responses=documented(errors.BodyTooLarge),
+        responses=documented(errors.BodyTooLarge, errors.Draining),
         openapi_extra=_taking(bodies.IndexRequest),
     )
     async def index(request: Annotated[bodies.IndexRequest, _sent(bodies.IndexRequest)]) -> list[bodies.IndexEntry]:
@@ -218,6 +232,7 @@ def _taking(kind: type[bodies.Request], *, admin: bool = False) -> dict[str, Any
 def _ready(models: ServedModels, response: Response, name: str | None = None) -> bodies.Ready:
     try:
         models.check_ready(name)
-    except (Draining, NotReady):
+    except (Draining, NotReady) as exc:
         response.status_code = NotReady.status
+        response.headers["Retry-After"] = str(exc.retry_after_s)
     return bodies.Ready(name=name, ready=response.status_code != NotReady.status)

@@ -32,7 +32,12 @@ def raising(error: BaseException) -> Endpoint:
 
 
 async def handle(
-    endpoint: Endpoint, *, given: bytes | None = None, ended: bool = False, metrics: Metrics | None = None
+    endpoint: Endpoint,
+    *,
+    given: bytes | None = None,
+    ended: bool = False,
+    draining: bool = False,
+    metrics: Metrics | None = None,
 ) -> tuple[Reply, Header]:
     sent: list[tuple[Reply, Header]] = []
 
@@ -41,7 +46,8 @@ async def handle(
 
     metrics, connection = metrics or Metrics(Counters.alone()), Connection()
     connection.ended = ended
-    route = DirectRoute("POST", "/x", endpoint, max_body_bytes=9, log=RequestLog(metrics, "failed"), metrics=metrics)
+    log = RequestLog(metrics, "failed")
+    route = DirectRoute("POST", "/x", endpoint, draining=lambda: draining, max_body_bytes=9, log=log, metrics=metrics)
     await route.handle(Incoming("/x", {} if given is None else {b"x-request-id": given}, b"", b"", connection), send)
     (answer,) = sent
     return answer
@@ -75,9 +81,17 @@ def test_what_nobody_foresaw_is_500_and_in_the_log_alone(caplog: pytest.LogCaptu
     assert "secret" in caplog.text
 
 
+@pytest.mark.parametrize("draining", [False, True])
 @pytest.mark.parametrize("error", [asyncio.CancelledError(), ClientDisconnect()])
-def test_a_client_that_has_gone_is_499(error: BaseException) -> None:
-    assert asyncio.run(handle(raising(error), ended=True))[0].status == 499
+def test_a_client_that_has_gone_is_499(error: BaseException, draining: bool) -> None:
+    assert asyncio.run(handle(raising(error), ended=True, draining=draining))[0].status == 499
+
+
+def test_what_a_stopping_process_cancels_is_told_to_go_elsewhere() -> None:
+    reply, (_, current) = asyncio.run(handle(raising(asyncio.CancelledError()), draining=True))
+    problem = orjson.loads(reply.body)
+    assert (reply.status, problem["type"], problem["instance"]) == (503, "/problems/draining", current.decode())
+    assert reply.headers == ((b"retry-after", b"1"),)
 
 
 def test_a_cancelled_task_of_a_client_that_waits_stays_cancelled() -> None:

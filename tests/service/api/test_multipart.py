@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.api import multipart
-from service.api.multipart import HEADER_BYTES, SEMICOLONS, File, read_files
+from service.api.multipart import FIELDS_BESIDE_FILES, HEADER_BYTES, SEMICOLONS, File, read_files
 from service.errors import MalformedRequest, ServiceError
 
 BODY = (
@@ -64,6 +64,13 @@ def test_a_file_field_where_none_was_chosen_is_no_file() -> None:
 def test_a_field_with_a_media_type_of_text_is_no_file() -> None:
     head = b"Content-Disposition: form-data; name=x\r\nContent-Type: text/plain"
     assert read([b"--b\r\n" + head + b"\r\n\r\nfirst\r\n--b--\r\n"]) == []
+
+
+def test_fields_beside_the_files_are_no_images_however_many() -> None:
+    field = b"--b\r\nContent-Disposition: form-data; name=note\r\n\r\nno file\r\n"
+    assert read([field * FIELDS_BESIDE_FILES + b"--b--\r\n"]) == []
+    with pytest.raises(MalformedRequest, match=r"may have 64 fields beside its files at most; leave out the others\.$"):
+        read([field * (FIELDS_BESIDE_FILES + 1) + b"--b--\r\n"])
 
 
 def named(filename: bytes) -> bytes:

@@ -317,9 +317,11 @@ def test_readiness_is_the_models(client: TestClient) -> None:
     assert client.get("/v2/health/ready").json() == {"ready": True}
     assert client.get("/v2/models/colours/ready").json() == {"name": "colours", "ready": True}
     client.app.state.served._unwell["colours"] = "It fails."  # type: ignore[attr-defined]
-    assert client.get("/v2/health/ready").status_code == 503
+    unready = client.get("/v2/health/ready")
+    assert (unready.status_code, unready.headers["retry-after"]) == (503, "1")
     response = client.get("/v2/models/colours/versions/2/ready")
     assert (response.status_code, response.json()) == (503, {"name": "colours", "ready": False})
+    assert response.headers["retry-after"] == "1"
     assert client.get("/v2/health/live").json() == {"live": True}
 
 

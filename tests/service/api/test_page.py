@@ -39,3 +39,9 @@ def test_nothing_is_inline_that_the_policy_forbids() -> None:
 def test_no_other_file_is_served(client: TestClient, name: str) -> None:
     response = client.get(f"/web/{name}")
     assert (response.status_code, response.json()["type"]) == (404, "/problems/not-found")
+
+
+def test_the_document_names_the_prefix_that_it_is_found_behind(client: TestClient) -> None:
+    assert "servers" not in client.get("/openapi.json").json()
+    behind = TestClient(client.app, root_path="/convoy")
+    assert behind.get("/openapi.json").json()["servers"] == [{"url": "/convoy"}]
