@@ -28,6 +28,10 @@ class ServiceError(Exception):
         if retry_after_s:
             self.retry_after_s = retry_after_s
 
+    def summary(self) -> dict[str, str]:
+        """What stands in the place of one image's prediction."""
+        return {"type": self.slug, "title": self.title, "detail": self.detail}
+
 
 class MalformedRequest(ServiceError):
     """The body, a header or a query value can't be parsed."""

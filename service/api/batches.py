@@ -14,7 +14,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from service import errors
-from service.api import batch_results, batch_uploads, examples, problems
+from service.api import batch_results, batch_uploads, examples, problems, queries
 from service.api.accept import negotiate
 from service.api.batch_results import POLL_S
 from service.api.bodies import BatchList, BatchStatus
@@ -74,10 +74,7 @@ class Batches:
         """Take in a batch; it is on the disk when this returns."""
         served = self._models.choose(model, version).loaded
         identity = served.identity
-        if top_k is not None and top_k > len(identity.labels):
-            raise MalformedRequest(
-                f"query top_k: the model has {len(identity.labels)} classes; ask for at most that many."
-            )
+        queries.check_top_k(top_k, identity)
         if key is not None and not (0 < len(key) <= LONGEST_KEY and key.isascii() and key.isprintable()):
             raise MalformedRequest(f"header Idempotency-Key: use up to {LONGEST_KEY} printable ASCII characters.")
         incoming = Incoming.of(request.scope, request.receive)
@@ -162,9 +159,9 @@ def router(store: Store, runner: Runner, models: ServedModels, settings: Setting
     async def create_batch(
         request: Request,
         response: Response,
-        model: Annotated[str | None, Query(description="Default: the configured model.")] = None,
-        version: Annotated[str | None, Query(description="Default: the active version.")] = None,
-        top_k: Annotated[int | None, Query(ge=1, description="Only the k most probable classes.")] = None,
+        model: queries.Model = None,
+        version: queries.Version = None,
+        top_k: queries.TopK = None,
         idempotency_key: Annotated[
             str | None, Header(description="The same key with the same body gives the same batch, however often.")
         ] = None,

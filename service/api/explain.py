@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import orjson
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter
 
-from service import errors
-from service.api import problems
+from service.api import queries
 from service.api.accept import negotiate
 from service.api.bodies import ExplainResponse
 from service.api.direct import DirectRoutes
 from service.api.incoming import Incoming, Reply, text
-from service.api.predict import JSON, reference_to, shown
+from service.api.predict import ERRORS, JSON, reference_to
 from service.api.request_bodies import PREDICT_BODIES
 from service.api.uploads import read_uploads
 from service.drawing import data_url
@@ -23,11 +22,6 @@ from service.serving import ServedModels
 from service.settings import Settings
 
 METHOD, PATH = "POST", "/v1/explain"
-RESPONSES = problems.documented(
-    errors.MalformedRequest, errors.ModelNotFound, errors.NotAcceptable, errors.BodyTooLarge, errors.TooManyImages,
-    errors.UnsupportedMediaType, errors.InvalidImage, errors.ImageTooLarge, errors.WrongShape, errors.EmptyRequest,
-    errors.TooManyRequests, errors.Overloaded, errors.Draining, errors.DeadlineExceeded, errors.InferenceFailed,
-)  # fmt: skip
 
 
 class Explain:
@@ -53,7 +47,7 @@ def _json(explanation: Explanation, filename: str | None) -> bytes:
     prediction, occlusion, stages = explanation
     answer: dict[str, Any] = {
         "model": reference_to(prediction.model),
-        "prediction": shown(prediction, 0, filename),
+        "prediction": {"index": 0, "filename": filename, **prediction.summary()},
         "occlusion": occlusion._asdict() | {"image": data_url(occlusion.image)},
         "stages": [stage._asdict() | {"image": data_url(stage.image)} for stage in stages],
     }
@@ -68,15 +62,13 @@ def router(direct: DirectRoutes) -> APIRouter:
         PATH,
         methods=[METHOD],
         response_model=ExplainResponse,
-        responses=RESPONSES,
+        responses=ERRORS,
         openapi_extra={"requestBody": PREDICT_BODIES},
     )
     async def explain(
-        model: Annotated[str | None, Query(description="Default: the configured model.")] = None,
-        version: Annotated[str | None, Query(description="Default: the active version.")] = None,
-        timeout_ms: Annotated[
-            int | None, Header(alias="X-Request-Timeout-Ms", ge=1, description="This request's deadline.")
-        ] = None,
+        model: queries.Model = None,
+        version: queries.Version = None,
+        timeout_ms: queries.TimeoutMs = None,
     ) -> None:
         """Show what the prediction for one picture rests on, and what each stage of the network makes of it.
 

@@ -12,10 +12,10 @@ from typing import Annotated, Any
 
 import numpy as np
 import orjson
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Query
 
 from service import errors
-from service.api import npy, problems
+from service.api import npy, problems, queries
 from service.api.accept import negotiate
 from service.api.bodies import PredictResponse
 from service.api.coverage import Coverage, coverage_of
@@ -36,14 +36,15 @@ MEDIA_TYPES = (JSON, npy.MEDIA_TYPE)
 ONE_IMAGE = {media_type.encode() for media_type in RAW_IMAGE}
 Outcome = Prediction | ServiceError
 NPY_SCHEMA = {"type": "string", "format": "binary", "description": "A .npy file: float32 (N, classes)."}
+ERRORS = problems.documented(
+    errors.MalformedRequest, errors.ModelNotFound, errors.NotAcceptable, errors.BodyTooLarge, errors.TooManyImages,
+    errors.UnsupportedMediaType, errors.InvalidImage, errors.ImageTooLarge, errors.WrongShape, errors.EmptyRequest,
+    errors.TooManyRequests, errors.Overloaded, errors.Draining, errors.DeadlineExceeded, errors.InferenceFailed,
+)  # fmt: skip
 RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"content": {npy.MEDIA_TYPE: {"schema": NPY_SCHEMA}}},
-    **problems.documented(
-        errors.MalformedRequest, errors.ModelNotFound, errors.NotAcceptable, errors.BodyTooLarge, errors.TooManyImages,
-        errors.UnsupportedMediaType, errors.InvalidImage, errors.ImageTooLarge, errors.WrongShape, errors.EmptyRequest,
-        errors.TooManyRequests, errors.Overloaded, errors.Draining, errors.DeadlineExceeded, errors.InferenceFailed,
-    ),
-}  # fmt: skip
+    **ERRORS,
+}
 
 
 class Predict:
@@ -61,10 +62,7 @@ class Predict:
         chosen = self._models.choose(request.query("model"), request.query("version"))
         model = chosen.loaded.identity
         top_k = positive(request.query("top_k"), "query top_k")
-        if top_k is not None and top_k > len(model.labels):
-            raise MalformedRequest(
-                f"query top_k: the model has {len(model.labels)} classes; ask for at most that many."
-            )
+        queries.check_top_k(top_k, model)
         sets: Coverage | None = None
         if (asked := request.query("coverage")) is not None:
             sets = coverage_of(chosen.loaded, asked)
@@ -103,9 +101,9 @@ def _json(
     sets: Coverage | None,
 ) -> bytes:
     predictions: list[dict[str, Any]] = [
-        {"index": index, "filename": filename, "error": _error(outcome)}
+        {"index": index, "filename": filename, "error": outcome.summary()}
         if isinstance(outcome, ServiceError)
-        else shown(outcome, index, filename, top_k)
+        else {"index": index, "filename": filename, **outcome.summary(top_k)}
         for index, filename, outcome in zip(count(), filenames, outcomes, strict=False)
     ]
     reference = reference_to(model)
@@ -118,24 +116,9 @@ def _json(
     return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def shown(prediction: Prediction, index: int, filename: str | None, top_k: int | None = None) -> dict[str, Any]:
-    """One image's prediction, as `ImagePrediction` documents it."""
-    return {
-        "index": index,
-        "filename": filename,
-        "label": prediction.label,
-        "probability": prediction.probabilities[prediction.index],
-        "probabilities": prediction.top(top_k),
-    }
-
-
 def reference_to(model: ModelIdentity) -> dict[str, str]:
     """Which weights answered, as `ModelReference` documents it."""
     return {"name": model.name, "version": model.version, "digest": model.digest}
-
-
-def _error(error: ServiceError) -> dict[str, str]:
-    return {"type": error.slug, "title": error.title, "detail": error.detail}
 
 
 def _npy(
@@ -163,11 +146,9 @@ def router(direct: DirectRoutes) -> APIRouter:
         openapi_extra={"requestBody": PREDICT_BODIES},
     )
     async def predict(
-        model: Annotated[str | None, Query(description="Default: the configured model.")] = None,
-        version: Annotated[str | None, Query(description="Default: the active version.")] = None,
-        top_k: Annotated[
-            int | None, Query(ge=1, description="Only the k most probable classes, in falling order.")
-        ] = None,
+        model: queries.Model = None,
+        version: queries.Version = None,
+        top_k: queries.TopK = None,
         coverage: Annotated[
             float | None,
             Query(
@@ -176,9 +157,7 @@ def router(direct: DirectRoutes) -> APIRouter:
                 examples=[0.95],
             ),
         ] = None,
-        timeout_ms: Annotated[
-            int | None, Header(alias="X-Request-Timeout-Ms", ge=1, description="This request's deadline.")
-        ] = None,
+        timeout_ms: queries.TimeoutMs = None,
     ) -> None:
         """Classify the images of the body, in order. One bad image among several has an `error` at its place."""
 

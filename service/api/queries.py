@@ -1,6 +1,7 @@
-"""The names in a query: a misspelt one would be no error anywhere else, and the answer another than was asked for.
+"""What several routes ask for in a query or a header, and names there that mean nothing.
 
-What nobody here can have meant is left alone: gateways, trackers and those who go around caches add names of their own.
+A misspelt name would be no error anywhere else, and the answer another than was asked for. What nobody here can have
+meant is left alone: gateways, trackers and those who go around caches add names of their own.
 """
 
 from __future__ import annotations
@@ -8,11 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from itertools import islice
+from typing import Annotated
 
-from fastapi import Request
+from fastapi import Header, Query, Request
 from fastapi.routing import APIRoute
 
 from service.errors import MalformedRequest
+from service.prediction import ModelIdentity
+
+Model = Annotated[str | None, Query(description="Default: the configured model.")]
+Version = Annotated[str | None, Query(description="Default: the active version.")]
+TopK = Annotated[int | None, Query(ge=1, description="Only the k most probable classes, in falling order.")]
+TimeoutMs = Annotated[int | None, Header(alias="X-Request-Timeout-Ms", ge=1, description="This request's deadline.")]
 
 ANYWHERE = {"model", "version", "top_k", "coverage", "limit", "after", "format", "follow"}  # at one route, or more
 OTHERS = {"api_version", "session"}  # as much like one of them, but gateways send them
@@ -30,6 +38,12 @@ def check_names(given: Iterable[str], known: Sequence[str]) -> None:
             meant = f" (is {alike[0]} meant?)" if alike else ""
             there_are = f"known are {', '.join(known)}" if known else "leave it out"
             raise MalformedRequest(f"query {name}: it is not known here{meant}; {there_are}.")
+
+
+def check_top_k(top_k: int | None, model: ModelIdentity) -> None:
+    """Raise `MalformedRequest` for more classes than the model has."""
+    if top_k is not None and top_k > len(model.labels):
+        raise MalformedRequest(f"query top_k: the model has {len(model.labels)} classes; ask for at most that many.")
 
 
 def only_declared(request: Request) -> None:

@@ -85,6 +85,8 @@ class Client:
         while True:
             try:
                 outcome: Outcome = self._try(request, patience)
+            except httpx2.ReadTimeout:  # a try may wait as long as there is time, so that httpx's end is this one
+                outcome = httpx2.ReadTimeout(TIME_IS_UP)
             except httpx2.TransportError as exc:
                 outcome = exc
             if (pause_s := patience.pause_s(outcome)) is None:
@@ -152,10 +154,10 @@ class AsyncClient:
             try:
                 async with asyncio.timeout(patience.left_s):
                     outcome: Outcome = await self._http.post(**self._server.arguments(request, patience.left_s))
+            except (httpx2.ReadTimeout, TimeoutError):  # as in `Client`, and which of the two is first is chance
+                outcome = httpx2.ReadTimeout(TIME_IS_UP)
             except httpx2.TransportError as exc:
                 outcome = exc
-            except TimeoutError:
-                outcome = httpx2.ReadTimeout(TIME_IS_UP)
             if (pause_s := patience.pause_s(outcome)) is None:
                 return _stands(outcome, self._server)
             await asyncio.sleep(pause_s)

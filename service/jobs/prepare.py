@@ -24,7 +24,6 @@ if __name__ == "__main__":  # libraries that come with the others would reserve 
 
 from service.errors import EmptyRequest, InvalidImage, InvalidSource, ServiceError, StorageFailed
 from service.jobs.inputs import Limits
-from service.jobs.results import error
 from service.jobs.sources import SOURCES
 from service.jobs.spool import SpoolWriter
 from service.jobs.store import UPLOAD
@@ -130,7 +129,7 @@ def main() -> int:
     try:
         answer = {"total": prepare(order)}
     except ServiceError as exc:
-        answer = {"error": error(exc)}
+        answer = {"error": exc.summary()}
     except OSError as exc:
         answer = {"os_error": exc.strerror, "passes": exc.errno in PASSES}
     sys.stdout.buffer.write(orjson.dumps(answer))

@@ -32,18 +32,7 @@ def rows(
 
 
 def _fields(outcome: Prediction | ServiceError, top_k: int | None) -> dict[str, Any]:
-    if isinstance(outcome, ServiceError):
-        return {"error": error(outcome)}
-    return {
-        "label": outcome.label,
-        "probability": outcome.probabilities[outcome.index],
-        "probabilities": outcome.top(top_k),
-    }
-
-
-def error(exc: ServiceError) -> dict[str, str]:
-    """An error as it stands in a row, or in a batch that failed."""
-    return {"type": exc.slug, "title": exc.title, "detail": exc.detail}
+    return {"error": outcome.summary()} if isinstance(outcome, ServiceError) else outcome.summary(top_k)
 
 
 class Encoder(Protocol):

@@ -18,7 +18,6 @@ from pathlib import Path
 import orjson
 
 from service.errors import ServiceError
-from service.jobs import results
 from service.jobs.database import Batch, find
 from service.jobs.presence import Models, Presence
 from service.jobs.store import RESULTS, UPLOAD, Store
@@ -154,7 +153,7 @@ class Work:
             connection.execute("DELETE FROM chunks WHERE batch = ?", [claim.batch.number])
             connection.execute(
                 "UPDATE batches SET status = 'failed', finished = ?, error = ? WHERE number = ?",
-                [time.time(), orjson.dumps(results.error(error)).decode(), claim.batch.number],
+                [time.time(), orjson.dumps(error.summary()).decode(), claim.batch.number],
             )
         self._store.drop_inputs(claim.batch.id)
 
