@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnxruntime
 
+from service.metadata import INPUT, OUTPUT
 from service.types import Probabilities, Rows
-
-INPUT, OUTPUT = "image", "probabilities"
 
 
 class BoundBatch:

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from service.binding import INPUT, OUTPUT, BoundBatch
+from service.binding import BoundBatch
 from service.cores import usable_cores
 from service.cuda import is_out_of_memory
 from service.errors import DeviceLost, InferenceFailed, OutOfMemory, StartupError
-from service.metadata import Precision
+from service.metadata import INPUT, OUTPUT, Precision
 from service.providers import PROVIDERS, open_session
 from service.types import Probabilities, Rows
 

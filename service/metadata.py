@@ -25,7 +25,8 @@ from pydantic import (
     model_validator,
 )
 
-FILE_NAME = "metadata.json"
+FILE_NAME, CARD = "metadata.json", "MODEL_CARD.md"
+INPUT, OUTPUT = "image", "probabilities"  # the tensors of every ONNX file here
 logger = logging.getLogger(__name__)
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]

@@ -19,7 +19,7 @@ import numpy as np
 from service.choices import Choice
 from service.engine import Engine
 from service.errors import ModelNotFound, ServiceError, StartupError
-from service.metadata import ModelMetadata, Name, Precision
+from service.metadata import CARD, ModelMetadata, Name, Precision
 from service.prediction import ModelIdentity
 from service.preprocessing import RESIZE_POLICIES
 from service.settings import Settings
@@ -216,7 +216,7 @@ def load_version(folder: Path, open_engine: OpenEngine, *, warm_up: bool = True)
         raise ValueError(f"its metadata says it is {metadata.name}/{metadata.version}")
     if metadata.input.resize_policy not in RESIZE_POLICIES:
         raise ValueError(f"its resize policy {metadata.input.resize_policy} is not one of {', '.join(RESIZE_POLICIES)}")
-    card = _read_card(folder / "MODEL_CARD.md")
+    card = _read_card(folder / CARD)
     engine = open_engine(metadata, {kind: file.verify(folder) for kind, file in metadata.files.items()})
     pictures, expected = _read_golden(metadata.golden.verify(folder), engine.precision)
     _replay(engine, pictures, expected, GOLDEN_TOLERANCE[engine.precision])

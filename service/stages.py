@@ -14,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from service.binding import INPUT
 from service.errors import InferenceFailed
-from service.metadata import FileRecord, Stage, Stages
+from service.metadata import INPUT, FileRecord, Stage, Stages
 from service.types import Rows
 
 Activations: TypeAlias = npt.NDArray[np.float32]  # (C, H, W)

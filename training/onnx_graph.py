@@ -15,6 +15,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from service.metadata import INPUT, OUTPUT
 from training.architectures import Network
 from training.calibrate import Calibrator, bent_softmax
 from training.errors import ExportError
@@ -24,7 +25,6 @@ from training.onnx_nodes import Nodes
 Array = npt.NDArray[Any]  # of whatever type a constant of a graph has
 OPSET, IR_VERSION = 20, 10  # of early 2024: what reads ONNX today reads these
 FORMATS = {torch.float32: TensorProto.FLOAT, torch.float16: TensorProto.FLOAT16}
-INPUT, OUTPUT = "image", "probabilities"
 LOGITS = "scaled_logits"  # what a network from elsewhere has in place of a last linear layer's output
 BATCH_PIXELS = 256 * 32 * 32  # of images that are run together, and 8 images at least
 

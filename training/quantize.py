@@ -23,9 +23,10 @@ import numpy.typing as npt
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
+from service.metadata import INPUT
 from training.calibrate import Calibrator
 from training.integer_layout import arrange
-from training.onnx_graph import INPUT, change_constant, last_layer
+from training.onnx_graph import change_constant, last_layer
 
 BATCH = 128
 INTEGER_OPERATORS = ["Conv", "Relu", "MaxPool", "Add", "Mul", "Gemm", "Reshape"]

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from service.metadata import Evaluation, ModelMetadata, Robustness, Scaling
+from service.metadata import CARD, Evaluation, ModelMetadata, Robustness, Scaling
 from training import plots
 from training.calibrate import NOTHING
 from training.degrade import seen_corruptions
 from training.lineage import command, plain, teachers
 
-CARD = "MODEL_CARD.md"
 RELIABILITY = "reliability.svg"
 MOST_LABELS = 100  # that are listed in one line
 

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from service.api.open_inference import tensors
-from service.api.open_inference.bodies import PROBABILITIES, InferRequest
+from service.api.open_inference.bodies import InferRequest
 from service.api.open_inference.tensors import Inference
 from service.errors import MalformedRequest
+from service.metadata import OUTPUT
 from service.prediction import ModelIdentity, Prediction
 from service.rpc.open_inference_pb2 import (
     InferParameter,
@@ -54,7 +55,7 @@ def read(message: ModelInferRequest, settings: Settings) -> Inference:
 def write(model: ModelIdentity, asked: Inference, outcomes: list[Prediction]) -> ModelInferResponse:
     """The answer, its output raw, as Triton's is."""
     told = tensors.output(asked, outcomes)
-    tensor = ModelInferResponse.InferOutputTensor(name=PROBABILITIES, datatype=told.datatype, shape=told.shape)
+    tensor = ModelInferResponse.InferOutputTensor(name=OUTPUT, datatype=told.datatype, shape=told.shape)
     return ModelInferResponse(
         model_name=model.name,
         model_version=model.version,

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import onnxruntime
 
-from service.binding import INPUT, OUTPUT, BoundBatch
-from service.metadata import Precision
+from service.binding import BoundBatch
+from service.metadata import INPUT, OUTPUT, Precision
 from service.providers import open_session
 from service.types import Probabilities, Rows
 from tests.gpu.report import Row, at_least, at_most

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnxruntime
 
-from service.binding import INPUT, OUTPUT
-from service.metadata import Precision
+from service.metadata import INPUT, OUTPUT, Precision
 from tests.gpu.report import Row
 from tests.gpu.steps import Skip
 from tests.gpu.subject import Context, Timing, bound, generated, gpu_memory_mib, session, timed

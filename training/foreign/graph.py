@@ -19,8 +19,9 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, shape_inference
 
+from service.metadata import INPUT, OUTPUT
 from training.errors import ExportError
-from training.onnx_graph import INPUT, LOGITS, OUTPUT
+from training.onnx_graph import LOGITS
 
 OLDEST_OPSET = 11
 SOFTMAXES = {"Softmax", "LogSoftmax"}

@@ -12,10 +12,11 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
+from service.metadata import INPUT, OUTPUT
 from training.calibrate import Calibrator
 from training.errors import ExportError
 from training.foreign.graph import Array, Foreign
-from training.onnx_graph import INPUT, LOGITS, OUTPUT
+from training.onnx_graph import LOGITS
 from training.onnx_nodes import Nodes
 
 BEFORE, AFTER = "convoy_in_", "convoy_out_"  # names that no exporter gives

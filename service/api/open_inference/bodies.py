@@ -10,8 +10,8 @@ from pydantic.json_schema import models_json_schema
 
 from service.api import wording
 from service.errors import MalformedRequest
+from service.metadata import INPUT, OUTPUT
 
-IMAGE, PROBABILITIES = "image", "probabilities"  # the tensors' names
 Parameters = dict[str, Any]
 Size = Annotated[int, Field(ge=0, strict=True)]
 MOST_SIZES = 8  # of a shape; without an end, pydantic makes an error of each one that is bad, and there may be millions
@@ -65,7 +65,7 @@ class Failure(BaseModel):
 class Tensor(Sent):
     """A tensor and how it is sent."""
 
-    name: str = Field(examples=[IMAGE])
+    name: str = Field(examples=[INPUT])
     shape: list[Size] = Field(max_length=MOST_SIZES, examples=[[1, 32, 32, 3]])
     datatype: str = Field(examples=["UINT8"])
     parameters: Parameters = Field({}, description="`binary_data_size`: its bytes follow the JSON object.")
@@ -101,7 +101,7 @@ class InferRequest(Request):
 class OutputTensor(Tensor):
     """`FP32` (N, classes), or with `classification` `BYTES` (N, k): "probability:index:label"."""
 
-    name: str = Field(examples=[PROBABILITIES])
+    name: str = Field(examples=[OUTPUT])
     data: list[Any] = Field([], description="Row-major, flat.")
 
 

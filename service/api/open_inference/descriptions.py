@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from importlib.metadata import version as version_of
 
 from service.api.open_inference import bodies
-from service.api.open_inference.bodies import IMAGE, PROBABILITIES
+from service.metadata import INPUT, OUTPUT
 from service.metrics import Metrics
 from service.repository import LoadedModel, ModelRepository
 
@@ -29,8 +29,8 @@ def metadata(repository: ModelRepository, name: str, version: str | None) -> bod
         name=loaded.identity.name,
         versions=list(repository.versions(name)),
         platform=PLATFORM,
-        inputs=[bodies.TensorMetadata(name=IMAGE, datatype="UINT8", shape=[-1, image.height, image.width, 3])],
-        outputs=[bodies.TensorMetadata(name=PROBABILITIES, datatype="FP32", shape=[-1, classes])],
+        inputs=[bodies.TensorMetadata(name=INPUT, datatype="UINT8", shape=[-1, image.height, image.width, 3])],
+        outputs=[bodies.TensorMetadata(name=OUTPUT, datatype="FP32", shape=[-1, classes])],
     )
 
 
@@ -43,8 +43,8 @@ def config(repository: ModelRepository, name: str, version: str | None) -> bodie
         platform=PLATFORM,
         backend=BACKEND,
         max_batch_size=loaded.engine.max_batch_size,
-        input=[bodies.TensorConfig(name=IMAGE, data_type="TYPE_UINT8", dims=[image.height, image.width, 3])],
-        output=[bodies.TensorConfig(name=PROBABILITIES, data_type="TYPE_FP32", dims=[classes])],
+        input=[bodies.TensorConfig(name=INPUT, data_type="TYPE_UINT8", dims=[image.height, image.width, 3])],
+        output=[bodies.TensorConfig(name=OUTPUT, data_type="TYPE_FP32", dims=[classes])],
     )
 
 

@@ -18,10 +18,10 @@ from service.api.authentication import AdminRight
 from service.api.direct import DirectRoutes
 from service.api.incoming import Incoming, Reply, text
 from service.api.open_inference import bodies, descriptions, inference, tensors
-from service.api.open_inference.bodies import IMAGE
 from service.api.uploads import INLINE_BYTES, check_encoding
 from service.classifier import Classifier
 from service.errors import Draining, NotReady, ServiceError
+from service.metadata import INPUT
 from service.metrics import Metrics
 from service.serving import ServedModels
 from service.settings import Settings
@@ -36,7 +36,7 @@ REQUEST_BODY = {
     "content": {
         "application/json": {
             "schema": {"$ref": REFERENCE.format(model="InferRequest")},
-            "example": {"inputs": [{"name": IMAGE, "shape": [1], "datatype": "BYTES", "data": ["<base64>"]}]},
+            "example": {"inputs": [{"name": INPUT, "shape": [1], "datatype": "BYTES", "data": ["<base64>"]}]},
         },
         "application/octet-stream": {
             "schema": {"type": "string", "format": "binary", "description": "The JSON object, then binary tensors."}

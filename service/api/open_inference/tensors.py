@@ -18,9 +18,10 @@ import numpy.typing as npt
 import orjson
 
 from service.api.incoming import positive
-from service.api.open_inference.bodies import IMAGE, PROBABILITIES, InferRequest, InputTensor, Parameters
+from service.api.open_inference.bodies import InferRequest, InputTensor, Parameters
 from service.api.uploads import check_count, check_pixels, from_base64
 from service.errors import BodyTooLarge, InvalidImage, MalformedRequest, WrongShape
+from service.metadata import INPUT, OUTPUT
 from service.prediction import ModelIdentity, Prediction
 from service.preparation import Picture, Pictures
 from service.settings import Settings
@@ -87,7 +88,7 @@ def inference(asked: InferRequest, tail: memoryview, settings: Settings) -> Infe
 def write(model: ModelIdentity, asked: Inference, outcomes: list[Prediction]) -> tuple[bytes, int | None]:
     """The answer's bytes, and how many of them are JSON where others follow."""
     told = output(asked, outcomes)
-    tensor: dict[str, Any] = {"name": PROBABILITIES, "datatype": told.datatype, "shape": told.shape}
+    tensor: dict[str, Any] = {"name": OUTPUT, "datatype": told.datatype, "shape": told.shape}
     tail = b""
     if asked.binary:
         tail = told.packed()
@@ -137,9 +138,9 @@ def _classification(outcome: Prediction, classes: int) -> list[str]:
 
 def _pictures(tensor: InputTensor, tail: memoryview, settings: Settings) -> Pictures:
     """The tensor's images; the bytes behind the JSON object are all its own, or there are none."""
-    if tensor.name != IMAGE or tensor.datatype not in READERS:
+    if tensor.name != INPUT or tensor.datatype not in READERS:
         raise MalformedRequest(
-            f"The model has one input, {IMAGE}: UINT8 [N, height, width, 3], or BYTES [N] of encoded images."
+            f"The model has one input, {INPUT}: UINT8 [N, height, width, 3], or BYTES [N] of encoded images."
         )
     size = tensor.parameters.get("binary_data_size")
     if (size is None) != (tensor.data is not None) or len(tail) != (size or 0):
@@ -153,12 +154,12 @@ def _pictures(tensor: InputTensor, tail: memoryview, settings: Settings) -> Pict
 def _pixels(tensor: InputTensor, tail: memoryview, settings: Settings) -> Rows:
     shape = tensor.shape
     if len(shape) != 4 or shape[3] != 3 or 0 in shape[1:]:
-        raise WrongShape(f"{IMAGE} has the shape {shape}; send UINT8 [N, height, width, 3], RGB.")
+        raise WrongShape(f"{INPUT} has the shape {shape}; send UINT8 [N, height, width, 3], RGB.")
     check_count(shape[0], settings)
     check_pixels(shape[1] * shape[2], settings)
     flat = np.frombuffer(tail if tensor.data is None else _bytes(tensor.data), np.uint8)
     if flat.size != math.prod(shape):
-        raise WrongShape(f"{IMAGE} has {flat.size:,} values, not the {math.prod(shape):,} of the shape {shape}.")
+        raise WrongShape(f"{INPUT} has {flat.size:,} values, not the {math.prod(shape):,} of the shape {shape}.")
     return flat.reshape(shape)
 
 
@@ -167,27 +168,27 @@ def _bytes(data: object) -> bytes:
     numbers: list[Any] = data if isinstance(data, list) else [data]
     while {list} == (kinds := set(map(type, numbers))):
         if len(set(map(len, numbers))) > 1:
-            raise MalformedRequest(f"The data of {IMAGE} is no array: its rows differ in length.")
+            raise MalformedRequest(f"The data of {INPUT} is no array: its rows differ in length.")
         numbers = list(chain.from_iterable(numbers))
     if kinds <= {int}:
         with suppress(ValueError):  # of one that is no byte
             return bytes(numbers)
-    raise MalformedRequest(f"The data of {IMAGE} must be whole numbers from 0 to 255.")
+    raise MalformedRequest(f"The data of {INPUT} must be whole numbers from 0 to 255.")
 
 
 def _encoded(tensor: InputTensor, tail: memoryview, settings: Settings) -> list[Picture | InvalidImage]:
     shape = tensor.shape
     if len(shape) not in (1, 2) or shape[1:] not in ([], [1]):
-        raise WrongShape(f"{IMAGE} has the shape {shape}; send BYTES [N], one encoded image each.")
+        raise WrongShape(f"{INPUT} has the shape {shape}; send BYTES [N], one encoded image each.")
     check_count(shape[0], settings)
     if tensor.data is None:
         return list(_elements(tail, shape, settings))
     texts = tensor.data if isinstance(tensor.data, list) else [tensor.data]
     if len(texts) != shape[0]:
-        raise WrongShape(f"{IMAGE} has {len(texts):,} values, not the {shape[0]:,} of the shape {shape}.")
+        raise WrongShape(f"{INPUT} has {len(texts):,} values, not the {shape[0]:,} of the shape {shape}.")
     texts = [text[0] if isinstance(text, list) and len(text) == 1 else text for text in texts]
     if not all(isinstance(text, str) for text in texts):
-        raise MalformedRequest(f"The data of {IMAGE} must be a list of texts, each an image file in base64.")
+        raise MalformedRequest(f"The data of {INPUT} must be a list of texts, each an image file in base64.")
     return [from_base64(text, settings) for text in texts]
 
 
@@ -199,12 +200,12 @@ def _elements(tail: memoryview, shape: list[int], settings: Settings) -> list[by
         (length,) = LENGTH.unpack(tail[place:start]) if start <= len(tail) else (len(tail),)
         place = start + length
         if place > len(tail):
-            raise MalformedRequest(f"The binary data of {IMAGE} ends within an element: lengths and bytes differ.")
+            raise MalformedRequest(f"The binary data of {INPUT} ends within an element: lengths and bytes differ.")
         if length > settings.max_image_bytes:
             raise BodyTooLarge(f"An image may have {settings.max_image_bytes:,} bytes at most; send a smaller one.")
         elements.append(bytes(tail[start:place]))
     if place < len(tail) or len(elements) < shape[0]:
-        raise WrongShape(f"The binary data of {IMAGE} has more values, or fewer, than the shape {shape}.")
+        raise WrongShape(f"The binary data of {INPUT} has more values, or fewer, than the shape {shape}.")
     return elements
 
 
