@@ -68,7 +68,7 @@ class Convoy:
         """SIGKILL to the parent first, so that it starts no more workers, then to them and what they have started."""
         family = [self.process.pid]
         for pid in family:
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended, or does while it is read
                 family += children(pid)
         for pid in family:
             with suppress(ProcessLookupError):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, FilePayload, Page, expect, sync_playwright
+from playwright.sync_api import Browser, FilePayload, Page, Route, expect, sync_playwright
 
 from tests.conftest import encode, picture
 from tests.processes import Convoy, running
@@ -46,6 +46,15 @@ def page(browser: Browser) -> Iterator[Page]:
         page.on("pageerror", lambda error: failed.append(str(error)))
         yield page
         assert not failed
+
+
+def caught(page: Page, routes: list[Route], place: int) -> Route:
+    """That one of the requests a handler keeps in `routes`, once it is there: a page may show that it asks before."""
+    for _ in range(1500):  # 30 s
+        if place < len(routes):
+            return routes[place]
+        page.wait_for_timeout(20)  # in which handlers are called
+    raise AssertionError(f"only {len(routes)} requests have come")
 
 
 def opened(page: Page, convoy: Convoy) -> Page:

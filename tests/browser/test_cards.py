@@ -9,7 +9,7 @@ from pathlib import Path
 
 from playwright.sync_api import FilePayload, Page, Route, expect
 
-from tests.browser.conftest import BLUE, BROKEN, NO_PICTURE, NOTES, RED, opened
+from tests.browser.conftest import BLUE, BROKEN, NO_PICTURE, NOTES, RED, caught, opened
 from tests.conftest import write_colour_model
 from tests.processes import Convoy, running
 
@@ -137,7 +137,7 @@ def test_pictures_go_on_coming_in_while_one_is_explained(page: Page, convoy: Con
     opened(page, convoy).set_input_files("#files", many)
     page.locator("article button").first.click()
     expect(page.locator("article .stages img")).to_have_count(3)
-    asked[1].continue_()
+    caught(page, asked, 1).continue_()
     expect(page.locator("article")).to_have_count(65)
     expect(page.locator("#status")).to_contain_text("65 × red. Answered in")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from playwright.sync_api import FilePayload, Page, Route, expect
 
-from tests.browser.conftest import BLUE, NOTES, RED, opened
+from tests.browser.conftest import BLUE, NOTES, RED, caught, opened
 from tests.processes import Convoy, running
 
 BUSY = "Too many are waiting."
@@ -59,10 +59,10 @@ def test_a_failure_is_told_even_while_a_picture_is_explained(page: Page, convoy:
     page.locator("article button").first.click()
     told = page.locator("article .told").first
     expect(told).to_have_text("Hiding one part after the other …")
-    asked[1].fulfill(status=503, json={"detail": BUSY})
+    caught(page, asked, 1).fulfill(status=503, json={"detail": BUSY})
     expect(page.locator("#status.error")).to_contain_text("66 of 130 pictures were not classified")
     expect(told).to_have_text("Hiding one part after the other …")
-    explanations[0].continue_()
+    caught(page, explanations, 0).continue_()
     expect(page.locator("article .stages img")).to_have_count(3)
     expect(page.locator("#status.error")).to_contain_text("66 of 130 pictures were not classified")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from playwright.sync_api import Page, Route, expect
 
-from tests.browser.conftest import NO_PICTURE, NOTES, RED, opened
+from tests.browser.conftest import NO_PICTURE, NOTES, RED, caught, opened
 from tests.processes import Convoy, running
 
 KEY = "a-key-of-the-shop"
@@ -70,7 +70,7 @@ def test_what_was_begun_before_does_not_take_the_last_word(page: Page, convoy: C
     listed = held_back(page)
     opened(page, convoy).set_input_files("#files", [NOTES])
     expect(page.locator("#status")).to_contain_text("That is no picture")
-    listed[0].continue_()
+    caught(page, listed, 0).continue_()
     expect(page.locator("#facts")).not_to_be_empty()
     expect(page.locator("#status")).to_contain_text("That is no picture")
 
@@ -79,7 +79,7 @@ def test_a_picture_that_comes_before_the_models_are_known_waits_for_them(page: P
     listed = held_back(page)
     opened(page, convoy).set_input_files("#files", [RED])
     expect(page.locator("#status")).to_have_text("Classifying a picture …")
-    listed[0].continue_()
+    caught(page, listed, 0).continue_()
     expect(page.locator("article canvas")).to_have_attribute("width", "8")
 
 
@@ -92,7 +92,7 @@ def test_a_file_that_is_gone_before_it_is_sent_does_not_take_the_others_with_it(
     opened(page, convoy).set_input_files("#files", [gone, there])
     expect(page.locator("#status")).to_have_text("Classifying 2 pictures …")
     gone.unlink()
-    listed[0].continue_()
+    caught(page, listed, 0).continue_()
     expect(page.locator("article h2")).to_contain_text(["gone.png", "red, "])
     expect(page.locator("article .error")).to_contain_text("This can't be read")
 
@@ -102,10 +102,14 @@ def test_where_keys_are_asked_for_it_asks_for_one(page: Page, models_dir: Path, 
     with running(models_dir, workers="1", api_keys_file=str(tmp_path / "keys")) as convoy:
         opened(page, convoy)
         expect(page.locator("#key-form")).to_be_visible()
-        for key, told in (("ключ", "That is no key"), ("wrong", "This key is not known here"), (KEY, "")):
+        for key, told in (
+            ("ключ", "That is no key: keys are of plain letters, digits and signs."),
+            ("wrong", "This key is not known here; ask the operator of the service for one."),
+            (KEY, ""),
+        ):
             page.fill("#key", key)
             page.click("#key-form button")
-            expect(page.locator("#status")).to_contain_text(told)
+            expect(page.locator("#status")).to_have_text(told)
         expect(page.locator("#key-form")).to_be_hidden()
         expect(page.locator("#files")).to_be_focused()
         page.set_input_files("#files", [RED])

@@ -32,15 +32,17 @@ def test_what_is_not_understood_is_no_choice(tmp_path: Path, content: bytes) -> 
 
 
 def test_whoever_else_wants_to_change_it_waits(tmp_path: Path) -> None:
-    entered = threading.Event()
+    asking, entered = threading.Event(), threading.Event()
 
     def other() -> None:
+        asking.set()
         with one_at_a_time(tmp_path):
             entered.set()
 
     with one_at_a_time(tmp_path):
         thread = threading.Thread(target=other)
         thread.start()
+        assert asking.wait(30)
         assert not entered.wait(0.2)
     assert entered.wait(30)
     thread.join()

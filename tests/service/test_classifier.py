@@ -125,10 +125,13 @@ def test_nobody_goes_on_decoding_for_a_request_whose_time_is_up(
         async with running(settings) as (classifier, models):
             monkeypatch.setattr(preparation, "decode", slow)
             pictures = [b"x" * classifier_module.INLINE_BYTES] * 3
-            deadline = asyncio.get_running_loop().time() + 0.05
+            loop = asyncio.get_running_loop()
+            now, deadline = loop.time, loop.time() + 3600
+            asked = asyncio.create_task(classifier.classify(pictures, model=models.choose(), deadline=deadline))
+            assert await asyncio.to_thread(begun.wait, 30)
+            monkeypatch.setattr(loop, "time", lambda: now() + 7200)  # else it could be up before anybody has begun
             with pytest.raises(DeadlineExceeded, match="before its images were decoded"):
-                await classifier.classify(pictures, model=models.choose(), deadline=deadline)
-            assert begun.wait(30)
+                await asked
             over.set()
             classifier._turns._pool.shutdown(wait=True)
             assert len(decoded) == 1

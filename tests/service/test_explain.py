@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,15 +132,26 @@ def test_only_the_picture_itself_is_counted_among_what_was_predicted(settings: S
     asyncio.run(scenario())
 
 
-def test_who_waits_for_the_drawing_waits_until_the_deadline_and_no_longer(settings: Settings) -> None:
+def test_who_waits_for_the_drawing_waits_until_the_deadline_and_no_longer(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def scenario() -> None:
         async with running(settings) as (explainer, model, _):
-            await explainer.explain(HALVES, model, in_a_minute())  # whatever is slow the first time
-            release = threading.Event()
-            busy = explainer._thread.submit(release.wait)
+            loop, handed_in, release = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+            now, submit = loop.time, explainer._thread.submit
+            busy = submit(release.wait)
+
+            def note(*work: Any) -> Future[Any]:  # noqa: ANN401 - the signature is the thread's
+                handed_in.set()
+                return submit(*work)
+
+            monkeypatch.setattr(explainer._thread, "submit", note)
             try:
+                asked = asyncio.create_task(explainer.explain(HALVES, model, in_a_minute()))
+                await asyncio.wait_for(handed_in.wait(), 30)
+                monkeypatch.setattr(loop, "time", lambda: now() + 60)  # not earlier: the rest has to be in time
                 with pytest.raises(DeadlineExceeded, match="drawn"):
-                    await explainer.explain(HALVES, model, asyncio.get_running_loop().time() + 1)
+                    await asked
             finally:
                 release.set()
             assert busy.result()

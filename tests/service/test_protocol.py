@@ -204,7 +204,7 @@ def test_what_cannot_be_answered_in_time_is_refused_at_once(settings: Settings, 
     scenario(settings, play)
 
 
-SOON = "X-Request-Timeout-Ms: 1000"
+SOON = "X-Request-Timeout-Ms: 20000"  # sooner than `overloaded` lets hope, and later than any pause of the machine
 
 
 @pytest.mark.parametrize(

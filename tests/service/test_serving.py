@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from service import engine as engine_module
 from service import serving
 from service.app import create_app
 from service.classifier import Classifier
@@ -19,6 +21,7 @@ from service.queueing import Priority
 from service.serving import ServedModels
 from service.settings import Settings
 from service.types import Probabilities, Rows
+from tests import virtual_time
 from tests.conftest import encode, picture, write_colour_model
 
 RED = encode(picture("red"))
@@ -159,7 +162,8 @@ def test_a_lost_device_is_told(settings: Settings, monkeypatch: pytest.MonkeyPat
 def test_a_full_queue_is_no_illness_while_batches_are_answered(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving, "HEARTBEAT_S", 2.0)  # far longer than a busy machine may pause
+    monkeypatch.setattr(serving, "HEARTBEAT_S", 2.0)
+    monkeypatch.setattr(engine_module, "INLINE_S", math.inf)  # there are no threads in virtual time
 
     async def scenario() -> None:
         async with running(settings.model_copy(update={"max_batch_size": 1})) as (models, _):
@@ -179,7 +183,7 @@ def test_a_full_queue_is_no_illness_while_batches_are_answered(
             models.check_ready()
             await asyncio.gather(*waiting)
 
-    asyncio.run(scenario())
+    virtual_time.run(scenario())
 
 
 def test_a_device_that_never_answers_makes_it_unready_and_after_a_while_is_told(
@@ -257,9 +261,13 @@ def test_a_device_without_room_for_one_image_makes_it_unready_until_there_is(
     asyncio.run(scenario())
 
 
-def test_a_new_version_takes_over_and_who_chose_the_old_one_still_gets_it(own: Settings, root: Path) -> None:
+def test_a_new_version_takes_over_and_who_chose_the_old_one_still_gets_it(
+    own: Settings, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def scenario() -> None:
-        async with running(own) as (models, classifier):
+        async with running(own.model_copy(update={"request_timeout_ms": 3_600_000})) as (models, classifier):
+            loop = asyncio.get_running_loop()
+            now = loop.time
             before = models.choose()
             write_colour_model(root / "colours" / "3", scale=0.03)
             shutil.rmtree(root / "colours" / "2")
@@ -268,6 +276,7 @@ def test_a_new_version_takes_over_and_who_chose_the_old_one_still_gets_it(own: S
             assert version_of((await classifier.classify([RED], model=before))[0]) == "2"
             with pytest.raises(ModelNotFound):
                 models.choose("colours", "2")
+            monkeypatch.setattr(loop, "time", lambda: now() + 3600)
             await asyncio.wait_for(asyncio.gather(*models._retiring.values()), 10)
             assert before.loaded.engine not in models._served
             models.check_ready()

@@ -46,7 +46,7 @@ def version(connection: http.client.HTTPConnection) -> str:
 
 
 def sockets_of(pid: int, port: int) -> int:
-    """How many connections to `port` the process holds."""
+    """How many connections to `port` the process holds, those included whose client has closed its end."""
     inodes = set()
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         try:
@@ -54,9 +54,8 @@ def sockets_of(pid: int, port: int) -> int:
         except OSError:
             continue
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return sum(
-        f"socket:[{row[9]}]" in inodes for row in rows if int(row[1].partition(":")[2], 16) == port and row[3] == "01"
-    )
+    here = [row for row in rows if int(row[1].partition(":")[2], 16) == port]
+    return sum(f"socket:[{row[9]}]" in inodes for row in here if row[3] in ("01", "08"))  # established, close-wait
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -166,14 +165,15 @@ def test_ctrl_c_waits_for_no_balancer(models_dir: Path) -> None:
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_ctrl_c_twice_waits_for_no_request(models_dir: Path, workers: str) -> None:
     with running(models_dir, workers=workers, drain_timeout_ms="600000") as convoy:
-        connection = convoy.connect()
-        connection.putrequest("POST", "/v1/predict")
-        connection.putheader("Content-Type", "image/png")
-        connection.putheader("Content-Length", str(len(RED)))
-        connection.endheaders(RED[:10])
-        assert predict(convoy.connect()) == 200
+        for _ in range(int(workers)):  # one for each
+            connection = convoy.connect()
+            connection.putrequest("POST", "/v1/predict")
+            connection.putheader("Content-Type", "image/png")
+            connection.putheader("Content-Length", str(len(RED)))
+            connection.endheaders(RED[:10])
+        assert [predict(convoy.connect()) for _ in range(int(workers))] == [200] * int(workers)
         convoy.process.send_signal(signal.SIGINT)
-        convoy.wait_for("Waiting for connections to close")
+        convoy.wait_for("Waiting for connections to close", times=int(workers))  # or it would be one's first signal
         convoy.process.send_signal(signal.SIGINT)
         assert convoy.process.wait(60) == 0
     assert "Traceback" not in "".join(convoy.log)

@@ -71,7 +71,8 @@ def test_requests_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert done.count("many") == 4
 
 
-def test_a_short_turn_is_not_cut() -> None:
+def test_a_short_turn_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns_module._go_through, "__defaults__", (60.0,))  # seconds: short even where all stands still
     done: list[str] = []
 
     async def play(turns: Turns) -> None:

@@ -212,6 +212,17 @@ def test_a_calls_time_is_that_of_the_whole_answer(opened: Opened, trickling: str
         client.predict(b"x")
 
 
+def test_a_server_that_is_silent_to_the_end_of_a_calls_time_is_told_alike(opened: Opened) -> None:
+    def silent() -> httpx2.Response:
+        raise httpx2.ReadTimeout("timed out")
+
+    with (
+        opened("http://there", transport=instead(silent)) as client,
+        pytest.raises(Unreachable, match="before the answer was whole"),
+    ):
+        client.predict(b"x")
+
+
 @pytest.mark.parametrize("status", [302, 404, 500])
 def test_an_answer_that_is_not_the_services_is_no_prediction(opened: Opened, status: int) -> None:
     other = instead(lambda: httpx2.Response(status, text="<html>"))

@@ -72,7 +72,7 @@ def test_whatever_ends_it_no_worker_is_left_and_the_next_run_ends_with_the_same_
     words = arguments(archive, output=output, models_dir=models_dir)
     while not output.exists():
         with process(*words) as running:
-            wait_until_it_has_begun(running, tmp_path, chance.uniform(0, 0.3) if interrupted < 2 else 60)
+            wait_until_it_has_begun(running, tmp_path, (0, chance.uniform(0, 0.3), 60)[min(interrupted, 2)])
             running.send_signal(number)
             running.communicate(timeout=30)  # ends when the last one that holds its stdout has ended
             interrupted += running.returncode != 0
@@ -185,6 +185,7 @@ def test_an_output_among_the_inputs_is_no_input(models_dir: Path, tmp_path: Path
         assert len((folder / "out.csv").read_text().splitlines()) == 1 + 2
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_ids_of_several_paths_begin_with_them(models_dir: Path, tmp_path: Path) -> None:
     one, two = (write_folder(tmp_path / name, PICTURES[:2]) for name in ("one", "two"))
     assert main(arguments(one, two, output=tmp_path / "out.csv", models_dir=models_dir)) == 0

@@ -51,12 +51,15 @@ def serving(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[str
     monkeypatch.setattr("asyncio.SelectorEventLoop.add_signal_handler", lambda *_: None)
     monkeypatch.setattr("uvloop.Loop.add_signal_handler", lambda *_: None, raising=False)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
-        assert started.wait(30)
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.should_exit = True
-        thread.join(30)
+        try:
+            assert started.wait(30)
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(30)
+        assert not thread.is_alive(), "the server does not end"
 
 
 @pytest.fixture

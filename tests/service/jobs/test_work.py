@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -280,8 +281,8 @@ from pathlib import Path
 from service.jobs.store import Store
 from service.jobs.work import Work
 work = Work(Store(Path(sys.argv[1])))
-print("at work", flush=True)
-while True:
+for _ in sys.stdin:
+    print("at work", flush=True)
     if (claim := work.claim()) is None:
         time.sleep(0.002)
         continue
@@ -291,31 +292,57 @@ while True:
     else:
         work.finish(claim, b"".join(b"%d\\n" % index for index in range(first, first + count)), 0)
 """
+ROUNDS = 40  # of each process between two deaths: however long they take, 800 chunks are enough for seven
+
+
+@dataclass
+class Worker:
+    """A process that takes a chunk for each line it is given, and says when it begins to."""
+
+    process: subprocess.Popen[str]
+    begun: int = 0  # rounds, as far as it has been listened to
+    allowed: int = 0
+
+    def go_on(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.write("go on\n" * ROUNDS)
+        self.process.stdin.flush()
+        self.allowed += ROUNDS
+
+    def wait_for(self, rounds: int) -> None:
+        """Until it has begun so many, while it goes on."""
+        assert self.process.stdout
+        while self.begun < rounds:
+            assert self.process.stdout.readline() == "at work\n", "a worker failed by itself"
+            self.begun += 1
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
 
 
 def test_processes_that_are_killed_at_any_moment_lose_and_double_nothing(store: Store) -> None:
     batch, chance, kills = add(store, 8_000), random.Random(3), 0
-    processes: list[subprocess.Popen[bytes]] = []
+    command = [sys.executable, "-c", WORKER, str(store.folder("").absolute())]
+    workers: list[Worker] = []
     try:
         while not store.get(batch.id).ended:
-            while len(processes) < 3:
-                command = [sys.executable, "-c", WORKER, str(store.folder("").absolute())]
-                processes.append(subprocess.Popen(command, cwd=Path(__file__).parents[3], stdout=subprocess.PIPE))
-            victim = processes[0]
-            assert victim.stdout
-            victim.stdout.readline()  # no machine is so slow that it only ever kills those that are still starting
-            try:
-                victim.wait(chance.uniform(0.1, 0.3))
-            except subprocess.TimeoutExpired:
-                victim.kill()
-                kills += 1
-            assert victim.wait() != 1, "a worker failed by itself"
-            victim.stdout.close()
-            processes.pop(0)
+            while len(workers) < 3:
+                process = subprocess.Popen(
+                    command, cwd=Path(__file__).parents[3], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                )
+                workers.append(Worker(process))
+            for worker in workers:
+                worker.go_on()
+            victim = workers[0]
+            victim.wait_for(victim.allowed - chance.randrange(1, ROUNDS))
+            victim.kill()
+            assert victim.process.returncode == -signal.SIGKILL, "a worker failed by itself"
+            kills += 1
+            workers.pop(0)
     finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
+        for worker in workers:
+            worker.kill()
     assert kills >= 3
     assert results(store, batch) == expected(8_000)
     assert (store.folder(batch.id) / "results.ndjson").stat().st_size == len(expected(8_000))
