@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.metadata import ModelMetadata, Precision
+from service.metadata import CARD, ModelMetadata, Precision
 from tests.conftest import REAL_DATA
 from training import plots, report
 from training.evaluate import evaluate_model
@@ -53,7 +53,7 @@ def test_files_tell_nothing_of_the_machine_that_made_them(folder: Path) -> None:
 
 def test_the_card_is_the_one_its_metadata_makes(folder: Path) -> None:
     metadata = ModelMetadata.read(folder)
-    assert (folder / report.CARD).read_text() == report.card(metadata)
+    assert (folder / CARD).read_text() == report.card(metadata)
     if shown := report.plotted(metadata):
         assert (folder / report.RELIABILITY).read_text() == plots.reliability_svg(shown)
 
