@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -76,13 +77,15 @@ def test_one_image_that_was_held_out_is_not_taken_for_answers_that_are_all_alike
 
 @dataclass(frozen=True)
 class Says(ModelFile):
-    """Of image number n it says the label n % 10, and of the first `wrong` ones the next."""
+    """Of image number n it says the label n % 10, more or less surely, and of the first `wrong` ones the next."""
 
     wrong: int = 0
+    sure: float = 1.0
 
     def probabilities(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         numbers = np.arange(len(images))
-        return np.eye(10, dtype=np.float32)[(numbers + (numbers < self.wrong)) % 10]
+        one_hot = np.eye(10, dtype=np.float32)[(numbers + (numbers < self.wrong)) % 10]
+        return self.sure * one_hot + (1 - self.sure) / 10
 
 
 @pytest.mark.parametrize(("images", "allowed"), [(20, 3), (1_000, 50), (1_500, 50)])
@@ -99,6 +102,17 @@ def test_an_int8_file_that_often_names_other_classes_is_refused_however_few_were
         check_agreement(said, split)
 
     check(allowed)
-    told = rf"gives {allowed + 1} of {min(images, 1_000):,} training images another label .*allowed: {allowed}\)"
+    told = rf"gives {allowed + 1} of {min(images, 1_000):,} training images another label .*allowed: {allowed}\.0\)"
     with pytest.raises(ExportError, match=told):
         check(allowed + 1)
+
+
+@pytest.mark.parametrize("sure", [0.04, 0.06])
+def test_labels_that_are_almost_as_probable_count_for_as_little(sure: float) -> None:
+    split = Split(torch.zeros((100, 2, 2, 3), dtype=torch.uint8), torch.zeros(100, dtype=torch.long))
+    said: dict[Precision, ModelFile] = {
+        "fp32": Says(Path("a"), Calibrator(), sure=sure),
+        "int8": Says(Path("b"), Calibrator(), 100, sure),
+    }
+    with nullcontext() if sure < 0.05 else pytest.raises(ExportError, match="gives 100 of 100"):
+        check_agreement(said, split)
