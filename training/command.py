@@ -121,8 +121,8 @@ def export(options: argparse.Namespace) -> None:
 def import_network(options: argparse.Namespace) -> None:
     """Somebody else's network → a version in the model repository."""
     from training import data, report
-    from training.export import check_target
     from training.foreign import graph, importing, source, wrapping
+    from training.repository import check_target
 
     check_target(options.model)  # before anything is read
     labels = source.read_labels(options.labels)

@@ -8,46 +8,36 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-import shutil
-import tempfile
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import onnxruntime
 import torch
-from pydantic import TypeAdapter, ValidationError
 
 from service.metadata import (
     Calibration,
     FileRecord,
     InputSpec,
     ModelMetadata,
-    Name,
-    Precision,
     Provenance,
     Scaling,
     TeacherRecord,
     TrainingConfig,
-    Version,
 )
 from training import checkpoint as checkpoints
 from training import golden, report
-from training.architectures import Network
 from training.calibrate import MIRRORED, Calibrator, conformal_thresholds, held_out
 from training.checkpoint import Checkpoint
 from training.data import TrainingData
 from training.errors import ExportError
 from training.evaluate import evaluate_probabilities
-from training.model_files import ModelFile, check_accuracy, check_agreement, torch_logits, write_files
+from training.model_files import check_accuracy, check_agreement, torch_logits, write_files
 from training.onnx_graph import OPSET, InferenceGraph, count_macs
 from training.provenance import git_revision, recorded
 from training.recipes import TrainConfig
+from training.repository import check_target, new_version
 from training.stages import write_stages
-
-NAME, VERSION = TypeAdapter[str](Name), TypeAdapter[str](Version)
 
 
 def export(
@@ -70,15 +60,8 @@ def export(
             f"{run} has learned from",
             "point --data at the very files that it was trained on, or train again on these",
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".export-", dir=target.parent))
-    try:
-        metadata = _fill(folder, run, saved, data, target, description, notes)
-        folder.chmod(0o755)
-        folder.rename(target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return metadata
+    with new_version(target) as folder:
+        return _fill(folder, run, saved, data, target, description, notes)
 
 
 def exportable(run: Path, target: Path) -> Checkpoint:
@@ -95,20 +78,6 @@ def exportable(run: Path, target: Path) -> Checkpoint:
             "has learned; export a run of convoy-train train."
         )
     return saved
-
-
-def check_target(target: Path) -> None:
-    """Raise `ExportError` when no model can be called so, or when the version exists."""
-    try:
-        NAME.validate_python(target.parent.name)
-        VERSION.validate_python(target.name)
-    except ValidationError as exc:
-        raise ExportError(
-            f"{target} names no version of a model; export to models/NAME/VERSION, where NAME is of lower-case "
-            "letters, digits, dots, hyphens and underscores, and VERSION is a number from 1 on."
-        ) from exc
-    if target.exists():
-        raise ExportError(f"{target} exists, and versions never change; export to the next version.")
 
 
 def _fill(
@@ -147,7 +116,8 @@ def _fill(
     )
     check_accuracy(evaluations)
     check_agreement(files, data.train)
-    golden_file = _write_golden(folder / "golden.npz", network, files, height, width)
+    pictures = golden.pictures(height, width)
+    expected = files["fp32"].calibrator(torch_logits(network, torch.from_numpy(pictures)))
     metadata = ModelMetadata(
         name=name,
         version=number,
@@ -158,7 +128,7 @@ def _fill(
         parameters=sum(p.numel() for p in network.parameters()),
         macs=count_macs(InferenceGraph(network, Calibrator()), height=height, width=width),
         files={precision: FileRecord.of(file.path) for precision, file in files.items()},
-        golden=FileRecord.of(golden_file),
+        golden=FileRecord.of(golden.write(folder, pictures, expected, files)),
         stages=write_stages(files["fp32"].path),
         calibration=Calibration(
             **dataclasses.asdict(files["fp32"].calibrator),
@@ -174,16 +144,6 @@ def _fill(
     metadata.write(folder)
     report.write_card(metadata, folder)
     return metadata
-
-
-def _write_golden(path: Path, network: Network, files: dict[Precision, ModelFile], height: int, width: int) -> Path:
-    pictures = golden.pictures(height, width)
-    probabilities = files["fp32"].calibrator(torch_logits(network, torch.from_numpy(pictures)))
-    others: dict[Precision, npt.NDArray[np.float32]] = {
-        precision: file.probabilities(pictures) for precision, file in files.items() if precision != "fp32"
-    }
-    golden.save(path, pictures, probabilities.numpy(), others)
-    return path
 
 
 def _provenance(saved: Checkpoint, data: TrainingData) -> Provenance:

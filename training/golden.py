@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from service.metadata import Precision
+from training.model_files import ModelFile
 
-PICTURES = 64
+FILE_NAME, PICTURES = "golden.npz", 64
 
 
 def pictures(height: int, width: int, count: int = PICTURES, seed: int = 0) -> npt.NDArray[np.uint8]:
@@ -34,12 +36,12 @@ def pictures(height: int, width: int, count: int = PICTURES, seed: int = 0) -> n
     return images.clip(0, 255).round().astype(np.uint8)
 
 
-def save(
-    path: Path,
-    images: npt.NDArray[np.uint8],
-    probabilities: npt.NDArray[np.float32],
-    others: Mapping[Precision, npt.NDArray[np.float32]],
-) -> None:
-    """Write `images`, `probabilities` and, for each other precision's file, `probabilities_int8` and so on."""
-    arrays = {f"probabilities_{precision}": values for precision, values in others.items()}
-    np.savez_compressed(path, images=images, probabilities=probabilities, **arrays)  # type: ignore[arg-type]  # none of them is called `allow_pickle`
+def write(
+    folder: Path, images: npt.NDArray[np.uint8], probabilities: Tensor, files: Mapping[Precision, ModelFile]
+) -> Path:
+    """Write `images`, their exact `probabilities`, and what each file less exact than fp32 gives; returns the file."""
+    arrays = {"images": images, "probabilities": probabilities.numpy()}
+    others = {f"probabilities_{kind}": file.probabilities(images) for kind, file in files.items() if kind != "fp32"}
+    path = folder / FILE_NAME
+    np.savez_compressed(path, **arrays, **others)  # type: ignore[arg-type]  # none of them is called `allow_pickle`
+    return path

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import shutil
-import tempfile
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -28,7 +26,6 @@ from service.metadata import (
     FileRecord,
     InputSpec,
     ModelMetadata,
-    Precision,
     Provenance,
     Scaling,
 )
@@ -36,13 +33,13 @@ from training import golden, report
 from training.calibrate import NOTHING
 from training.data import TrainingData
 from training.errors import ExportError
-from training.export import check_target
 from training.foreign import graph, wrapping
 from training.foreign.files import Measured, measure, networks_of, write_calibrated
 from training.foreign.shapes import settled, works_out_shapes
 from training.foreign.source import Source, held_out
 from training.model_files import GATE_TOLERANCE, NAMES, ModelFile
 from training.onnx_graph import run_onnx
+from training.repository import check_target, new_version
 
 BATCH_SIZES = (1, 2, 7)
 RECIPE = "imported"
@@ -74,18 +71,12 @@ def import_network(
     if answers.min() >= 0 and np.allclose(answers.sum(1), 1, atol=1e-3):
         foreign = wrapping.from_probabilities(foreign)
         answers = np.log(np.maximum(answers, wrapping.SMALLEST))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".import-", dir=target.parent))
-    try:
+    with new_version(target) as folder:
         expected = pictures, torch.from_numpy(answers)
         metadata = _fill(folder, replace(source, network=foreign), expected, target, data, description, notes)
         metadata.write(folder)
         report.write_card(metadata, folder)
-        folder.chmod(0o755)
-        folder.rename(target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return metadata
+        return metadata
 
 
 def _fill(
@@ -115,10 +106,6 @@ def _fill(
         command = f"convoy-train import {source.path.name} models/{name}/{number}"
         measured, notes = measure(calibrated, images, labels, command), (*notes, *refusals)
     files, reference = measured.files, measured.files["fp32"].calibrator
-    others: dict[Precision, npt.NDArray[np.float32]] = {
-        precision: file.probabilities(pictures) for precision, file in files.items() if precision != "fp32"
-    }
-    golden.save(folder / "golden.npz", pictures, reference(logits_of_pictures).numpy(), others)
     return ModelMetadata(
         name=name,
         version=number,
@@ -129,7 +116,7 @@ def _fill(
         parameters=max(1, graph.parameters(foreign)),
         macs=max(1, graph.count_macs(foreign)),
         files={precision: FileRecord.of(file.path) for precision, file in files.items()},
-        golden=FileRecord.of(folder / "golden.npz"),
+        golden=FileRecord.of(golden.write(folder, pictures, reference(logits_of_pictures), files)),
         calibration=Calibration(
             **dataclasses.asdict(reference),
             fitted_on=NOTHING if images is None or data is None else f"{len(images):,} pictures of {data.name}",
