@@ -96,6 +96,7 @@ def create_app(settings: Settings, counters: Counters | None = None, number: int
     app.include_router(batches.router(store, runner, served, settings), dependencies=strict)
     app.include_router(models.router(repository, administration, right, settings), dependencies=strict)
     app.include_router(open_inference.router(served, administration, right, metrics, app.direct), dependencies=strict)
+    app.include_router(open_inference.probes(served))
     app.include_router(health.router(served))
     app.include_router(metrics_route.router(metrics, store))
     app.include_router(page.router())

@@ -88,7 +88,7 @@ class DynamicBatcher:
     ) -> Answer:
         """The answer for uint8 rows (N, H, W, 3), N ≥ 1; a caller that is cancelled leaves the queue.
 
-        `deadline` is on the event loop's clock; what is not `counted` the observer does not hear of. Raises
+        `deadline` is on the event loop's clock; what is not `counted` is left out of how long requests waited. Raises
         `DeadlineExceeded` when it is over, and at once when it can't be met; `InferenceFailed` only when every row
         failed.
         """

@@ -251,7 +251,8 @@ class ModelMetadata(Record):
             logger.error("%s is not as it should be: %s: %s", folder / FILE_NAME, place, first["msg"])
             if first["type"] == "json_invalid":
                 raise ValueError(f"{FILE_NAME} is no JSON; the log says why") from exc
-            ours = f": {first['ctx']['error']}" if first["type"] == "value_error" else f" at {place}; the log says why"
+            where = f" at {place}" if place else ""
+            ours = f": {first['ctx']['error']}" if first["type"] == "value_error" else f"{where}; the log says why"
             raise ValueError(f"{FILE_NAME} is not as it should be{ours}") from exc
 
     def write(self, folder: Path) -> None:

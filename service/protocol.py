@@ -233,7 +233,7 @@ class Protocol(HttpToolsProtocol):
             super().shutdown()
 
     def cut_off(self) -> None:
-        """The process waits no longer: say so to who has not sent all of a request; uvicorn's tasks know the others."""
+        """The process waits no longer: say so to who has not sent all of a body; uvicorn's tasks know the others."""
         if self._direct and self._arriving:
             self._direct.send(*self._direct.route.cut_off(self._direct.request(self._connection)))
 

@@ -84,6 +84,7 @@ class Server(uvicorn.Server):
         time_is_up = asyncio.get_running_loop().call_later(self._drain_s, self._cut_off)
         await asyncio.gather(super().shutdown(sockets), rpc)
         time_is_up.cancel()
+        self._cut_off()  # who came in the last moment
         if self.force_exit:  # then uvicorn leaves both out
             for task in self.server_state.tasks:
                 task.cancel()

@@ -122,8 +122,9 @@ def check_agreement(files: dict[Precision, ModelFile], images: Split) -> None:
     as the fp32 file finds it less probable than its own: a hardly trained network may name one class or another.
     """
     asked = images.images[:GATE_IMAGES].numpy()
-    probabilities, named = files["fp32"].probabilities(asked), files["int8"].probabilities(asked).argmax(1)
-    short_by = probabilities.max(1) - np.take_along_axis(probabilities, named[:, None], 1)[:, 0]
+    expected, given = (files[precision].probabilities(asked) for precision in ("fp32", "int8"))
+    named = given.argmax(1)[:, None]
+    short_by = np.where(np.isfinite(given).all(1), expected.max(1) - np.take_along_axis(expected, named, 1)[:, 0], 1.0)
     disagreement, allowed = float(short_by.sum()), max(GATE_IMAGES_LOST, GATE_DISAGREEMENT * len(asked))
     if not disagreement < allowed + 1e-3:  # `not <`: a NaN is a disagreement too
         raise ExportError(

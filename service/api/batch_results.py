@@ -39,7 +39,7 @@ DESCRIBED: dict[str, dict[str, Any]] = {  # of each format, for OpenAPI
         | {"description": "The columns are a `ResultRow`'s fields; `probabilities` and `error` are structs."}
     },
 }
-CONTENT = {each.media_type: DESCRIBED.get(name, {"schema": BINARY}) for name, each in RESULTS.items()}
+CONTENT = {each.media_type: DESCRIBED[name] for name, each in RESULTS.items()}
 
 
 class BrokenOff(Exception):

@@ -86,7 +86,12 @@ class Batches:
             # The version as asked for: who asks again after another one became active means the same batch.
             fingerprint = f"{received.fingerprint} {identity.name} {version} {top_k}"
             new = NewBatch(batch_id, identity, top_k, received.source, key, fingerprint, received.total)
-            batch = await to_thread(self._store.create, new)
+            creation = asyncio.ensure_future(to_thread(self._store.create, new))
+            try:
+                batch = await asyncio.shield(creation)
+            except asyncio.CancelledError:
+                batch = await creation  # the thread goes on: what is in the list must keep its files
+                raise
         finally:
             if batch is None or batch.id != batch_id:  # it failed, or is known already
                 await to_thread(self._store.discard, batch_id)

@@ -177,7 +177,7 @@ class BatchStatus(BaseModel):
 
     model_config = ConfigDict(json_schema_extra={"examples": [examples.BATCH]})
 
-    id: str = Field(examples=["batch-4be0643f1d98573b97cdca98a65347dd"])
+    id: str
     status: str = Field(description="`queued`, `running`, `succeeded`, `failed`, or `cancelled` in a last event.")
     model: ModelReference
     counts: BatchCounts

@@ -75,7 +75,8 @@ class DirectRoute:
 
     def _unseen(self, request: Incoming, error: ServiceError) -> tuple[Reply, Header]:
         current, _ = identify(request.headers.get(HEADER))
-        self._log.record(self.path, self.method, request.path, int(error.status), time.perf_counter() - request.began)
+        seconds = time.perf_counter() - request.began
+        self._log.record(self.path, self.method, request.path, int(error.status), seconds, current)
         return problems.reply(error, request.path, current.decode()), (HEADER, current)
 
     async def handle(self, request: Incoming, send: SendReply) -> None:
@@ -138,9 +139,7 @@ class DirectRoutes:
         """The reply to what is no request, as far as its `method` and `path` could be read."""
         error = MalformedRequest(detail)
         current, _ = identify(None)
-        token = telemetry.request_id.set(current.decode())
-        self._log.record(OTHER, method, path, int(error.status), 0.0)
-        telemetry.request_id.reset(token)
+        self._log.record(OTHER, method, path, int(error.status), 0.0, current)
         return problems.reply(error, path, current.decode()), (HEADER, current)
 
     def saying_malformed(self, detail: str) -> ASGIApp:

@@ -24,6 +24,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",  # after an update, no old script meets a new page
 }
+READ = ["GET", "HEAD"]
 OFFLINE = b"""
     <p>Where nothing else appears, this browser can't reach cdn.jsdelivr.net, which Swagger UI comes from.
     <a href="openapi.json">openapi.json</a> says the same for any other such program.</p>"""
@@ -34,8 +35,7 @@ def router() -> APIRouter:
     files = {path.name: path.read_bytes() for path in FOLDER.iterdir()}
     routes = APIRouter(include_in_schema=False)
 
-    @routes.head("/")
-    @routes.get("/")
+    @routes.api_route("/", methods=READ)
     async def index() -> Response:
         return _response(INDEX, files[INDEX])
 
@@ -45,8 +45,7 @@ def router() -> APIRouter:
         document = get_swagger_ui_html(openapi_url="openapi.json", title="Convoy's API").body
         return HTMLResponse(bytes(document).replace(b'<div id="swagger-ui">', b'<div id="swagger-ui">' + OFFLINE))
 
-    @routes.head("/openapi.json")
-    @routes.get("/openapi.json")
+    @routes.api_route("/openapi.json", methods=READ)
     async def document(request: Request) -> Response:
         """As FastAPI's own, which is no route that requests are counted by: with the prefix that it is found behind."""
         prefix = request.scope.get("root_path", "").rstrip("/")

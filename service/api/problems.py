@@ -17,6 +17,7 @@ from service.errors import MalformedRequest, MethodNotAllowed, NotFound, Service
 
 MEDIA_TYPE = "application/problem+json"
 OPEN_INFERENCE = "/v2"  # the prefix of that protocol, whose errors look otherwise
+REQUEST_ID = "9ca45a59637f541b814a161b98dbd5b2"  # in examples
 CLIENT_CLOSED_REQUEST = 499  # nobody reads it; it is what nginx logs for this
 
 
@@ -76,7 +77,8 @@ def documented(*errors: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
             },
         )
         entry["description"] = ", ".join(filter(None, [entry["description"], error.title]))
-        entry["content"][MEDIA_TYPE]["examples"][error.slug] = {"value": body(error("What to do about it."))}
+        example = body(error("What to do about it."), REQUEST_ID)
+        entry["content"][MEDIA_TYPE]["examples"][error.slug] = {"value": example}
     return responses
 
 

@@ -40,8 +40,10 @@ class RequestLog:
         self._metrics, self._log_all = metrics, log_requests == "all"
         self._counts: dict[tuple[str, str, int], tuple[Cell, Histogram]] = {}
 
-    def record(self, route: str, method: str, path: str, status: int, seconds: float) -> None:
-        """A request has been answered."""
+    def record(
+        self, route: str, method: str, path: str, status: int, seconds: float, request_id: bytes | None = None
+    ) -> None:
+        """A request has been answered; `request_id` is that of one that no task of its own stands for."""
         method = method if method in METHODS else OTHER
         if (counts := self._counts.get((route, method, status))) is None:
             counts = self._counts[route, method, status] = (
@@ -51,8 +53,8 @@ class RequestLog:
         counts[0].add()
         counts[1].observe(seconds)
         if (status >= 400 and status not in REFUSALS) or (self._log_all and path not in PROBES):
-            fields = {"method": method, "path": path, "status": status}
-            logger.info("request", extra={**fields, "ms": round(seconds * 1000, 2)})
+            fields = {"method": method, "path": path, "status": status, "ms": round(seconds * 1000, 2)}
+            logger.info("request", extra=fields | ({"request_id": request_id.decode()} if request_id else {}))
 
 
 def identify(given: bytes | None) -> tuple[bytes, MalformedRequest | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -106,7 +107,19 @@ def change_golden(folder: Path, **others: np.ndarray) -> None:
 
 
 def write_golden(folder: Path, **arrays: np.ndarray) -> None:
-    np.savez(folder / "golden.npz", **arrays)  # type: ignore[arg-type]  # none of them is called `allow_pickle`
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)  # type: ignore[arg-type]  # none of them is called `allow_pickle`
+    replace_golden(folder, stream.getvalue())
+
+
+def one_array() -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, np.zeros((1, 3), np.float32))
+    return stream.getvalue()
+
+
+def replace_golden(folder: Path, content: bytes) -> None:
+    (folder / "golden.npz").write_bytes(content)
     rewrite(folder, lambda d: d.update(golden=FileRecord.of(folder / "golden.npz").model_dump()))
 
 
@@ -157,6 +170,22 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "golden samples without pictures": (
         lambda folder: write_golden(folder, probabilities=np.zeros((1, 3), np.float32)),
         "golden.npz has no images and probabilities; export the model again",
+    ),
+    "metadata that is a list": (
+        lambda folder: (folder / FILE_NAME).write_text("[]"),
+        "metadata.json is not as it should be; the log says why",
+    ),
+    "cut-off golden samples": (
+        lambda folder: replace_golden(folder, (folder / "golden.npz").read_bytes()[:100]),
+        "golden.npz has no images and probabilities",
+    ),
+    "one array for golden samples": (
+        lambda folder: replace_golden(folder, one_array()),
+        "golden.npz has no images and probabilities",
+    ),
+    "golden samples of one dimension": (
+        lambda folder: write_golden(folder, images=np.zeros((1, 8, 8, 3), np.uint8), probabilities=np.zeros(3)),
+        "golden samples are of the shape (3,), the model's answers (1, 3)",
     ),
     "a later schema": (lambda folder: rewrite(folder, lambda d: d.update(schema_version=2)), "schema_version"),
     "another version's metadata": (

@@ -116,3 +116,19 @@ def test_labels_that_are_almost_as_probable_count_for_as_little(sure: float) -> 
     }
     with nullcontext() if sure < 0.05 else pytest.raises(ExportError, match="gives 100 of 100"):
         check_agreement(said, split)
+
+
+@dataclass(frozen=True)
+class Broken(ModelFile):
+    """It computes no numbers."""
+
+    def probabilities(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        return np.full((len(images), 10), np.nan, np.float32)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_what_is_no_number_agrees_with_nothing(precision: Precision) -> None:
+    split = Split(torch.zeros((100, 2, 2, 3), dtype=torch.uint8), torch.zeros(100, dtype=torch.long))
+    said: dict[Precision, ModelFile] = dict.fromkeys(("fp32", "int8"), Says(Path("a"), Calibrator(), sure=0.01))
+    with pytest.raises(ExportError, match="of 100 training images another label"):
+        check_agreement(said | {precision: Broken(Path("b"), Calibrator())}, split)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from enum import Enum
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -31,6 +32,7 @@ METHOD, PATHS = "POST", (f"{PREFIX}/models/{{model}}/infer", f"{PREFIX}/models/{
 HEADER_LENGTH = b"inference-header-content-length"
 REFERENCE = "#/components/schemas/{model}"
 SCHEMAS = bodies.schemas(REFERENCE)  # FastAPI does not find these: routes read bodies and answer errors themselves
+TAGS: list[str | Enum] = ["open inference protocol"]
 REQUEST_BODY = {
     "required": True,
     "content": {
@@ -125,13 +127,30 @@ class OpenInference:
         return Reply(200, tensors.BINARY, answer, ((HEADER_LENGTH, b"%d" % header),), answered)
 
 
+def probes(models: ServedModels) -> APIRouter:
+    """The routes that tell how the process is; balancers may ask with whatever in the query they like."""
+    routes = APIRouter(prefix=f"{PREFIX}/health", tags=TAGS)
+
+    @routes.get("/live")
+    async def live() -> bodies.Live:
+        """The process answers."""
+        return bodies.Live(live=True)
+
+    @routes.get("/ready", response_model_exclude_none=True, responses=NOT_READY)
+    async def ready(response: Response) -> bodies.Ready:
+        """The same as /readyz."""
+        return _ready(models, response)
+
+    return routes
+
+
 def router(
     models: ServedModels, administration: Administration, right: AdminRight, metrics: Metrics, direct: DirectRoutes
 ) -> APIRouter:
     """The protocol's routes, bound to the core; what infers is among `direct`."""
     routes = APIRouter(
         prefix=PREFIX,
-        tags=["open inference protocol"],
+        tags=TAGS,
         route_class=direct.documented(),
     )
     repository = models.repository
@@ -140,16 +159,6 @@ def router(
     async def server() -> bodies.Server:
         """What answers here."""
         return descriptions.server()
-
-    @routes.get("/health/live")
-    async def live() -> bodies.Live:
-        """The process answers."""
-        return bodies.Live(live=True)
-
-    @routes.get("/health/ready", response_model_exclude_none=True, responses=NOT_READY)
-    async def ready(response: Response) -> bodies.Ready:
-        """The same as /readyz."""
-        return _ready(models, response)
 
     @routes.get("/models/stats", responses=NOT_FOUND)
     @routes.get("/models/{model}/stats", responses=NOT_FOUND)

@@ -70,7 +70,10 @@ def _row(line: bytes, limits: Limits) -> Input:
 
 
 def _named(value: object, read: Callable[[], bytes], truth: str | None = None) -> Input:
-    id_ = _id(value)
+    try:
+        id_ = _id(value)
+    except TypeError:  # lists within lists are read to a greater depth than they are written
+        return refused(None, "The id can't be written as JSON; send a text.")
     if id_ is not None and len(id_) > MOST_ID_LENGTH:
         return refused(id_[:MOST_ID_LENGTH], f"An id may have {MOST_ID_LENGTH} characters at most; shorten it.")
     return Input(id_, read, truth)
@@ -78,12 +81,15 @@ def _named(value: object, read: Callable[[], bytes], truth: str | None = None) -
 
 def _id(value: object) -> str | None:
     """The text of an id; one that is no text is what JSON calls it, and null is none."""
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
     if not isinstance(value, IN_JSON):
-        return str(value)
-    text = orjson.dumps(value, default=str).decode()
+        return _plain(value)
+    text = orjson.dumps(value, default=_plain).decode()
     return None if text == "null" else text
+
+
+def _plain(value: object) -> str:
+    """The text of what JSON has no kind for, as Parquet's binary and dates."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _refuse(error: InvalidImage) -> bytes:

@@ -6,12 +6,13 @@ import asyncio
 import io
 import json
 import shutil
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from httpx2 import Response
+from httpx2 import ASGITransport, AsyncClient, Response
 from pyarrow import parquet
 from starlette.requests import Request
 from starlette.testclient import TestClient
@@ -25,8 +26,9 @@ from service.choices import Choice
 from service.errors import InvalidSource, StorageFailed
 from service.jobs import runner as runner_module
 from service.jobs import store as store_module
+from service.jobs.database import Batch
 from service.jobs.spool import SyncedFile
-from service.jobs.store import Store
+from service.jobs.store import UPLOAD, NewBatch, Store
 from service.settings import Settings
 from tests.conftest import COLOURS, encode, picture
 from tests.service.jobs.packing import PACKERS
@@ -458,3 +460,35 @@ def test_a_folder_that_can_not_be_written_is_a_clear_error(settings: Settings, t
     with TestClient(create_app(settings.model_copy(update={"jobs_dir": tmp_path / "file" / "jobs"}))) as client:
         assert send(client).json()["type"] == "/problems/storage-failed"
         assert client.get("/v1/batches").json()["batches"] == []
+
+
+def test_a_batch_whose_sender_is_cut_off_while_it_is_entered_keeps_its_files(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that enters it goes on: what is in the list must not lack what it is made of."""
+    entering, may_go_on, create = threading.Event(), threading.Event(), Store.create
+
+    def slowly(store: Store, new: NewBatch) -> Batch:
+        entering.set()
+        assert may_go_on.wait(30)
+        return create(store, new)
+
+    async def scenario() -> None:
+        app = create_app(settings)
+        async with (
+            app.router.lifespan_context(app),
+            AsyncClient(transport=ASGITransport(app), base_url="http://t") as c,
+        ):
+            asked = asyncio.create_task(c.post("/v1/batches", content=ZIP, headers={"content-type": "application/zip"}))
+            assert await asyncio.to_thread(entering.wait, 30)
+            asked.cancel()
+            await asyncio.sleep(0)
+            may_go_on.set()
+            with pytest.raises(asyncio.CancelledError):
+                await asked
+            (batch,) = (await c.get("/v1/batches")).json()["batches"]
+            assert (settings.jobs_dir / batch["id"] / UPLOAD).is_file()
+
+    monkeypatch.setattr(runner_module.Runner, "start", lambda _: None)
+    monkeypatch.setattr(Store, "create", slowly)
+    asyncio.run(scenario())

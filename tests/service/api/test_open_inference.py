@@ -323,6 +323,7 @@ def test_readiness_is_the_models(client: TestClient) -> None:
     assert (response.status_code, response.json()) == (503, {"name": "colours", "ready": False})
     assert response.headers["retry-after"] == "1"
     assert client.get("/v2/health/live").json() == {"live": True}
+    assert client.get("/v2/health/live?version=1").json() == {"live": True}  # as balancers may ask
 
 
 def test_images_are_counted_by_version(client: TestClient) -> None:

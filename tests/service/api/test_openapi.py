@@ -24,8 +24,10 @@ def document(models_dir: Path) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         clear_environment(patch)
         settings = Settings(models_dir=models_dir, default_model="colours", device="cpu")
-    response = TestClient(create_app(settings)).get("/openapi.json")  # no model need be loaded for it
+    client = TestClient(create_app(settings))  # no model need be loaded for it
+    response = client.get("/openapi.json", headers={"X-Request-Id": "the-first"})
     assert response.status_code == 200
+    assert "the-first" not in response.text  # it is kept for others
     return response.json()  # type: ignore[no-any-return]
 
 

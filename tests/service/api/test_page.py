@@ -45,3 +45,9 @@ def test_the_document_names_the_prefix_that_it_is_found_behind(client: TestClien
     assert "servers" not in client.get("/openapi.json").json()
     behind = TestClient(client.app, root_path="/convoy")
     assert behind.get("/openapi.json").json()["servers"] == [{"url": "/convoy"}]
+
+
+@pytest.mark.parametrize("path", ["/", "/openapi.json"])
+def test_what_can_be_asked_of_it_is_told(client: TestClient, path: str) -> None:
+    assert client.head(path).status_code == 200
+    assert set(client.put(path).headers["allow"].split(", ")) == {"GET", "HEAD"}

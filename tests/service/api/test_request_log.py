@@ -8,6 +8,7 @@ import orjson
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
+from service import telemetry
 from service.api.incoming import CONNECTION_EXTENSION, Connection
 from service.api.request_log import RequestLog, RequestLogMiddleware
 from service.counters import Counters
@@ -72,3 +73,12 @@ def test_an_answer_that_has_begun_gets_no_second_head(metrics: Metrics) -> None:
 def test_by_anybody_else_it_stays_cancelled(metrics: Metrics) -> None:
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(cancelled(metrics, draining=False))
+
+
+def test_the_line_of_a_request_without_a_task_has_its_id_all_the_same(
+    metrics: Metrics, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    RequestLog(metrics, "all").record("/x", "GET", "/x", 503, 0.1, b"mine")
+    (record,) = caplog.records
+    assert telemetry.JsonFormatter().format(record).count('"request_id": "mine"') == 1

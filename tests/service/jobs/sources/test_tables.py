@@ -217,3 +217,15 @@ def test_without_pyarrow_the_answer_names_the_extra(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(InvalidSource, match="extra `parquet`"):
         outcomes("parquet", packed)
+
+
+def test_an_id_that_is_nested_too_deeply_to_be_written_is_refused_alone() -> None:
+    deep = b'{"id": ' + b"[" * 300 + b"]" * 300 + b', "image": ""}\n'
+    (id_, error), other = outcomes("ndjson", deep + as_ndjson([("b", b"second")]))
+    assert id_ is None
+    assert "can't be written as JSON; send a text." in str(error)
+    assert other == ("b", b"second")
+
+
+def test_bytes_within_an_id_are_text_too() -> None:
+    assert outcomes("parquet", table({"id": [[b"x", b"y"]], "image": [b"first"]})) == [('["x","y"]', b"first")]
