@@ -190,7 +190,6 @@ OPERATIONS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (  # (N, 3, H, W), 
 )
 
 DEGRADATIONS: dict[str, Degradation] = {
-    "augmix-12": Some(0.12, AugMix()),
     "augmix-25": Some(0.25, AugMix()),
     "augmix-40": Some(0.4, AugMix()),
     "augmix-50": Some(0.5, AugMix()),
@@ -201,7 +200,6 @@ DEGRADATIONS: dict[str, Degradation] = {
     "grey-4": Some(0.04, grey),
     "grey-5": Some(0.05, grey),
     "grey-10": Some(0.1, grey),
-    "grey-25": Some(0.25, grey),
     "jpeg-12": Some(0.12, jpeg),
     "jpeg-25": Some(0.25, jpeg),
     "jpeg-33": Some(0.33, jpeg),
