@@ -105,7 +105,7 @@ def create_app(settings: Settings, counters: Counters | None = None, number: int
         app.add_middleware(KeysMiddleware, keys=keys)
     # the outermost: what keys refuse is counted too
     app.add_middleware(RequestLogMiddleware, log=log, draining=lambda: served.draining)
-    app.openapi = cache(partial(openapi.document, app, keyed=keys is not None))  # type: ignore[method-assign]
+    app.openapi = cache(partial(openapi.document, app, keyed=keys is not None))  # type: ignore[method-assign]  # FastAPI says to
     return app
 
 

@@ -36,7 +36,7 @@ class Protocol(HttpToolsProtocol):
     """
 
     def __init__(self, *arguments: object, closed: Callable[[], None] | None = None, **options: object) -> None:
-        super().__init__(*arguments, **options)  # type: ignore[arg-type]
+        super().__init__(*arguments, **options)  # type: ignore[arg-type]  # passed on as they come
         self._connection, self._closed = Connection(), closed  # whose client is known once it is made
         self._routes: DirectRoutes = self.app.direct
         self._hottest = self._routes.hottest
@@ -83,7 +83,7 @@ class Protocol(HttpToolsProtocol):
             return False
         exchange = Exchange(self, self.models, self._hottest, self._hottest.path, headers)
         if refused := self._hottest.refuse(exchange.request(self._connection)):
-            self.cycle = exchange  # type: ignore[assignment]
+            self.cycle = exchange  # type: ignore[assignment]  # it has what uvicorn asks of one
             exchange.send(*refused)
         return refused is not None
 
@@ -121,7 +121,7 @@ class Protocol(HttpToolsProtocol):
         self._arriving = self._in_head = True
         self._more_bytes, self._quiet_since = 0, self.loop.time()
         self._direct = None
-        self.scope["extensions"] = {CONNECTION_EXTENSION: self._connection}  # type: ignore[dict-item]
+        self.scope["extensions"] = {CONNECTION_EXTENSION: self._connection}  # type: ignore[dict-item]  # typed as JSON; it stays in here
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A field without the blanks around its value (RFC 9110, 5.5); behind a body it means nothing (6.5.1)."""
@@ -138,7 +138,7 @@ class Protocol(HttpToolsProtocol):
         route = self._hottest if path == self._path else self._find(path)
         if route and self._goes_direct(route, headers.get(b"content-length", b"")):
             exchange = Exchange(self, self.models, route, path.decode(), headers, query)
-            self.cycle = self._direct = exchange  # type: ignore[assignment]
+            self.cycle = self._direct = exchange  # type: ignore[assignment]  # as above
         else:
             super().on_headers_complete()
             if self.cycle and self.models.draining:  # the next request is for another instance

@@ -188,6 +188,13 @@ def test_the_map_of_the_service_shows_every_room() -> None:
     assert shown == (rooms - {"__init__"}) | {"web", "deploy"}
 
 
+def test_every_lint_exception_carries_its_reason() -> None:
+    for path in (*(ROOT / "service").rglob("*.py"), *(ROOT / "training").rglob("*.py")):
+        for line in path.read_text().splitlines():
+            if re.search(r"# (noqa|type: ignore)", line):
+                assert re.search(r"# (noqa: [A-Z0-9, ]+ - |type: ignore\[[a-z, -]+\]  # )\w", line), (path, line)
+
+
 def test_nothing_is_called_utils() -> None:
     for path in (*(ROOT / "service").rglob("*"), *(ROOT / "training").rglob("*")):
         assert not WORDS & set(path.stem.split("_")), path

@@ -136,7 +136,7 @@ async def stream_files(
     )
     try:
         callbacks = {name: getattr(collected, name) for name in names}
-        parser = MultipartParser(boundary, callbacks, max_header_size=HEADER_BYTES)  # type: ignore[arg-type]
+        parser = MultipartParser(boundary, callbacks, max_header_size=HEADER_BYTES)  # type: ignore[arg-type]  # a TypedDict
         async for chunk in body:
             parser.write(chunk)
             for file in collected.files:
