@@ -46,6 +46,7 @@ class Teacher:
     provenance: dict[str, str]
     answers: Tensor | None = None  # what its own teachers said to it, where its student is to learn that
     learned_from: Tensor | None = None  # as in `Checkpoint`, until its student's run has noted it
+    data: str | None = None  # as in `Checkpoint`: what its answers are about
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,16 @@ def load_teacher(run: Path) -> Teacher:
             "measured and calibrated on nothing; name a run of convoy-train train."
         )
     answers = saved.teachers[-1].answers if saved.config.inherit_answers else saved.answers
-    return Teacher(saved.recipe, saved.config, saved.labels, saved.model, saved.provenance, answers, saved.learned_from)
+    return Teacher(
+        saved.recipe,
+        saved.config,
+        saved.labels,
+        saved.model,
+        saved.provenance,
+        answers=answers,
+        learned_from=saved.learned_from,
+        data=saved.data,
+    )
 
 
 def network_of(saved: Checkpoint | Teacher) -> Network:

@@ -137,8 +137,9 @@ def _check_answers(recipe: str, config: TrainConfig, data: TrainingData, teacher
         )
     differing = [name for name in DECIDE_ANSWERS if getattr(teacher.config, name) != getattr(config, name)]
     steps, images = data.batches(config.batch_size)
-    if differing or teacher.answers.shape != ((config.view_cycle or 0) * steps, images, len(data.labels)):
+    counted = teacher.answers.shape == ((config.view_cycle or 0) * steps, images, len(data.labels))
+    if differing or not counted or teacher.data not in (None, data.fingerprint):
         raise CheckpointError(
             f"The answers that {teacher.recipe} remembers are about other views than those of this run: "
-            f"{', '.join(differing) or 'the number of training images'} must be the same."
+            f"{', '.join(differing) or 'the training images'} must be the same."
         )
