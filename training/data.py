@@ -24,8 +24,8 @@ from training.errors import DataError
 VALIDATION_SHARE = 0.1
 VALIDATION_SEED = 2009
 SHOWN = 12  # classes whose images are counted one by one
-COPIES_ALWAYS_ALLOWED = 3  # of a few dozen images, one is more than the share below
 COPIES_ALLOWED = 0.01  # share of the validation images that may be learned from: a few blank ones are no leak
+FEW_COPIES, COPIES_OF_FEW = 3, 0.1  # so many may be in any case, or such a share of a few dozen images
 CACHE = Path("~/.cache/convoy/cifar-10")
 
 
@@ -89,9 +89,10 @@ class TrainingData:
         A copy that was saved anew is another file, and may be of another part; its pixels are the same.
         """
         known = int(torch.isin(_hashes(self.validation.images), learned).sum())
-        if known > max(COPIES_ALWAYS_ALLOWED, COPIES_ALLOWED * len(self.validation)):
+        images = len(self.validation)
+        if known > max(COPIES_ALLOWED * images, min(FEW_COPIES, COPIES_OF_FEW * images)):
             raise DataError(
-                f"{known:,} of the {len(self.validation):,} validation images of {self.name} are, saved anew, among "
+                f"{known:,} of the {images:,} validation images of {self.name} are, saved anew, among "
                 f"those that {learner}; {remedy}."
             )
 

@@ -10,8 +10,8 @@ def command(p: Provenance) -> str:
     return p.training.get("command") or f"convoy-train train {p.recipe} --seed {p.config['seed']}"
 
 
-def teachers(before: tuple[TeacherRecord, ...], config: TrainingConfig) -> list[str]:
-    """What the card says of the networks before this one; `config` is this one's."""
+def teachers(before: tuple[TeacherRecord, ...], config: TrainingConfig, epochs: int) -> list[str]:
+    """What the card says of the networks before this one; `config` is this one's, and so are the `epochs` it took."""
     if not before:
         return []
     asked = before if config.get("start_teaches", True) else before[1:]
@@ -24,7 +24,7 @@ def teachers(before: tuple[TeacherRecord, ...], config: TrainingConfig) -> list[
     return [
         "## Teachers" if asked else "## Start",
         "",
-        learned + _start(config),
+        learned + _start(config, epochs),
         "",
         "| | " + " | ".join(recipe for recipe, _ in fields) + " |",
         "|---" * (len(fields) + 1) + "|",
@@ -43,16 +43,16 @@ def _speakers(asked: tuple[TeacherRecord, ...], before: tuple[TeacherRecord, ...
     return f"what the last {len(asked)} of these networks say"
 
 
-def _start(config: TrainingConfig) -> str:
+def _start(config: TrainingConfig, epochs: int) -> str:
     if not config.get("start_from_teacher"):
         return ""
     start, restarts = " It went on from the weights of the first.", config.get("restarts")
     if not isinstance(restarts, list) or not restarts:
         return start
     counted = f", counted {weight} times," if (weight := config.get("start_weight", 1)) != 1 else ""
-    return (
-        f"{start} The last weights are the mean of those{counted} and of the ends of {len(restarts) + 1} lr schedules."
-    )
+    schedules = 1 + sum(int(epoch) < epochs for epoch in restarts)  # a shorter run has fewer
+    ends = f"the ends of {schedules} lr schedules" if schedules > 1 else "those at the end"
+    return f"{start} The last weights are the mean of those{counted} and of {ends}."
 
 
 def plain(value: object) -> str:

@@ -120,7 +120,7 @@ def card(metadata: ModelMetadata) -> str:
         *(f"| exported with: {key} | {value} |" for key, value in p.export.items()),
         f"| created | {p.created_at} |",
         "",
-        *teachers(p.teachers, p.config),
+        *teachers(p.teachers, p.config, p.epochs),
     ]
     return "\n".join(lines)
 

@@ -318,7 +318,7 @@ def test_the_card_tells_what_the_network_went_on_from(model: Path) -> None:
     )
 
     def card(teachers: tuple[TeacherRecord, ...] = (start, teacher, teacher), **config: int | list[int]) -> str:
-        changed = {"config": metadata.provenance.config | config, "teachers": teachers}
+        changed = {"config": metadata.provenance.config | config, "teachers": teachers, "epochs": 56}
         provenance = metadata.provenance.model_copy(update=changed)
         went_on = metadata.model_copy(update={"provenance": provenance})
         prepared = ("gaussian-noise", "shot-noise") if "start_from_teacher" in config else ()
@@ -333,6 +333,8 @@ def test_the_card_tells_what_the_network_went_on_from(model: Path) -> None:
     taught_by_one = card((start, teacher), start_from_teacher=True, start_teaches=False)
     assert "what the last of these networks says of the same pixels" in taught_by_one
     assert " The last weights are the mean of those, counted 3 times, and of the ends of 3 lr schedules.\n" in averaged
+    assert "of those and of the ends of 2 lr schedules." in card(start_from_teacher=True, restarts=[40, 56])
+    assert "of those and of those at the end." in card(start_from_teacher=True, restarts=[56, 64])
 
 
 def test_the_card_shows_numbers_with_their_commands(model: Path, generated_data: Path) -> None:

@@ -22,7 +22,7 @@ def test_without_one_it_is_the_recipes() -> None:
 
 
 def test_a_network_without_teachers_says_nothing_of_any() -> None:
-    assert teachers((), {}) == []
+    assert teachers((), {}, 1) == []
 
 
 def test_lists_are_written_as_lists() -> None:

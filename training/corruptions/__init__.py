@@ -1,8 +1,9 @@
 """uint8 images → the same images, corrupted in one of 15 ways at one of 5 severities, always the same for a seed.
 
 D. Hendrycks and T. Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations"
-(2019), with the severities of their CIFAR-10-C, implemented anew. Two differ from the published files by more than
-their random numbers: frost is generated here and photographed there, and zooming resamples a little differently.
+(2019), with the severities of their CIFAR-10-C, implemented anew. Three differ from the published files by more than
+their random numbers: frost is generated here and photographed there, and zooming resamples and the elastic field ends
+at the image's edges a little differently.
 """
 
 from __future__ import annotations
