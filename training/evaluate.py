@@ -74,20 +74,14 @@ def six_view_accuracy(folder: Path, data: Path, split: SplitName = "test") -> di
 def fit_thresholds(folder: Path, data: Path) -> tuple[Evaluation, ...]:
     """Give the model in `folder` the thresholds of prediction sets, and record what they measure on validation.
 
-    For models that were exported without; its files stay what they are. The images may be those that the calibration
-    was fitted on, and are taken for such wherever it was fitted at all.
+    For models that were exported without; its files stay what they are.
     """
     metadata, files, images = _open(folder, data, "validation")
-    fitted_on = metadata.calibration.fitted_on
-    fitting = images.mirrored_too() if fitted_on.endswith(MIRRORED) else images
+    fitting = images.mirrored_too() if metadata.calibration.fitted_on.endswith(MIRRORED) else images
+    answers = {precision: torch.from_numpy(run_onnx(file, fitting.images.numpy())) for precision, file in files.items()}
     thresholds = {
-        precision: conformal_thresholds(
-            *ModelFile(file, _calibrator(metadata, precision)).answers(fitting.images.numpy()),
-            fitting.labels,
-            pictures=len(images),
-            fitted=fitted_on != NOTHING,
-        )
-        for precision, file in files.items()
+        precision: conformal_thresholds(probabilities, fitting.labels, pictures=len(images))
+        for precision, probabilities in answers.items()
     }
     calibration = metadata.calibration.model_copy(update={"thresholds": thresholds})
     unmeasured = tuple(e.model_copy(update={"prediction_sets": {}}) for e in metadata.evaluations)  # with these

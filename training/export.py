@@ -98,8 +98,7 @@ def _fill(
     answers = {precision: file.answers(fitting.images.numpy()) for precision, file in files.items()}
     truth = data.validation.labels
     thresholds = {
-        precision: conformal_thresholds(*answer, fitting.labels, pictures=len(truth))
-        for precision, answer in answers.items()
+        precision: conformal_thresholds(p, fitting.labels, pictures=len(truth)) for precision, (p, _) in answers.items()
     }
     evaluations = tuple(
         evaluate_probabilities(

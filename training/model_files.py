@@ -61,7 +61,7 @@ def write_files(
     others = torch_logits(network, data.train.images[:OTHER_IMAGES])  # of what was held out there may be one image
     if bool((logits == logits[0]).all() and (others == others[0]).all()):
         raise ExportError("The network gives every image the same answer; train it, or train it longer.")
-    calibrator = fit(logits, fitting.labels)
+    calibrator = fit(logits, fitting.labels, pictures=len(data.validation))
     fp32, fp16, int8 = (folder / NAMES[precision] for precision in ("fp32", "fp16", "int8"))
     described = properties | _described(calibrator)
     for file, dtype in ((fp32, torch.float32), (fp16, torch.float16)):
@@ -70,7 +70,7 @@ def write_files(
 
     quantize(fp32, int8, data.train.images[:CALIBRATION_IMAGES].numpy())
     _, integer_logits = run_onnx_with_logits(int8, fitting.images.numpy())
-    further = fit(torch.from_numpy(integer_logits), fitting.labels)
+    further = fit(torch.from_numpy(integer_logits), fitting.labels, pictures=len(data.validation))
     recalibrate(int8, further, properties | _described(calibrator.then(further)))
     return {
         "fp32": ModelFile(fp32, calibrator),
@@ -118,20 +118,29 @@ def check_agreement(files: dict[Precision, ModelFile], images: Split) -> None:
     """Raise `ExportError` when the int8 file gives the first of `images` other labels than the fp32 file too often.
 
     Where few pictures were held out, that it is right about as many of them says little. Here labels need not be right,
-    so that it can be asked about pictures to learn from, of which there are more. Each other label counts for as much
-    as the fp32 file finds it less probable than its own: a hardly trained network may name one class or another.
+    so that it can be asked about pictures to learn from, of which there are more.
     """
     asked = images.images[:GATE_IMAGES].numpy()
     expected, given = (files[precision].probabilities(asked) for precision in ("fp32", "int8"))
-    named = given.argmax(1)[:, None]
-    short_by = np.where(np.isfinite(given).all(1), expected.max(1) - np.take_along_axis(expected, named, 1)[:, 0], 1.0)
-    disagreement, allowed = float(short_by.sum()), max(GATE_IMAGES_LOST, GATE_DISAGREEMENT * len(asked))
-    if not disagreement < allowed + 1e-3:  # `not <`: a NaN is a disagreement too
+    named, disagreement, allowed = disagreements(expected, given)
+    if disagreement > allowed:
         raise ExportError(
-            f"The int8 file gives {int((short_by > 0).sum()):,} of {len(asked):,} training images another label than "
+            f"The int8 file gives {named:,} of {len(asked):,} training images another label than "
             f"the fp32 file, to which they are less probable by {disagreement:,.1f} in all (allowed: {allowed:,.1f}); "
             "nothing was written."
         )
+
+
+def disagreements(expected: npt.NDArray[np.float32], given: npt.NDArray[np.float32]) -> tuple[int, float, float]:
+    """How many labels differ, how much that is in all, and how much is allowed: probabilities (N, classes) twice.
+
+    Each other label counts for as much as it is less probable by `expected` than the label there: a hardly trained
+    network may name one class or another. What is no number is a whole disagreement.
+    """
+    named, numbers = given.argmax(1)[:, None], (np.isfinite(given) & np.isfinite(expected)).all(1)
+    short_by = np.where(numbers, expected.max(1) - np.take_along_axis(expected, named, 1)[:, 0], 1.0)
+    allowed = max(GATE_IMAGES_LOST, GATE_DISAGREEMENT * len(given)) + 1e-3  # for rounding errors
+    return int((short_by > 0).sum()), float(short_by.sum()), allowed
 
 
 def loses(evaluation: Evaluation, reference: Evaluation) -> bool:
