@@ -87,7 +87,7 @@ class Settings(BaseSettings):
     max_batch_upload_bytes: int = Field(2048 * MIB, gt=0, description="largest body of a batch")
     max_batch_images: int = Field(10_000_000, gt=0, description="most images in one batch")
     jobs_max_bytes: int = Field(
-        20480 * MIB, gt=0, description="what all batches may take; the oldest finished ones go first"
+        20480 * MIB, gt=0, description="what all batches may take; the oldest finished ones go first, after an hour"
     )
     jobs_keep_hours: float = Field(168, gt=0, description="how long a finished batch is kept")
     lame_duck_ms: int = Field(

@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+import orjson
+
 from service.classifier import Classifier
 from service.errors import (
     DeviceLost,
@@ -27,6 +29,7 @@ from service.errors import (
     StorageFailed,
 )
 from service.jobs import results, spool
+from service.jobs.database import Batch
 from service.jobs.inputs import Limits
 from service.jobs.prepare import TOO_MUCH, Order, ReaderDied, in_a_process
 from service.jobs.store import Store
@@ -40,9 +43,15 @@ IDLE_S = 1.0  # how often to look for what other processes have accepted or left
 RETRY_S = 10.0  # after trouble: with the disk, or with one batch
 BEHIND_S = 60.0  # how long no process may have a batch's model: those that are to have it may be starting
 TIDY_S = 60.0
+STOP_S = 5.0  # for what is under way to be let go: others take it over all the same, once this process has ended
 MOST_DEATHS = 3  # of processes that read one upload: each may have been another's fault, but not all
 PIECE_S = 0.008  # how long a piece may keep the engine from requests; a single image may take longer
 TURNS = 16  # of the event loop before each piece: a request takes several from its arrival to its answer
+LOST = "The batch's images are not on the server's disk any more; send the batch again."
+NO_ROOM = (
+    "The batch's results would take more than there is room for; ask for a smaller top_k, send it in parts, or once "
+    "others are finished or deleted."
+)
 Outcome = Prediction | ServiceError
 logger = logging.getLogger(__name__)
 
@@ -66,6 +75,7 @@ class Runner:
     def start(self) -> None:
         """Begin to look for work."""
         self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(self._ended)
 
     def wake(self) -> None:
         """There is new work."""
@@ -73,11 +83,21 @@ class Runner:
 
     async def stop(self) -> None:
         """Leave what is under way to others, or to the next start."""
+        late = set[asyncio.Task[None]]()
         if self._task:
+            self._task.remove_done_callback(self._ended)
             self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            _, late = await asyncio.wait([self._task], timeout=STOP_S)
         self.work.close()
-        self._store.database.close()
+        if late:  # to close the database would be to wait for what it waits for
+            logger.error("the work for batches does not end; the process does without")
+        else:
+            self._store.database.close()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not self._models.draining:  # nobody has asked it to
+            error = None if task.cancelled() else task.exception()
+            logger.critical("this process does no more work for batches; restart it", exc_info=error)
 
     async def _run(self) -> None:
         while True:
@@ -89,8 +109,6 @@ class Runner:
             except StorageFailed as exc:
                 logger.error("batches wait: %s", exc)
                 wait_s = RETRY_S
-            except Draining:
-                return
             except Exception:
                 logger.exception("batches wait")
                 wait_s = RETRY_S
@@ -111,9 +129,9 @@ class Runner:
         try:
             async with self._held(claim):
                 await self._do(claim)
-        except (Draining, DeviceLost):
+        except DeviceLost:
             raise
-        except (StorageFailed, Gone, ReaderDied) as exc:
+        except (StorageFailed, Draining, Gone, ReaderDied) as exc:  # Draining: perhaps just this model is unloaded
             logger.error("batch %s waits: %s", claim.batch.id, exc)
             return False
         except Exception:
@@ -153,10 +171,11 @@ class Runner:
             yield
         except asyncio.CancelledError:
             if not taken_away or worker.uncancel():
-                await asyncio.to_thread(self.work.release, claim)
+                await self._let_go(claim)
                 raise
         except (Draining, DeviceLost):  # this process's trouble, and no other's
-            await asyncio.to_thread(self.work.release, claim)
+            renewing.cancel()  # it would take what is let go for taken away
+            await self._let_go(claim)
             raise
         except Exception:
             renewing.cancel()
@@ -164,6 +183,13 @@ class Runner:
             raise
         finally:
             renewing.cancel()
+
+    async def _let_go(self, claim: Claim) -> None:
+        """Leave it to others at once, or else when its lease ends: never does an error hide why it is let go."""
+        try:
+            await asyncio.to_thread(self.work.release, claim)
+        except Exception as exc:
+            logger.error("batch %s waits for a lease to end: %s", claim.batch.id, exc)
 
     async def _prepare(self, claim: Claim) -> None:
         """Have the upload read in a process of its own; raises what is wrong with it."""
@@ -194,18 +220,28 @@ class Runner:
                 "others. Send the batch again."
             )
         ids, outcomes = list[str | None](), list[Outcome]()
-        while len(ids) < count:
-            try:
+        try:
+            if claim.chunk == 0:
+                await asyncio.to_thread(self._check_room, batch)
+            while len(ids) < count:
                 more_ids, contents = await asyncio.to_thread(
                     spool.read, self._store.folder(batch.id), first + len(ids), count - len(ids)
                 )
-            except FileNotFoundError:  # deleted meanwhile
-                return
-            ids += more_ids
-            outcomes += await self._classify(contents, served)
+                ids += more_ids
+                outcomes += await self._classify(contents, served)
+        except FileNotFoundError as exc:  # of a batch that was deleted meanwhile nothing is claimed, nor will it fail
+            raise InvalidSource(LOST) from exc
         rows = await asyncio.to_thread(results.rows, first, ids, outcomes, batch.top_k)
         failed = sum(isinstance(outcome, ServiceError) for outcome in outcomes)
         await asyncio.to_thread(self.work.finish, claim, rows, failed)
+
+    def _check_room(self, batch: Batch) -> None:
+        """Raise `InvalidSource` where the rows of all inputs would be more than others leave: none is written then."""
+        rows_bytes = (batch.total or 0) * spool.row_bytes(orjson.loads(batch.labels), batch.top_k)
+        others = self._store.unfinished(batch.id)
+        needed_bytes = spool.size(self._store.folder(batch.id)) + rows_bytes
+        if others.bytes + needed_bytes > self._settings.jobs_max_bytes:
+            raise InvalidSource(NO_ROOM)
 
     async def _classify(self, contents: Sequence[bytes | InvalidImage], served: Served) -> list[Outcome]:
         """One outcome per input."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
@@ -19,7 +20,8 @@ from service.jobs.inputs import Budget
 
 INPUTS, OFFSETS = "inputs", "offsets"
 READ_BYTES = 32 << 20
-RESULT_BYTES = 256  # what an input's row of results takes, about
+RESULT_BYTES = 256  # what an input's row of results takes, about, before the model's labels are looked at
+REST_BYTES, PROBABILITY_BYTES = 128, 17  # of a row: index, id and label; and of each class without its name
 LENGTHS, OFFSET = struct.Struct("<2L"), struct.Struct("<Q")
 
 
@@ -75,6 +77,18 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def row_bytes(labels: Sequence[str], top_k: int | None) -> int:
+    """What an input's row of results takes, about: it names all labels, or `top_k` of them."""
+    named = len(labels) if top_k is None else min(top_k, len(labels))
+    all_bytes = sum(len(label.encode()) + PROBABILITY_BYTES for label in labels)
+    return REST_BYTES + all_bytes * named // len(labels)
+
+
+def size(folder: Path) -> int:
+    """Bytes of the inputs that are kept there."""
+    return sum((folder / name).stat().st_size for name in (INPUTS, OFFSETS))
 
 
 def read(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import time
@@ -20,6 +21,7 @@ from service.prediction import ModelIdentity
 
 CHUNK_INPUTS = 256
 ORPHAN_S = 3600.0  # a folder without a batch that nobody has touched for so long is an upload that never ended
+FETCH_S = 3600.0  # so long a finished batch stays, whatever needs room: who sent it may look for its end only at times
 UPLOAD, RESULTS = "upload", "results.ndjson"
 ARRIVING = "arriving"  # a folder: for each upload how many bytes it has room for, which others leave it
 
@@ -41,7 +43,7 @@ class Unfinished(NamedTuple):
     """What stays, whatever is needed."""
 
     batches: int
-    bytes: int  # of their files, and of uploads that arrive
+    bytes: int  # of their files, of uploads that arrive, and of results that may not be fetched yet
 
 
 class Store:
@@ -171,7 +173,7 @@ class Store:
             (self.folder(batch_id) / name).unlink(missing_ok=True)
 
     def tidy(self, *, keep_s: float, max_bytes: int, needed_bytes: int = 0, needed_by: str = "") -> int:
-        """Remove finished batches that are old, and the oldest beyond `max_bytes`.
+        """Remove finished batches that are old, and the oldest beyond `max_bytes`: these `FETCH_S` after their end.
 
         Returns the bytes in use then, the `needed_bytes` of the batch `needed_by` among them, which are its own from
         now on. None is removed for them where it would be in vain. Of finished batches the database knows the size, so
@@ -183,9 +185,12 @@ class Store:
         elif self._root.exists():
             self._clean()
         stays = self.unfinished(needed_by).bytes  # what has arrived of it is needed
-        used = stays + self._finished_bytes()
+        used = stays + self._finished_bytes(0, time.time() - FETCH_S)
         most = max_bytes - needed_bytes if stays + needed_bytes <= max_bytes else max_bytes
-        while (oldest := self._oldest()) and (used > most or time.time() - (oldest.finished or 0) > keep_s):
+        while oldest := self._oldest():
+            age_s = time.time() - (oldest.finished or 0)
+            if age_s <= keep_s and (used <= most or age_s <= FETCH_S):
+                break
             used -= oldest.bytes
             with suppress(BatchNotFound):  # another process was first
                 self.delete(oldest.id)
@@ -201,7 +206,8 @@ class Store:
         count = len(ids)
         with suppress(FileNotFoundError):
             ids |= {path.name for path in (self._root / ARRIVING).iterdir()}
-        return Unfinished(count, sum(self._bytes(batch_id) for batch_id in ids - {besides}))
+        just_finished = self._finished_bytes(time.time() - FETCH_S, math.inf)
+        return Unfinished(count, just_finished + sum(self._bytes(batch_id) for batch_id in ids - {besides}))
 
     def _bytes(self, batch_id: str) -> int:
         """Of its files, with those that are still to come."""
@@ -212,12 +218,12 @@ class Store:
             return arrived
         return max(arrived, expected) if self.folder(batch_id).exists() else 0
 
-    def _finished_bytes(self) -> int:
+    def _finished_bytes(self, after: float, until: float) -> int:
         if not self.exists:
             return 0
         with self.database.reading() as connection:
-            row = connection.execute("SELECT sum(bytes) AS bytes FROM batches WHERE finished IS NOT NULL").fetchone()
-            return row["bytes"] or 0
+            query = "SELECT sum(bytes) AS bytes FROM batches WHERE finished > ? AND finished <= ?"
+            return connection.execute(query, [after, until]).fetchone()["bytes"] or 0
 
     def _oldest(self) -> Batch | None:
         """The batch that was finished before all others."""

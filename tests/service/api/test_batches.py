@@ -367,8 +367,11 @@ def test_what_is_larger_than_a_batch_may_be_costs_no_other_its_rows(settings: Se
         assert client.get(f"/v1/batches/{batch['id']}").status_code == 200
 
 
-def test_what_is_only_announced_costs_no_other_its_rows(idle: TestClient, settings: Settings) -> None:
+def test_what_is_only_announced_costs_no_other_its_rows(
+    idle: TestClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No more goes than twice as many bytes as have arrived."""
+    monkeypatch.setattr(store_module, "FETCH_S", -1.0)  # as when they were finished an hour ago
     state = idle.app.state  # type: ignore[attr-defined]
     store: Store = state.store
     ids = [send(idle).json()["id"] for _ in range(4)]
@@ -414,7 +417,10 @@ def test_not_any_number_of_batches_may_wait(idle: TestClient, monkeypatch: pytes
     assert send(idle).status_code == 202
 
 
-def test_a_body_that_does_not_say_how_long_it_is_has_as_much_room_as_any(settings: Settings) -> None:
+def test_a_body_that_does_not_say_how_long_it_is_has_as_much_room_as_any(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "FETCH_S", -1.0)  # as when they were finished an hour ago
     with TestClient(create_app(settings.model_copy(update={"jobs_max_bytes": 20_000}))) as client:
         first, second = (finished(client, send(client))["id"] for _ in range(2))
         size = 20_000 - len(client.get(f"/v1/batches/{first}/results").content)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import shutil
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -192,6 +194,32 @@ def test_a_model_that_is_gone_fails_the_batch(settings: Settings, models_dir: Pa
     asyncio.run(scenario())
 
 
+def test_a_model_that_is_unloaded_while_its_batch_is_scored_keeps_no_other_from_its_end(
+    settings: Settings, models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = Path(shutil.copytree(models_dir, tmp_path / "models"))
+    own = settings.model_copy(update={"models_dir": models, "request_timeout_ms": 1})
+
+    async def scenario() -> None:
+        async with running(own) as state:
+            classify = state.classifier.classify
+
+            async def late(pictures: Sequence[Any], **options: Any) -> Any:  # noqa: ANN401
+                if (models / "colours" / "1").exists():
+                    shutil.rmtree(models / "colours" / "1")
+                    await state.served.reload()
+                    await asyncio.gather(*state.served._retiring.values())
+                return await classify(pictures, **options)
+
+            monkeypatch.setattr(state.classifier, "classify", late)
+            unloaded = add(state.store, identity=state.served.choose("colours", "1").loaded.identity)
+            other = add(state.store, identity=state.served.choose("colours", "2").loaded.identity)
+            assert json.loads((await ended(state.store, unloaded)).error or "")["type"] == "model-not-found"
+            assert (await ended(state.store, other)).status == "succeeded"
+
+    asyncio.run(scenario())
+
+
 def test_a_batch_for_a_model_that_another_process_has_already_waits_for_it(
     settings: Settings, models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,6 +256,33 @@ def test_weights_that_were_exchanged_under_their_version_fail_the_batch(settings
             found = await ended(state.store, add(state.store, identity=identity))
             assert "its weights are others" in json.loads(found.error or "")["detail"]
             assert not rows(state.store, found)
+
+    asyncio.run(scenario())
+
+
+def test_a_batch_whose_images_are_lost_fails(settings: Settings) -> None:
+    async def scenario() -> None:
+        async with running(settings) as state:
+            batch_id, _ = state.store.new_folder()
+            identity = state.served.choose().loaded.identity
+            batch = state.store.create(NewBatch(batch_id, identity, None, "zip", None, "x", total=25))
+            found = await ended(state.store, batch)
+            assert json.loads(found.error or "")["type"] == "invalid-source"
+            assert "send the batch again" in json.loads(found.error or "")["detail"]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("top_k", "status"), [(None, "failed"), (1, "succeeded")])
+def test_a_batch_whose_rows_would_take_more_than_all_may_is_not_begun(
+    top_k: int | None, status: str, settings: Settings
+) -> None:
+    async def scenario() -> None:
+        async with running(settings.model_copy(update={"jobs_max_bytes": 300_000})) as state:
+            identity = replace(state.served.choose().loaded.identity, labels=tuple(map(str, range(1000))))
+            found = await ended(state.store, add(state.store, identity=identity, top_k=top_k))
+            assert (found.status, bool(found.bytes)) == (status, status == "succeeded")
+            assert status == "succeeded" or "a smaller top_k" in json.loads(found.error or "")["detail"]
 
     asyncio.run(scenario())
 
@@ -398,3 +453,78 @@ def test_work_for_a_batch_that_is_deleted_stops(settings: Settings, monkeypatch:
             assert (await ended(state.store, add(state.store, identity=identity))).status == "succeeded"
 
     asyncio.run(scenario())
+
+
+@asynccontextmanager
+async def at_work(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Runner]:
+    """A runner in the middle of a chunk that never ends by itself."""
+    async with running(settings) as state:
+        begun, never = asyncio.Event(), asyncio.Event()
+
+        async def stuck(_pictures: object, **_options: object) -> None:
+            begun.set()
+            await never.wait()
+
+        monkeypatch.setattr(state.classifier, "classify", stuck)
+        add(state.store, identity=state.served.choose().loaded.identity)
+        await asyncio.wait_for(begun.wait(), 60)
+        yield state.runner
+
+
+def test_a_claim_that_can_not_be_released_keeps_no_process_from_its_end(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_claim: Claim) -> None:
+        raise StorageFailed("full")
+
+    async def scenario() -> None:
+        async with at_work(settings, monkeypatch) as runner:
+            with monkeypatch.context() as context:
+                context.setattr(runner.work, "release", full)
+                await runner.stop()
+            assert runner._task
+            assert runner._task.cancelled()
+
+    asyncio.run(scenario())
+
+
+def test_a_stop_does_not_wait_for_ever(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    locked, free = threading.Event(), threading.Event()
+
+    def wait(_claim: Claim) -> None:
+        locked.set()
+        free.wait()
+
+    async def scenario() -> None:
+        async with at_work(settings, monkeypatch) as runner:
+            monkeypatch.setattr(runner_module, "STOP_S", 0.05)
+            monkeypatch.setattr(runner.work, "release", wait)
+            try:
+                async with asyncio.timeout(60):
+                    await runner.stop()
+                assert locked.is_set()
+            finally:
+                free.set()
+            assert runner._task
+            await asyncio.wait([runner._task])
+
+    asyncio.run(scenario())
+    assert "does not end" in caplog.text
+
+
+def test_an_end_of_the_work_that_nobody_asked_for_is_told(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        async with at_work(settings, monkeypatch) as runner:
+            assert runner._task
+            runner._task.cancel()
+            await asyncio.wait([runner._task])
+        async with at_work(settings, monkeypatch):
+            pass
+
+    asyncio.run(scenario())
+    told = [record for record in caplog.records if record.levelno == logging.CRITICAL]
+    assert [record.message for record in told] == ["this process does no more work for batches; restart it"]

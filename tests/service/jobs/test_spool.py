@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from service.errors import InvalidImage, InvalidSource
-from service.jobs import spool
+from service.jobs import results, spool
 from service.jobs.inputs import Budget
 from service.jobs.spool import RESULT_BYTES, SpoolWriter
+from service.prediction import ModelIdentity, predictions
 
 INPUTS: list[tuple[str | None, bytes]] = [("a", b"first"), (None, b""), ("ü", b"third" * 1000)]
 
@@ -67,6 +69,22 @@ def test_all_that_is_written_is_spent(content: bytes | InvalidImage, tmp_path: P
             writer.add("a", content)
         with pytest.raises(InvalidSource, match="more than there is room for"):
             writer.add("a", b"")
+
+
+def test_its_size_is_that_of_its_files(folder: Path) -> None:
+    kept = sum(path.stat().st_size for path in folder.iterdir())
+    (folder / "results.ndjson").write_bytes(b"not of the inputs")
+    assert spool.size(folder) == kept
+
+
+@pytest.mark.parametrize("classes", [10, 1000])
+@pytest.mark.parametrize("top_k", [None, 5, 5000])
+def test_what_a_row_of_results_will_take_is_known_before(classes: int, top_k: int | None) -> None:
+    labels = tuple(f"label {number:04}" for number in range(classes))
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(classes), 20).astype(np.float32)
+    outcomes = predictions(ModelIdentity("m", "1", "sha256:0", labels), probabilities)
+    written = len(results.rows(0, ["folder/picture.png"] * 20, outcomes, top_k)) / 20
+    assert written <= spool.row_bytes(labels, top_k) <= 1.3 * written
 
 
 def test_a_new_attempt_begins_afresh(folder: Path) -> None:
