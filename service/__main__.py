@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import logging
 import os
 import shlex
+import signal
 import socket
 import sys
 from importlib.util import find_spec
@@ -17,11 +17,10 @@ from service import telemetry
 from service.cores import default_workers, may_use_gpu
 from service.errors import StartupError
 from service.listening import listen, shared
-from service.settings import Settings, load, metavar, unknown_variables
-from service.supervisor import Supervisor
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what takes its time is imported when signals are taken care of
     from service.jobs.score import Engine
+    from service.settings import Settings
 
 EXAMPLE = Path(__file__).parent / "web" / "example.png"
 logger = logging.getLogger(__name__)
@@ -30,8 +29,11 @@ logger = logging.getLogger(__name__)
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; what keeps it from running is one sentence on stderr and exit status 1, Ctrl-C is 130."""
     given = sys.argv[1:] if arguments is None else arguments
-    options = parser(given[0] if given else None).parse_args(given)
+    command = given[0] if given else None
+    if command == "serve" and sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])  # it waits for who reads the models, and ends nobody
     try:
+        options = parser(command).parse_args(given)
         status: int = options.run(options)
     except StartupError as exc:
         print(f"convoy: {exc}", file=sys.stderr)
@@ -57,6 +59,8 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
 
 
 def _add_serve(serve: argparse.ArgumentParser) -> None:
+    from service.settings import Settings, metavar
+
     for name, setting in Settings.model_fields.items():
         serve.add_argument(
             f"--{name.replace('_', '-')}",
@@ -128,6 +132,8 @@ def _need_onnx_runtime() -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    from service.settings import Settings, load, unknown_variables
+
     _need_onnx_runtime()
     given = {name: value for name, value in vars(options).items() if name in Settings.model_fields}
     try:
@@ -145,16 +151,24 @@ def _serve(options: argparse.Namespace) -> int:
         settings = settings.model_copy(update={"grpc_port": grpc_port, "workers": count})
         if count == 1 and not may_use_gpu(settings.device):  # which, once failed, only a new process gets back
             return _serve_here(settings, listener)
-        return asyncio.run(
-            Supervisor(
-                listener,
-                settings.model_dump_json().encode(),
-                count=count,
-                lame_duck_s=settings.lame_duck_ms / 1000,
-                drain_timeout_s=settings.drain_timeout_ms / 1000,
-                announce=lambda: announce(listener, grpc_port),
-            ).run()
-        )
+        return _serve_in_workers(settings, listener, count)
+
+
+def _serve_in_workers(settings: Settings, listener: socket.socket, count: int) -> int:
+    import asyncio
+
+    from service.supervisor import Supervisor
+
+    return asyncio.run(
+        Supervisor(
+            listener,
+            settings.model_dump_json().encode(),
+            count=count,
+            lame_duck_s=settings.lame_duck_ms / 1000,
+            drain_timeout_s=settings.drain_timeout_ms / 1000,
+            announce=lambda: announce(listener, settings.grpc_port),
+        ).run()
+    )
 
 
 def _serve_here(settings: Settings, listener: socket.socket) -> int:

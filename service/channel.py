@@ -24,6 +24,8 @@ class Message(IntEnum):
     RELOAD = ord("m")  # there are new models
     SILENCE = ord("s")  # answer nobody for a moment
     SPREAD = ord("a")  # all have the models that it wanted them to
+    STOP = ord("f")  # finish what runs, and end
+    ABANDON = ord("x")  # end without finishing it
     # from a worker
     READY = ord("r")  # it answers
     TAKEN = ord("t")  # it has the next of the connections that it was sent

@@ -20,7 +20,7 @@ import numpy as np
 from service.choices import Choice
 from service.engine import Engine
 from service.errors import ModelNotFound, ServiceError, StartupError
-from service.metadata import CARD, ModelMetadata, Name, Precision
+from service.metadata import CARD, FILE_NAME, ModelMetadata, Name, Precision
 from service.prediction import ModelIdentity
 from service.preprocessing import RESIZE_POLICIES
 from service.settings import Settings
@@ -87,21 +87,25 @@ class ModelRepository:
     def find(self, proposed: Mapping[str, Choice] | None = None) -> Inventory:
         """As `look`, even where the default model can't serve; `proposed` choices take the place of those kept."""
         found = Inventory()
-        for folder in self._folders():
-            try:
-                choice = (proposed or {}).get(folder.name) or Choice.read(folder)
-            except (OSError, ValueError) as exc:
-                found.failed.update({(folder.name, version): _reason(exc) for version in self.stored(folder.name)})
-                logger.error("model %s is not served: %s", folder.name, exc)
-            else:
-                self._find(folder, choice, found)
+        try:
+            for folder in self._folders():
+                try:
+                    choice = (proposed or {}).get(folder.name) or Choice.read(folder)
+                except (OSError, ValueError) as exc:
+                    found.failed.update({(folder.name, version): _reason(exc) for version in self.stored(folder.name)})
+                    logger.error("model %s is not served: %s", folder.name, exc)
+                else:
+                    self._find(folder, choice, found)
+        except BaseException:  # nobody gets what has been loaded so far
+            self.discard(found)
+            raise
         return found
 
     def _folders(self) -> list[Path]:
         """Those of models; whatever no model or version can be called is passed over, and said in the log."""
         folders = set[Path]()
-        for path in self.root.glob("*/*/metadata.json"):
-            model, version = path.parents[1], path.parent.name
+        for folder in _version_folders(self.root):
+            model, version = folder.parent, folder.name
             if NAME.fullmatch(model.name) and version.isprintable():
                 folders.add(model)
             else:
@@ -110,7 +114,8 @@ class ModelRepository:
 
     def _find(self, folder: Path, choice: Choice, found: Inventory) -> None:
         """Add one model's versions to those found."""
-        name, loaded = folder.name, dict[str, LoadedModel]()
+        name = folder.name
+        loaded = found.loaded[name] = {}
         for version in sorted(self.stored(name)):
             if version in choice.unloaded:
                 found.unloaded.add((name, version))
@@ -127,9 +132,11 @@ class ModelRepository:
             logger.error("model %s is not served: %s", name, why)
             found.failed.update({(name, version): why for version in loaded})
             self._discard(loaded.values())
-        elif loaded:
-            found.loaded[name] = loaded
+            loaded.clear()
+        if loaded:
             found.active[name] = choice.active or max(loaded, key=int)
+        else:
+            del found.loaded[name]
 
     def discard(self, found: Inventory) -> None:
         """Close what was loaded for an inventory that is not published."""
@@ -143,7 +150,7 @@ class ModelRepository:
 
     def stored(self, name: str) -> set[str]:
         """The versions of a model that the folder holds, whether they serve or not."""
-        found = {path.parent.name for path in self.root.glob("*/*/metadata.json") if path.parents[1].name == name}
+        found = {folder.name for folder in _version_folders(self.root) if folder.parent.name == name}
         return {version for version in found if version.isprintable()}  # others can't be told to anybody
 
     @property
@@ -202,6 +209,22 @@ def opener(settings: Settings, *, threads: int, number: int = 0) -> OpenEngine:
         )
 
     return open_engine
+
+
+def _version_folders(root: Path) -> Iterator[Path]:
+    """root/<name>/<version>/ with metadata in it, whatever else comes and goes there meanwhile."""
+    for model in _visible(root):
+        for version in _visible(model):
+            if version / FILE_NAME in _visible(version):
+                yield version
+
+
+def _visible(folder: Path) -> list[Path]:
+    """What it holds, if it is a folder and has not gone; names with a dot before them are for what is no model yet."""
+    try:
+        return [path for path in folder.iterdir() if not path.name.startswith(".")]
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return []
 
 
 def _reason(exc: Exception) -> str:

@@ -68,6 +68,7 @@ class Server(uvicorn.Server):
         """Begin to answer, then say so."""
         self._loop = asyncio.get_running_loop()
         self._loop.add_signal_handler(signal.SIGHUP, self.reload)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
         gc.collect()
         gc.freeze()  # what is there now stays: collections need not go through it again and again
         await super().startup(sockets)
@@ -178,12 +179,17 @@ class WorkerServer(Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - the signature is uvicorn's
         """Begin to take connections."""
-        self._channel.open(self._hear, self._orphaned)
+        self._channel.open(self._hear, self._finish)
         await super().startup([])
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Go on: who sends SIGTERM to all processes at once tells the parent, too, and that one says when to stop."""
+
     async def _reload(self) -> None:
-        await super()._reload()
-        self._channel.send(Message.RELOADED)
+        try:
+            await super()._reload()
+        finally:  # the parent waits for it
+            self._channel.send(Message.RELOADED)
 
     async def _spread(self) -> None:
         """Let all workers look at the models, and wait until they have."""
@@ -211,9 +217,15 @@ class WorkerServer(Server):
                 time.sleep(SILENCE_S)  # not asyncio's, as in `_stop_listening`
             case Message.LAME_DUCK:
                 self._models.draining = True
+            case Message.STOP:
+                self._finish()
+            case Message.ABANDON:
+                self.force_exit = True
+                self._finish()
+                self._abandon()
 
-    def _orphaned(self) -> None:
-        """The parent is gone: no more connections will come."""
+    def _finish(self) -> None:
+        """No more connections will come: the parent says so, or is gone."""
         self._models.draining = self.should_exit = True
 
     def _ended(self) -> None:

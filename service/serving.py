@@ -92,6 +92,9 @@ class ServedModels:
             except StartupError as exc:
                 logger.error("the models stay what they were: %s", exc)
                 return
+            except Exception:  # whatever it is, they can be looked at again
+                logger.exception("the models stay what they were")
+                return
             self.publish(inventory)
 
     def publish(self, inventory: Inventory) -> None:

@@ -48,6 +48,12 @@ class Worker:
         self.connections += 1
         return True
 
+    def stop(self) -> None:
+        """Let it finish what runs; SIGTERM, of which no other takes notice, ends one that still loads its models."""
+        self.channel.send(Message.STOP)
+        if not self.ready:
+            self.signal(signal.SIGTERM)
+
     def signal(self, number: signal.Signals) -> None:
         """Send it, unless the process has ended, of which its keeper may not have heard yet."""
         with suppress(ProcessLookupError):
@@ -87,6 +93,7 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
         loop.add_signal_handler(signal.SIGINT, self._interrupted)
         loop.add_signal_handler(signal.SIGHUP, self._reload_asked.set)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
         reloader = asyncio.create_task(self._reload())
         self._keepers += [asyncio.create_task(self._keep(strip)) for strip in range(self._count)]
         await self._stop.wait()
@@ -105,7 +112,7 @@ class Supervisor:
         for connection in last:
             self._place(connection)
         for worker in self._workers:
-            worker.signal(signal.SIGTERM)
+            worker.stop()
         _, late = await asyncio.wait(self._keepers, timeout=self._drain_timeout_s + 5)
         for worker in self._workers if late else ():
             logger.error("worker %d did not stop in time and is killed", worker.process.pid)
@@ -116,7 +123,7 @@ class Supervisor:
     def _interrupted(self) -> None:
         if self._hurried.is_set():  # twice: nobody wants to wait for what runs
             for worker in self._workers:
-                worker.signal(signal.SIGINT)
+                worker.channel.send(Message.ABANDON)
         self._hurried.set()
         self._stop.set()
 

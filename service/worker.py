@@ -23,7 +23,8 @@ from service.settings import Settings
 
 def main(channel: int, counters: int, strip: int) -> int:
     """Serve until the parent says otherwise; what keeps it from starting is one sentence on stderr and status 1."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # from the parent, to who serves: a moment later it means nothing
+    for number in (signal.SIGINT, signal.SIGHUP):  # to all processes at once: what it means the parent says
+        signal.signal(number, signal.SIG_IGN)
     settings = Settings.model_validate_json(sys.stdin.read())
     telemetry.configure(settings.log_format)
     try:

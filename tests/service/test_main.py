@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
+import signal
 import subprocess
 import sys
+from argparse import ArgumentParser
+from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 from unittest.mock import Mock
@@ -61,6 +64,43 @@ def test_what_keeps_it_from_starting_is_one_sentence(
     error = capfd.readouterr().err
     assert error.startswith(sentence)
     assert error.count("\n") == 1
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    yield
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@pytest.mark.parametrize(("command", "waits"), [("serve", True), ("score", False)])
+def test_a_hangup_waits_until_a_server_has_started(command: str, waits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    effects: list[bool] = []
+
+    def note(*_: object) -> None:
+        effects.append(signal.SIGHUP in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+
+    def add_options(subparser: ArgumentParser) -> None:
+        note()
+        subparser.set_defaults(run=note)
+
+    monkeypatch.setitem(COMMANDS, command, ("", add_options))
+    main([command])
+    assert effects == [waits] * 2
+
+
+def test_signals_are_taken_care_of_before_anything_slow_is_imported() -> None:
+    program = "import sys, service.__main__; print({'asyncio', 'numpy', 'pydantic'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_ctrl_c_during_the_imports_is_one_sentence(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(COMMANDS, "serve", ("", Mock(side_effect=KeyboardInterrupt)))
+    assert main(["serve"]) == 130
+    assert capfd.readouterr().err == "convoy: stopped.\n"
 
 
 @pytest.mark.parametrize("command", ["serve", "score", "bench", "tune"])

@@ -6,8 +6,10 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -131,7 +133,7 @@ def test_what_a_file_gave_at_export_counts_for_it_before_what_torch_gave(root: P
     assert load(root).get("colours", "1").identity.version == "1"
 
 
-@pytest.mark.parametrize("folder", [b"caf\xe9/1", b"colours/caf\xe9", b"Colours copy/1", b".trash/1"])
+@pytest.mark.parametrize("folder", [b"caf\xe9/1", b"colours/caf\xe9", b"Colours copy/1"])
 def test_folders_with_names_that_no_model_can_have_are_passed_over(
     folder: bytes, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -142,6 +144,52 @@ def test_folders_with_names_that_no_model_can_have_are_passed_over(
     assert set(repository.versions("colours")) == {"1", "2"}
     assert not repository.failed
     assert f"{os.fsdecode(folder)!a} is passed over" in caplog.text
+
+
+@pytest.mark.parametrize("folder", [".trash/1", "colours/.export-3"])
+def test_a_folder_whose_name_begins_with_a_dot_is_no_model(
+    folder: str, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(root / "colours" / "1", root / folder)
+    repository = load(root)
+    assert set(repository.versions("colours")) == repository.stored("colours") == {"1", "2"}
+    assert not repository.failed
+    assert folder not in caplog.text
+
+
+def test_a_folder_that_goes_while_models_are_looked_for_holds_none(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for going in ("others", "colours/3"):
+        shutil.copytree(root / "colours" / "1", root / going / "1")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+
+    def just_gone(look: Callable[[Path], Iterable[str]], folder: Path) -> Iterable[str]:
+        if folder in (root / "others", root / "colours" / "3") and folder.exists():
+            folder.rename(elsewhere / folder.name)
+        return look(folder)
+
+    for name in ("listdir", "scandir"):
+        monkeypatch.setattr(os, name, partial(just_gone, getattr(os, name)))
+    repository = load(root)
+    assert {path.name for path in elsewhere.iterdir()} == {"others", "3"}
+    assert (set(repository.models), repository.failed) == ({"colours"}, {})
+
+
+def test_what_a_failing_look_has_loaded_is_closed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, close = list[Engine](), Mock()
+    monkeypatch.setattr(Engine, "close", close)
+
+    def open_one(metadata: ModelMetadata, files: Mapping[Precision, Path]) -> Engine:
+        if opened:
+            raise MemoryError
+        opened.append(open_engine(metadata, files))
+        return opened[0]
+
+    with pytest.raises(MemoryError):
+        ModelRepository(root, "colours", open_one)
+    close.assert_called_once_with()
 
 
 def in_place_of_metadata(folder: Path) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from unittest.mock import Mock
+from unittest.mock import AsyncMock, Mock, call
 
 import pytest
 
+from service.channel import Message
 from service.protocol import Protocol
-from service.server import Server
+from service.server import Server, WorkerServer
 from service.settings import Settings
 from tests.wire import PNG, Client, counted, hold_engine, read, scenario, wire
 
@@ -59,6 +60,47 @@ def test_who_asks_for_a_look_during_another_one_gets_one_after_it(settings: Sett
         assert begun.empty()
 
     scenario(settings, play)
+
+
+def test_a_hangup_during_the_start_is_heard_after_it(settings: Settings) -> None:
+    async def play(client: Client) -> None:
+        assert client.server._reloading
+        await client.server._reloading
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+    signal.raise_signal(signal.SIGHUP)
+    try:
+        scenario(settings, play)
+    finally:
+        assert not signal.sigtimedwait([signal.SIGHUP], 0)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
+
+
+@pytest.mark.parametrize("outcome", [None, RuntimeError("can't start new thread")])
+def test_the_parent_hears_of_the_end_of_every_look(outcome: Exception | None) -> None:
+    async def play() -> None:
+        channel, models = Mock(), Mock(reload=AsyncMock(side_effect=outcome))
+        worker = WorkerServer(Mock(), models, Settings(), channel, Mock())
+        for count in (1, 2):
+            worker._hear(Message.RELOAD, None)
+            assert worker._reloading
+            await asyncio.wait([worker._reloading])
+            assert worker._reloading.exception() is outcome
+            assert channel.send.call_args_list == [call(Message.RELOADED)] * count
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_only_the_parent_stops_a_worker(number: signal.Signals) -> None:
+    models = Mock(draining=False)
+    worker = WorkerServer(Mock(), models, Settings(), Mock(), Mock())
+    worker.handle_exit(number, None)
+    assert (models.draining, worker.should_exit) == (False, False)
+    worker._hear(Message.STOP, None)
+    assert (models.draining, worker.should_exit, worker.force_exit) == (True, True, False)
+    worker._hear(Message.ABANDON, None)
+    assert worker.force_exit
 
 
 async def told_at_the_end(client: Client, route: str, caplog: pytest.LogCaptureFixture) -> None:

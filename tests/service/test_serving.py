@@ -8,6 +8,7 @@ import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -331,3 +332,21 @@ def test_a_repository_without_the_default_model_changes_nothing(
 
     asyncio.run(scenario())
     assert "the models stay what they were: The default model colours can't be served" in caplog.text
+
+
+def test_a_look_that_fails_changes_nothing_and_the_next_one_comes_about(
+    own: Settings, root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        async with running(own) as (models, classifier):
+            write_colour_model(root / "colours" / "3")
+            with monkeypatch.context() as patch:
+                patch.setattr(models.repository, "look", Mock(side_effect=RuntimeError("can't start new thread")))
+                await models.reload()
+            assert version_of((await classifier.classify([RED]))[0]) == "2"
+            await models.reload()
+            assert version_of((await classifier.classify([RED]))[0]) == "3"
+
+    asyncio.run(scenario())
+    (record,) = [record for record in caplog.records if record.exc_info]
+    assert record.getMessage() == "the models stay what they were"

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
-from unittest.mock import Mock
+from unittest.mock import Mock, call
 
 import pytest
 
@@ -156,6 +156,15 @@ def test_sigterm_finishes_what_has_begun(models_dir: Path) -> None:
         assert convoy.process.wait(60) == 0
 
 
+def test_sigterm_to_all_processes_at_once_leaves_time_for_balancers(models_dir: Path) -> None:
+    with running(models_dir, lame_duck_ms="600000") as convoy:
+        for pid in (*convoy.workers(), convoy.process.pid):  # as systemd does
+            os.kill(pid, signal.SIGTERM)
+        assert {predict(convoy.connect()) for _ in range(500)} == {200}  # a worker that takes its leave needs less time
+        convoy.process.send_signal(signal.SIGINT)
+        assert convoy.process.wait(60) == 0
+
+
 def test_ctrl_c_waits_for_no_balancer(models_dir: Path) -> None:
     with running(models_dir, workers="2", lame_duck_ms="600000") as convoy:
         convoy.process.send_signal(signal.SIGINT)
@@ -164,7 +173,8 @@ def test_ctrl_c_waits_for_no_balancer(models_dir: Path) -> None:
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_ctrl_c_twice_waits_for_no_request(models_dir: Path, workers: str) -> None:
-    with running(models_dir, workers=workers, drain_timeout_ms="600000") as convoy:
+    patient = {"drain_timeout_ms": "600000", "request_timeout_ms": "600000"}
+    with running(models_dir, workers=workers, **patient) as convoy:
         for _ in range(int(workers)):  # one for each
             connection = convoy.connect()
             connection.putrequest("POST", "/v1/predict")
@@ -286,6 +296,15 @@ def test_workers_that_cannot_start_end_the_service_with_one_sentence(tmp_path: P
 def lone(listener: socket.socket, announce: Callable[[], None]) -> Supervisor:
     """One that starts nobody."""
     return Supervisor(listener, b"", count=1, lame_duck_s=0, drain_timeout_s=0, announce=announce)
+
+
+@pytest.mark.parametrize(("ready", "signals"), [(False, [call(signal.SIGTERM)]), (True, [])])
+def test_a_worker_that_cannot_hear_yet_that_it_is_to_stop_is_ended(ready: bool, signals: list[object]) -> None:
+    worker = Worker(Mock(), Mock())
+    worker.ready = ready
+    worker.stop()
+    assert worker.channel.send.call_args_list == [call(Message.STOP)]  # type: ignore[attr-defined]
+    assert worker.process.send_signal.call_args_list == signals  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(("stopping", "announced"), [(False, ["ready"]), (True, [])])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
+from unittest.mock import Mock, call
 
 import pytest
 
@@ -34,3 +36,14 @@ def test_it_knows_its_number_and_only_the_first_says_why_none_can_start(
     os.close(memory)
     assert asked == [(settings, number)]
     assert capsys.readouterr().err == ("" if number else "convoy: There is no model.\n")
+
+
+def test_of_all_signals_that_the_whole_service_gets_only_sigterm_ends_it_while_it_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    take_care = Mock()
+    monkeypatch.setattr(signal, "signal", take_care)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("no settings"))
+    with pytest.raises(ValueError, match="Invalid JSON"):
+        worker.main(-1, -1, 0)
+    assert take_care.call_args_list == [call(signal.SIGINT, signal.SIG_IGN), call(signal.SIGHUP, signal.SIG_IGN)]
