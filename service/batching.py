@@ -47,6 +47,7 @@ class DynamicBatcher:
         self._pace = Pace()
         self._running: dict[asyncio.Task[None], Batch] = {}  # with the engine, in the order in which it takes them
         self._engine_free_since = 0.0
+        self._idle_since = 0.0  # the same, where what is not counted, a heartbeat, is no work
         self.succeeded = -math.inf  # when the last batch without a failure ended, on the event loop's clock
         self._woken = False
         self._delay_timer: asyncio.TimerHandle | None = None
@@ -123,7 +124,7 @@ class DynamicBatcher:
         if deadline is None:
             return None
         wait, left = self.seconds_until(rows, priority), deadline - self._loop.time()
-        if left > 0 and not queued_rows and not self._running and self._loop.time() - self._engine_free_since > wait:
+        if left > 0 and not queued_rows and not self._running and self._loop.time() - self._idle_since > wait:
             return None  # after so long an idleness it may be faster than it was: only running something tells
         if wait <= (left * SURE if self._queue.rows_before(priority) else left):  # some room where others wait before
             return None
@@ -212,6 +213,7 @@ class DynamicBatcher:
         batch, now = self._running.pop(task), self._loop.time()
         began, self._engine_free_since = self._engine_began(batch), now
         if waited := tuple(began - piece.request.enqueued for piece in batch.slices if piece.request.counted):
+            self._idle_since = now
             self._observer.ran(BatchReport(batch.reason, batch.rows, waited, now - began))
         if task.cancelled():
             error: ServiceError = Draining(

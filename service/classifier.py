@@ -34,6 +34,7 @@ class Classifier:
         # Whatever is sent, other threads stay free; and so few large pictures are unpacked at once, by all workers.
         threads = threads_per_worker(settings.workers or default_workers(settings.device))
         self._turns = Turns(threads, max_bytes=settings.queue_bytes)
+        self._background_turns = Turns(1, max_bytes=settings.queue_bytes)  # each model's engine has a thread for them
         self._shares = Shares(settings.client_images) if settings.client_share < 1 else None
         self._decoded = metrics.histogram("convoy_stage_seconds", "decode")
         self._preprocessed = metrics.histogram("convoy_stage_seconds", "preprocess")
@@ -105,8 +106,10 @@ class Classifier:
         preparation = None if background or nbytes > INLINE_BYTES else self._inline(pictures, spec)
         if preparation is None:
             preparation = Preparation(pictures, spec, self._max_pixels)
-            if background:
-                await run_in(background, preparation.steps(), deadline)
+            if background and deadline is None:  # a batch's: one piece at a time, which clients' work must not shut out
+                await run_in(background, preparation.steps())
+            elif background:
+                await self._background_turns.run(preparation.steps(), nbytes, deadline, background)
             else:
                 await self._turns.run(preparation.steps(), nbytes, deadline)
         self._decoded.observe(preparation.decode_s)

@@ -45,7 +45,7 @@ class Counters:
         self._memory, self._strip = memory, strip
         self._numbers = memoryview(memory).cast("d")
         self._lengths = memoryview(memory).cast("Q")
-        self._cells = {key: self._cell(strip, entry) for entry, key in enumerate(self._keys(strip))}
+        self._cells = {key: self._cell(strip, entry) for entry, key in self._keys(strip)}
 
     @classmethod
     def alone(cls) -> Self:
@@ -71,19 +71,21 @@ class Counters:
             if key.startswith(prefixes):
                 cell.set(0)
 
-    def totals(self) -> dict[str, float]:
-        """Every key's sum over all processes."""
+    def totals(self, prefix: str = "") -> dict[str, float]:
+        """The sum over all processes of every key that begins so."""
         sums: dict[str, float] = {}
         for strip in range(len(self._memory) // STRIP_BYTES):
             first = (self._start(strip) + KEY_BYTES) // 8
-            for entry, key in enumerate(self._keys(strip)):
+            for entry, key in self._keys(strip, prefix.encode()):
                 sums[key] = sums.get(key, 0.0) + self._numbers[first + entry * ENTRY_BYTES // 8]
         return sums
 
-    def _keys(self, strip: int) -> Iterator[str]:
+    def _keys(self, strip: int, prefix: bytes = b"") -> Iterator[tuple[int, str]]:
+        """Those in use that begin so, each with its entry; the others are not even decoded."""
         for entry in range(self._lengths[self._start(strip) // 8 - 1]):
             start = self._start(strip) + entry * ENTRY_BYTES
-            yield self._memory[start : start + KEY_BYTES].rstrip(b"\0").decode()
+            if self._memory[start : start + len(prefix)] == prefix:
+                yield entry, self._memory[start : start + KEY_BYTES].rstrip(b"\0").decode()
 
     def _cell(self, strip: int, entry: int) -> Cell:
         return Cell(self._numbers, (self._start(strip) + entry * ENTRY_BYTES + KEY_BYTES) // 8)

@@ -6,6 +6,7 @@ costs a tenth of a microsecond: each request makes a dozen.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ LABEL_BYTES = 64  # of a label; escaped it may take twice as many
 NOTHING: Mapping[tuple[str, ...], float] = MappingProxyType({})
 
 ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+VALUE, ESCAPED = re.compile(r'="((?:[^"\\]|\\.)*)"'), re.compile(r"\\(.)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +151,11 @@ class Metrics:
 
     def total(self, name: str, *values: str) -> float:
         """The sum of a counter's numbers whose first labels have these values, exact over all worker processes."""
-        start = f"{name}{{{_pairs(zip(METRICS[name].labels, values, strict=False))}"
-        starts = (start + ",", start + "}")
-        return sum(number for key, number in self._counters.totals().items() if key.startswith(starts))
+        return sum(number for found, number in self.totals(name).items() if found[: len(values)] == values)
+
+    def totals(self, name: str) -> dict[tuple[str, ...], float]:
+        """All of a counter's sums by the values of its labels, in one look at what all worker processes count."""
+        return {_values(key): number for key, number in self._counters.totals(f"{name}{{").items()}
 
     def render(self, looked_up: Mapping[tuple[str, ...], float] = NOTHING) -> bytes:
         """Prometheus' text format, exact over all worker processes.
@@ -203,6 +207,13 @@ def _sample(family: str, name: str, values: Sequence[str], *more: tuple[str, str
 def _pairs(labels: Iterable[tuple[str, str]]) -> str:
     """`label="value",…`, escaped as the format asks."""
     return ",".join(f'{label}="{value.translate(ESCAPES)}"' for label, value in labels)
+
+
+def _values(key: str) -> tuple[str, ...]:
+    """What `_sample` was given."""
+    return tuple(
+        ESCAPED.sub(lambda found: "\n" if found[1] == "n" else found[1], value) for value in VALUE.findall(key)
+    )
 
 
 def _number(value: float) -> str:

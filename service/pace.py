@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 MOST_DELAY = 4.0  # one request that was forgotten for a minute must not close the door to all others
+AGREEING = 3  # batches in a row that took longer than that: the engine is slower, it did not merely stand still once
 DECAY = 0.95  # of a batch's weight with each later one: about the last twenty count
 SURE = 0.75  # of the time that is left: what a wait may be foreseen to be, since some wait longer
 
@@ -26,9 +27,11 @@ class Pace:
     _per_batch: float = 0.0
     _per_row: float = 0.0
     _delay: float = 1.0  # how many times longer than foreseen requests have waited lately
+    _slow: int = 0  # batches in a row that took longer than any should
 
     def observe(self, rows: int, seconds: float) -> None:
         """A batch of so many rows took so long."""
+        seconds = self._credible(rows, seconds)
         self._weight = self._weight * DECAY + 1
         self._rows = self._rows * DECAY + rows
         self._seconds = self._seconds * DECAY + seconds
@@ -40,6 +43,17 @@ class Pace:
         per_row = covariance / variance if variance > 1e-6 * mean_rows**2 else 0.0
         self._per_row = min(max(per_row, 0.0), mean_seconds / mean_rows)  # neither cost can be negative
         self._per_batch = mean_seconds - self._per_row * mean_rows
+
+    def _credible(self, rows: int, seconds: float) -> float:
+        """What of so long a time counts: a process that was stopped for a minute is no slower afterwards.
+
+        Of what the mean batch takes, not of what is foreseen: that is too little where only small ones were seen.
+        """
+        if not self._seconds:
+            return seconds
+        most = MOST_DELAY * self._seconds / self._weight * max(1.0, rows * self._weight / self._rows)
+        self._slow = self._slow + 1 if seconds > most else 0
+        return seconds if self._slow >= AGREEING else min(seconds, most)
 
     def judge(self, foreseen: float, waited: float) -> None:
         """A request was to wait so long, by `seconds`, and waited so long: there is more to do than inference alone."""

@@ -31,8 +31,10 @@ class Turns:
         self._bytes = 0  # of the requests that they belong to
         self._turn_s = 0.0  # how long they took lately
 
-    async def run(self, pictures: Iterator[None], nbytes: int, deadline: float | None) -> None:
-        """Go through `pictures`, each step of which is work for a thread.
+    async def run(
+        self, pictures: Iterator[None], nbytes: int, deadline: float | None, elsewhere: Executor | None = None
+    ) -> None:
+        """Go through `pictures`, each step of which is work for a thread, or for one of those `elsewhere`.
 
         `deadline` is on the event loop's clock. Raises `DeadlineExceeded` when it is over, and at once when it can't be
         met, and `Overloaded`. A caller that is cancelled gives its turn back.
@@ -41,7 +43,7 @@ class Turns:
         self._bytes += nbytes
         try:
             async with _until(deadline) as given_up:
-                while not await self._turn(pictures, given_up):
+                while not await self._turn(pictures, given_up, elsewhere or self._pool):
                     pass
         finally:
             self._bytes -= nbytes
@@ -62,22 +64,22 @@ class Turns:
                 retry_after_s=math.ceil(wait_s),
             )
 
-    async def _turn(self, pictures: Iterator[None], given_up: Event) -> bool:
+    async def _turn(self, pictures: Iterator[None], given_up: Event, threads: Executor) -> bool:
         """Whether the last one is done."""
         if not self._open:
             self._turn_s = 0.0  # what was seen before says little of what comes after a pause
         self._open += 1
         try:
-            done, took_s = await asyncio.get_running_loop().run_in_executor(self._pool, _go_through, pictures, given_up)
+            done, took_s = await asyncio.get_running_loop().run_in_executor(threads, _go_through, pictures, given_up)
         finally:
             self._open -= 1
         self._turn_s = self._turn_s * DECAY + took_s * (1 - DECAY) if self._turn_s else took_s
         return done
 
 
-async def run_in(threads: Executor, pictures: Iterator[None], deadline: float | None) -> None:
-    """Go through `pictures` in one of `threads`, in one go; raises `DeadlineExceeded`."""
-    async with _until(deadline) as given_up:
+async def run_in(threads: Executor, pictures: Iterator[None]) -> None:
+    """Go through `pictures` in one of `threads`, in one go, however many others wait for them."""
+    async with _until(None) as given_up:
         await asyncio.get_running_loop().run_in_executor(threads, _go_through, pictures, given_up, math.inf)
 
 

@@ -469,6 +469,36 @@ def test_an_engine_that_was_slow_is_tried_again_once_it_is_idle(batcher_cls: typ
     run(scenario())
 
 
+def test_a_process_that_stood_still_once_refuses_nothing_afterwards(batcher_cls: type[DynamicBatcher]) -> None:
+    async def scenario() -> None:
+        engine = Engine(per_batch=0.01)
+        batcher = batcher_cls(engine, max_batch_size=4)
+        for _ in range(20):
+            await batcher.submit(rows(1))
+        engine.per_batch = 600.0  # as a stopped process sees it: it goes on where it was
+        await batcher.submit(rows(1))
+        engine.per_batch = 0.01
+        for _ in range(20):
+            await batcher.submit(rows(1), deadline=now() + 0.1)
+
+    run(scenario())
+
+
+def test_heartbeats_do_not_keep_an_idle_engine_from_being_tried(batcher_cls: type[DynamicBatcher]) -> None:
+    async def scenario() -> None:
+        engine = Engine(per_batch=10.0)
+        batcher = batcher_cls(engine, max_batch_size=4)
+        for _ in range(20):
+            await batcher.submit(rows(1))
+        engine.per_batch, asked = 0.01, now()
+        while batcher.refusal(1, 12, deadline=now() + 1):
+            await batcher.submit(rows(0), counted=False)
+            await pause(2.5)
+        assert 5 < now() - asked < 15
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("limit", [{"queue_capacity": 5}, {"queue_bytes": 5 * 12}], ids=["rows", "bytes"])
 def test_a_full_queue_refuses_and_says_when_to_come_back(
     batcher_cls: type[DynamicBatcher], limit: dict[str, int]

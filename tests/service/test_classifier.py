@@ -15,8 +15,9 @@ from service import classifier as classifier_module
 from service import preparation
 from service.app import create_app
 from service.classifier import Classifier
-from service.errors import DeadlineExceeded, InvalidImage
+from service.errors import DeadlineExceeded, InvalidImage, Overloaded
 from service.prediction import Prediction
+from service.queueing import Priority
 from service.serving import ServedModels
 from service.settings import Settings
 from service.types import RGBImage
@@ -150,5 +151,30 @@ def test_work_that_can_wait_is_given_up_in_time_too(settings: Settings) -> None:
                 with pytest.raises(DeadlineExceeded):
                     await classifier._prepare([encode(picture("red"))], spec, deadline, background)
                 over.set()
+
+    asyncio.run(scenario())
+
+
+def test_what_clients_have_wait_in_the_background_is_bounded_and_shuts_no_batch_out(settings: Settings) -> None:
+    photo = np.zeros((200, 200, 3), np.uint8)
+    photo[..., 1] = 255
+
+    async def scenario() -> None:
+        async with running(settings.model_copy(update={"queue_bytes": 2 * photo.nbytes})) as (classifier, models):
+            background, over = models.choose().loaded.engine.background, threading.Event()
+            assert background
+            background.submit(over.wait, 30)
+            deadline = asyncio.get_running_loop().time() + 3600
+            waiting = [
+                asyncio.create_task(classifier.classify([photo], deadline=until, priority=Priority.BULK))
+                for until in (deadline, deadline, None)
+            ]
+            await asyncio.sleep(0)  # all of them wait for the thread
+            with pytest.raises(Overloaded, match="Too many large images"):
+                await classifier.classify([photo], deadline=deadline, priority=Priority.BULK)
+            assert isinstance((await classifier.classify([photo], deadline=deadline))[0], Prediction)
+            over.set()
+            for (outcome,) in await asyncio.gather(*waiting):
+                assert isinstance(outcome, Prediction)
 
     asyncio.run(scenario())

@@ -22,6 +22,13 @@ def test_a_count_is_the_sum_over_all_processes(memory: mmap.mmap) -> None:
     assert first.totals() == second.totals() == {"a": 3, "b": 5}
 
 
+def test_only_the_keys_that_begin_so_are_looked_at(memory: mmap.mmap) -> None:
+    for strip in (0, 1):
+        for key in ("a{1", "a{2", "ab{", "b"):
+            Counters(memory, strip).cell(key).add()
+    assert Counters(memory, 2).totals("a{") == {"a{1": 2, "a{2": 2}
+
+
 def test_who_takes_a_dead_workers_place_goes_on_counting(memory: mmap.mmap) -> None:
     dead = Counters(memory, 1)
     dead.cell("a").add(4)

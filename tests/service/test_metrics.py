@@ -103,6 +103,20 @@ def test_any_label_comes_back_as_it_was(label: str) -> None:
     assert samples(metrics)["convoy_predictions_total", (("label", label), ("model", "m"))] == 1
 
 
+def test_sums_come_with_the_values_of_their_labels() -> None:
+    memory = mmap.mmap(-1, 2 * STRIP_BYTES)
+    first, second = Metrics(Counters(memory, 0)), Metrics(Counters(memory, 1))
+    for metrics in (first, second):
+        for label in ("cat", 'say ",label="\\n', "two\nlines"):
+            metrics.cell("convoy_predictions_total", "m", label).add()
+    first.cell("convoy_requests_total", "m", "POST", "200").add()
+    assert second.totals("convoy_predictions_total") == {
+        ("m", "cat"): 2, ("m", 'say ",label="\\n'): 2, ("m", "two\nlines"): 2,
+    }  # fmt: skip
+    assert second.total("convoy_predictions_total", "m") == 6
+    assert second.total("convoy_predictions_total", "m", "cat") == 2
+
+
 def test_the_number_of_labels_is_checked() -> None:
     with pytest.raises(ValueError, match="zip"):
         Metrics(Counters.alone()).cell("convoy_requests_total", "/v1/predict")

@@ -54,6 +54,39 @@ def test_the_latest_batches_weigh_most() -> None:
     assert pace.seconds(10, 10) == pytest.approx(0.009, rel=0.01)
 
 
+def test_one_batch_that_stood_still_is_not_the_engines_pace() -> None:
+    pace = Pace()
+    for _ in range(50):
+        pace.observe(4, 0.010)
+    pace.observe(4, 120.0)  # the process was stopped for two minutes
+    assert pace.seconds(4, 32) < 0.012
+
+
+def test_an_engine_that_is_much_slower_from_now_on_is_known_within_a_few_batches() -> None:
+    pace = Pace()
+    for _ in range(50):
+        pace.observe(4, 0.010)
+    for _ in range(6):
+        pace.observe(4, 1.0)
+    assert pace.seconds(4, 32) > 0.150
+
+
+def test_one_that_stands_still_now_and_then_is_not_slower() -> None:
+    pace = Pace()
+    for _ in range(20):
+        for seconds in (*[0.010] * 10, 60.0, 60.0):
+            pace.observe(4, seconds)
+    assert pace.seconds(4, 32) < 0.030
+
+
+def test_a_large_batch_may_take_as_much_longer_as_it_has_more_rows() -> None:
+    pace = Pace()
+    for _ in range(50):
+        pace.observe(1, 0.010)
+    pace.observe(32, 0.320)
+    assert pace.seconds(32, 32) == pytest.approx(0.320)
+
+
 def test_what_takes_longer_than_foreseen_is_foreseen_longer() -> None:
     pace = Pace()
     pace.observe(8, 1.0)

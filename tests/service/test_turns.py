@@ -150,19 +150,40 @@ def test_the_pace_is_that_of_the_last_turns_without_a_pause() -> None:
     played(play)
 
 
-def test_elsewhere_it_is_one_turn_and_ends_in_time_too() -> None:
+def test_what_waits_for_threads_elsewhere_takes_turns_and_ends_in_time_too() -> None:
+    done: list[str] = []
+
+    async def play(turns: Turns) -> None:
+        with ThreadPoolExecutor(1) as threads:
+            free = Pictures("free", 3, done)
+            free.may_go_on.set()
+            await turns.run(iter(free), 3, None, threads)
+            stuck = Pictures("stuck", 3, done)
+            with pytest.raises(DeadlineExceeded, match="before its images were decoded"):
+                await turns.run(iter(stuck), 3, asyncio.get_running_loop().time() + 0.05, threads)
+            stuck.may_go_on.set()
+        assert not turns._pool._threads
+
+    played(play)
+    assert done.count("free") == 3
+    assert done.count("stuck") <= 1
+
+
+def test_what_need_not_take_turns_is_done_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns_module._go_through, "__defaults__", (1e-9,))
     done: list[str] = []
 
     async def play(_turns: Turns) -> None:
         with ThreadPoolExecutor(1) as threads:
             free = Pictures("free", 3, done)
             free.may_go_on.set()
-            await run_in(threads, iter(free), None)
-            stuck = Pictures("stuck", 3, done)
-            with pytest.raises(DeadlineExceeded, match="before its images were decoded"):
-                await run_in(threads, iter(stuck), asyncio.get_running_loop().time() + 0.05)
-            stuck.may_go_on.set()
+            await run_in(threads, iter(free))
+            gone = Pictures("gone", 3, done)
+            task = asyncio.create_task(run_in(threads, iter(gone)))
+            await gone.has_begun()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            gone.may_go_on.set()
 
     played(play)
-    assert done.count("free") == 3
-    assert done.count("stuck") <= 1
+    assert done == ["free"] * 3 + ["gone"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version as version_of
 
 from service.api.open_inference import bodies
@@ -52,12 +53,22 @@ def statistics(
     repository: ModelRepository, metrics: Metrics, name: str | None, version: str | None
 ) -> bodies.Statistics:
     """What became of images: of one version, of a model's, or of all."""
-    chosen: Iterable[LoadedModel]
+    return counted(chosen(repository, name, version), metrics)
+
+
+def chosen(repository: ModelRepository, name: str | None, version: str | None) -> list[LoadedModel]:
+    """One version, a model's, or all."""
     if name:
-        chosen = [repository.get(name, version)] if version else repository.versions(name).values()
-    else:
-        chosen = repository.inventory.models()
-    return bodies.Statistics(model_stats=[_statistics(loaded, metrics) for loaded in chosen])
+        return [repository.get(name, version)] if version else list(repository.versions(name).values())
+    return list(repository.inventory.models())
+
+
+def counted(versions: Iterable[LoadedModel], metrics: Metrics) -> bodies.Statistics:
+    """What became of their images: work for a thread, since all workers' counts have to be looked through."""
+    answered, failed = Counter[tuple[str, ...]](), Counter[tuple[str, ...]]()
+    for (*which, outcome), images in metrics.totals("convoy_images_total").items():
+        (answered if outcome == "predicted" else failed)[tuple(which)] += int(images)
+    return bodies.Statistics(model_stats=[_statistics(loaded, answered, failed) for loaded in versions])
 
 
 def index(repository: ModelRepository, *, ready: bool) -> list[bodies.IndexEntry]:
@@ -77,13 +88,14 @@ def index(repository: ModelRepository, *, ready: bool) -> list[bodies.IndexEntry
     return loaded if ready else loaded + failed + unloaded
 
 
-def _statistics(loaded: LoadedModel, metrics: Metrics) -> bodies.VersionStatistics:
-    identity = loaded.identity
-    answered = int(metrics.total("convoy_images_total", identity.name, identity.version, "predicted"))
-    failed = int(metrics.total("convoy_images_total", identity.name, identity.version)) - answered
+def _statistics(
+    loaded: LoadedModel, answered: Mapping[tuple[str, ...], int], failed: Mapping[tuple[str, ...], int]
+) -> bodies.VersionStatistics:
+    which = loaded.identity.name, loaded.identity.version
+    success, fail = (bodies.Count(count=images[which]) for images in (answered, failed))
     return bodies.VersionStatistics(
-        name=identity.name,
-        version=identity.version,
-        inference_count=answered,
-        inference_stats=bodies.Outcomes(success=bodies.Count(count=answered), fail=bodies.Count(count=failed)),
+        name=loaded.identity.name,
+        version=loaded.identity.version,
+        inference_count=success.count,
+        inference_stats=bodies.Outcomes(success=success, fail=fail),
     )

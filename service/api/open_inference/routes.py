@@ -116,7 +116,7 @@ class OpenInference:
         if length <= INLINE_BYTES:
             asked = tensors.read(body, length, settings)
         else:
-            asked = await asyncio.to_thread(tensors.read, body, length, settings)
+            asked = await request.parsed(tensors.read, body, length, settings)
         deadline = request.deadline(inference.longest_ms(asked, settings))
         self._received.observe(time.perf_counter() - request.began)
         predicted = await inference.infer(self._classifier, asked, chosen, deadline)
@@ -165,7 +165,8 @@ def router(
     @routes.get("/models/{model}/versions/{version}/stats", responses=NOT_FOUND)
     async def statistics(model: Model, version: Version) -> bodies.Statistics:
         """What became of images: of one version, of a model's, or of all."""
-        return descriptions.statistics(repository, metrics, model, version)
+        chosen = descriptions.chosen(repository, model, version)
+        return await asyncio.to_thread(descriptions.counted, chosen, metrics)
 
     @routes.get("/models/{model}", responses=NOT_FOUND)
     @routes.get("/models/{model}/versions/{version}", responses=NOT_FOUND)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import struct
@@ -26,6 +27,7 @@ from tritonclient.utils import InferenceServerException
 from service.api.open_inference import tensors
 from service.api.open_inference.bodies import InferRequest
 from service.app import create_app
+from service.counters import Counters
 from service.errors import DeviceLost, InferenceFailed, MalformedRequest, ServiceError
 from service.settings import Settings
 from service.types import Rows
@@ -337,6 +339,22 @@ def test_images_are_counted_by_version(client: TestClient) -> None:
     assert counts == {"1": (1, 0), "2": (3, 1)}
     assert len(client.get("/v2/models/stats").json()["model_stats"]) == 2
     assert len(client.get("/v2/models/colours/versions/2/stats").json()["model_stats"]) == 1
+
+
+def test_statistics_of_all_models_are_one_look_at_what_is_counted_and_not_on_the_event_loop(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    totals, looks = Counters.totals, list[str]()
+
+    def look(counters: Counters, prefix: str = "") -> dict[str, float]:
+        with pytest.raises(RuntimeError, match="no running event loop"):
+            asyncio.get_running_loop()
+        looks.append(prefix)
+        return totals(counters, prefix)
+
+    monkeypatch.setattr(Counters, "totals", look)
+    assert len(client.get("/v2/models/stats").json()["model_stats"]) == 2
+    assert looks == ["convoy_images_total{"]
 
 
 @pytest.fixture(scope="module")
