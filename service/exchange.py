@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from service.api.direct import DirectRoute, Header
 from service.api.incoming import Connection, Incoming, Reply
+from service.errors import DeadlineExceeded
 from service.serving import ServedModels
 
 
@@ -31,13 +33,32 @@ class Exchange:
         self._path, self._headers, self._query = path, headers, query
         self._began = time.perf_counter()
         self.pieces: list[bytes] = []
+        self.rest: asyncio.Event | None = None  # for a route that waits for it itself: all of the body is there
         self.keep_alive = True  # uvicorn takes it back when it stops
         self.disconnected = self.response_complete = False
 
     def request(self, connection: Connection) -> Incoming:
         """What has arrived, once all of it has."""
-        body = self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
-        return Incoming(self._path, self._headers, self._query, body, connection, self._began)
+        return Incoming(self._path, self._headers, self._query, self._body(), connection, self._began)
+
+    def slow_request(self, connection: Connection) -> Incoming:
+        """What has arrived so far: its route waits for the rest, no longer than for one that comes through ASGI."""
+        self.rest = asyncio.Event()
+        return Incoming(self._path, self._headers, self._query, self._receive, connection, self._began)
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether its route waits for the rest."""
+        return self.rest is not None and not self.rest.is_set()
+
+    def _body(self) -> bytes:
+        return self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
+
+    async def _receive(self) -> dict[str, Any]:
+        """All of the body as ASGI's one message."""
+        assert self.rest
+        await self.rest.wait()
+        return {"type": "http.request", "body": self._body()}
 
     async def run(self, request: Incoming) -> None:
         """Have the request answered; without an answer the connection ends."""
@@ -48,6 +69,8 @@ class Exchange:
                 self._protocol.transport.close()
 
     async def _answer(self, reply: Reply, request_id: Header) -> None:
+        if self.is_waited_for and reply.status == DeadlineExceeded.status:
+            self.keep_alive = False  # other rests are read: who still sends would else not see the answer
         self.send(reply, request_id)
 
     def send(self, reply: Reply, request_id: Header) -> None:

@@ -14,13 +14,14 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.api.direct import DirectRoute, DirectRoutes
-from service.api.incoming import CONNECTION_EXTENSION, Connection, joined
+from service.api.incoming import CONNECTION_EXTENSION, Connection, Incoming, joined
 from service.exchange import Exchange
 from service.heads import PlainHead, without_upgrade
 from service.serving import ServedModels
 
 FIRST_REQUEST_S = 0.5  # how long a stopping process waits for the first request on a connection
 DIRECT_BYTES = 1 << 20  # larger bodies are worth being read with ASGI's care, piece by piece
+SLOW_S = 0.1  # after which a body that goes direct is waited for by its route, which knows how long it may
 HEAD_BYTES = 64 << 10  # how much of a head, or of what is no body, may arrive beyond its first piece
 MOST_FIELDS = 256  # of a head: each costs, and nobody needs so many
 HEAD_TOO_LONG = f"The head is too long, or has more than {MOST_FIELDS} fields; put what is large into the body."
@@ -76,6 +77,8 @@ class Protocol(HttpToolsProtocol):
             self.send_400_response(HEAD_TOO_LONG if self._in_head and len(self.headers) == MOST_FIELDS else NO_REQUEST)
         if self._more_bytes > HEAD_BYTES:
             self.send_400_response(HEAD_TOO_LONG)
+        if self._arriving and self._unwaited:
+            self._look_soon()
 
     def _refused(self, data: bytes) -> bool:
         """Refuse a request that is whole and plain by its head, if there is no time for it."""
@@ -138,6 +141,7 @@ class Protocol(HttpToolsProtocol):
         route = self._hottest if path == self._path else self._find(path)
         if route and self._goes_direct(route, headers.get(b"content-length", b"")):
             exchange = Exchange(self, self.models, route, path.decode(), headers, query)
+            exchange.keep_alive = self.parser.should_keep_alive()
             self.cycle = self._direct = exchange  # type: ignore[assignment]  # as above
         else:
             super().on_headers_complete()
@@ -178,17 +182,22 @@ class Protocol(HttpToolsProtocol):
         """The request is there."""
         self._arriving, self._more_bytes = False, 0
         if self._direct:
-            self._direct.keep_alive = self._direct.keep_alive and self.parser.should_keep_alive()
+            if self._direct.rest:
+                self._direct.rest.set()
+                return
             request = self._direct.request(self._connection)
             if refused := self._direct.route.refuse(request):
                 self._direct.send(*refused)
                 return
-            task = self.loop.create_task(self._direct.run(request))
-            self.tasks.add(task)
-            self._connection.tasks.add(task)
-            task.add_done_callback(self._answered)
+            self._run(self._direct, request)
         else:
             super().on_message_complete()
+
+    def _run(self, exchange: Exchange, request: Incoming) -> None:
+        task = self.loop.create_task(exchange.run(request))
+        self.tasks.add(task)
+        self._connection.tasks.add(task)
+        task.add_done_callback(self._answered)
 
     def _answered(self, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)
@@ -203,14 +212,32 @@ class Protocol(HttpToolsProtocol):
             self.server_state.total_requests += 1
             self.flow.resume_reading()
 
+    @property
+    def _unwaited(self) -> Exchange | None:
+        """The exchange whose body is not whole, unless its route waits for that or it has its answer."""
+        direct = self._direct if self._arriving else None
+        return None if direct is None or direct.rest or direct.response_complete else direct
+
+    def _look_soon(self) -> None:
+        """Let the timer ring in time for a body that is not there yet; mostly it does anyway, for one before."""
+        timer, soon = self.timeout_keep_alive_task, self.loop.time() + SLOW_S
+        if timer and timer.when() > soon:
+            timer.cancel()
+            self.timeout_keep_alive_task = self.loop.call_at(soon, self.timeout_keep_alive_handler)
+
     def timeout_keep_alive_handler(self) -> None:
-        """Close a connection whose client has done nothing for so long, or has not ended a head."""
+        """Close a connection whose client has done nothing for so long, or has not ended a head.
+
+        Where it is slow with a body, have the request's route begin.
+        """
         now = self.loop.time()
         if not self._waits_for_client:
             self._quiet_since = now
         if now - self._quiet_since >= self.timeout_keep_alive:
             super().timeout_keep_alive_handler()
         else:
+            if slow := self._unwaited:
+                self._run(slow, slow.slow_request(self._connection))
             self.timeout_keep_alive_task = self.loop.call_later(
                 self._quiet_since + self.timeout_keep_alive - now, self.timeout_keep_alive_handler
             )
@@ -234,8 +261,8 @@ class Protocol(HttpToolsProtocol):
 
     def cut_off(self) -> None:
         """The process waits no longer: say so to who has not sent all of a body; uvicorn's tasks know the others."""
-        if self._direct and self._arriving:
-            self._direct.send(*self._direct.route.cut_off(self._direct.request(self._connection)))
+        if slow := self._unwaited:
+            slow.send(*slow.route.cut_off(slow.request(self._connection)))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended, for whatever reason."""

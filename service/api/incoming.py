@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
-from typing import NamedTuple, Self
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, Self, TypeVar, TypeVarTuple
 from urllib.parse import parse_qsl
 
 from starlette.requests import ClientDisconnect
@@ -18,6 +19,9 @@ from service.api.queries import check_names
 from service.errors import BodyTooLarge, DeadlineExceeded, MalformedRequest
 
 CONNECTION_EXTENSION = "convoy.connection"  # the ASGI extension that our own server offers
+Parsed = TypeVar("Parsed")
+Parts = TypeVarTuple("Parts")
+PARSING = ThreadPoolExecutor(2, "parse")  # asyncio's own threads may all be waiting for the disk of batches
 TYPE_BYTES = 1 << 10  # of a Content-Type or Accept: their parsers may take time by its square
 
 
@@ -131,6 +135,14 @@ class Incoming:
                 raise _too_large(limit)
             if chunk:
                 yield chunk
+
+    async def parsed(self, parse: Callable[[*Parts], Parsed], *parts: *Parts) -> Parsed:
+        """What `parse` makes of `parts` of its body, in a thread; raises `DeadlineExceeded` too."""
+        try:
+            async with asyncio.timeout_at(self._until):
+                return await asyncio.get_running_loop().run_in_executor(PARSING, parse, *parts)
+        except TimeoutError as exc:
+            raise DeadlineExceeded("The request's time was up before it was read; allow more time.") from exc
 
 
 async def _next(receive: Receive, until: float | None) -> tuple[bytes, bool]:

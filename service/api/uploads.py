@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-from asyncio import to_thread
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from email.message import Message
@@ -106,7 +105,8 @@ async def _multipart(request: Incoming, settings: Settings, parameters: dict[str
 
 async def _json(request: Incoming, settings: Settings, _parameters: dict[str, str]) -> Uploads:
     body = await request.whole(settings.max_body_bytes)
-    return _from_json(body, settings) if len(body) <= INLINE_BYTES else await to_thread(_from_json, body, settings)
+    is_quick = len(body) <= INLINE_BYTES
+    return _from_json(body, settings) if is_quick else await request.parsed(_from_json, body, settings)
 
 
 def _from_json(body: bytes, settings: Settings) -> Uploads:
@@ -142,7 +142,7 @@ async def _npy(request: Incoming, settings: Settings, _parameters: dict[str, str
     check_count(len(images), settings)
     check_pixels(images.shape[1] * images.shape[2], settings)
     is_quick = images.flags.c_contiguous or images.nbytes <= INLINE_BYTES
-    return Uploads(npy.in_order(images) if is_quick else await to_thread(npy.in_order, images))
+    return Uploads(npy.in_order(images) if is_quick else await request.parsed(npy.in_order, images))
 
 
 Reader = Callable[[Incoming, Settings, dict[str, str]], Awaitable[Uploads]]

@@ -74,6 +74,21 @@ def test_the_pieces_of_a_body_are_one_request() -> None:
     assert (asyncio.run(request.whole(10)), request.query("top_k"), request.headers) == (b"abc", "3", {b"a": b"b"})
 
 
+def test_a_body_that_is_waited_for_is_one_request_once_all_of_it_is_there() -> None:
+    async def scenario() -> bytes:
+        one = exchange(Wire())
+        one.pieces.append(b"ab")
+        request = one.slow_request(Connection())
+        whole = asyncio.create_task(request.whole(10))
+        await asyncio.sleep(0)
+        one.pieces.append(b"c")
+        assert one.rest
+        one.rest.set()
+        return await whole
+
+    assert asyncio.run(scenario()) == b"abc"
+
+
 def test_a_request_that_is_not_answered_ends_its_connection() -> None:
     async def fail(_request: object, _send: object) -> None:
         raise RuntimeError

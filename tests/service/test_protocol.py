@@ -180,6 +180,7 @@ async def overloaded(client: Client, *lines: str) -> AsyncIterator[None]:
         await asked.wait()
     while not batcher.queued_rows:
         await asyncio.sleep(0)
+    batcher._pace = Pace()  # to which such a time is no mere pause
     batcher._pace.observe(1, 100.0)
     yield
     batcher._pace = Pace()
@@ -326,6 +327,74 @@ def test_a_large_body_is_waited_for_as_long_as_its_request_may_take(settings: Se
         answer = await client.ask(wire(body, "X-Request-Timeout-Ms: 50", start=start)[:-20])
         assert answer.status == 504
         assert "before all of its body was there" in str(answer.body)
+
+    scenario(settings, play)
+
+
+@pytest.mark.parametrize("sent", [-20, -len(PNG["red"])], ids=["half a body", "a head alone"])
+@pytest.mark.parametrize("start", ["POST /v1/predict HTTP/1.1", "POST /v2/models/colours/infer HTTP/1.1"])
+def test_a_small_body_is_waited_for_no_longer_and_its_connection_ends(
+    settings: Settings, start: str, sent: int
+) -> None:
+    async def play(client: Client) -> None:
+        answer = await client.ask(
+            wire(PNG["red"], "X-Request-Timeout-Ms: 50", "X-Request-Id: mine", start=start)[:sent]
+        )
+        assert (answer.status, answer.headers["x-request-id"], answer.headers["connection"]) == (504, "mine", "close")
+        assert "before all of its body was there" in str(answer.body)
+        assert await client.reader.read() == b""
+
+    scenario(settings, play)
+
+
+def test_without_a_deadline_of_its_own_a_body_has_that_of_the_settings(settings: Settings) -> None:
+    async def play(client: Client) -> None:
+        assert (await client.ask(wire(PNG["red"])[:-20])).status == 504
+
+    scenario(settings.model_copy(update={"request_timeout_ms": 50}), play)
+
+
+async def send_slowly(client: Client, request: bytes) -> Protocol:
+    """All but the end of it, until its route waits for that."""
+    client.writer.write(request[:-20])
+    await client.turns()
+    (protocol,) = client.server.server_state.connections
+    assert isinstance(protocol, Protocol)
+    protocol.timeout_keep_alive_handler()
+    await client.turns()
+    return protocol
+
+
+def test_a_slow_body_that_comes_in_time_is_answered_once_and_so_is_the_next(settings: Settings) -> None:
+    async def play(client: Client) -> None:
+        for colour in ("red", "green"):
+            protocol = await send_slowly(client, wire(PNG[colour]))
+            protocol.timeout_keep_alive_handler()
+            protocol.cut_off()  # its route says it, if at all
+            assert (await client.ask(wire(PNG[colour])[-20:])).label == colour
+        assert (await client.ask(wire(PNG["blue"]))).label == "blue"
+        assert counted(client, 200) == 3
+
+    scenario(settings, play)
+
+
+def test_a_slow_body_that_is_not_wanted_is_read_so_that_its_sender_sees_why(settings: Settings) -> None:
+    async def play(client: Client) -> None:
+        unwanted = wire(PNG["red"]).replace(b"image/png", b"text/plain")
+        await send_slowly(client, unwanted)
+        assert (await read(client.reader)).status == 415
+        assert (await client.ask(unwanted[-20:] + wire(PNG["blue"]))).label == "blue"
+
+    scenario(settings, play)
+
+
+def test_a_client_that_goes_in_the_midst_of_a_slow_body_is_counted(settings: Settings) -> None:
+    async def play(client: Client) -> None:
+        protocol = await send_slowly(client, wire(PNG["red"]))
+        client.writer.transport.abort()
+        while protocol in client.server.server_state.connections or protocol.tasks:
+            await asyncio.sleep(0)
+        assert counted(client, 499) == 1
 
     scenario(settings, play)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -10,7 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
 from service.api.incoming import TYPE_BYTES, Connection, Incoming, joined, positive, text
-from service.errors import BodyTooLarge, MalformedRequest
+from service.errors import BodyTooLarge, DeadlineExceeded, MalformedRequest
 
 
 def incoming(
@@ -66,6 +67,22 @@ def test_a_length_of_more_digits_than_python_reads_is_too_large() -> None:
 def test_a_body_that_is_cut_off_is_no_body() -> None:
     with pytest.raises(ClientDisconnect):
         asyncio.run(incoming(b"ab", cut=True).whole(3))
+
+
+def test_what_is_made_of_a_body_is_waited_for_no_longer_than_the_request_may_take() -> None:
+    release = threading.Event()
+
+    async def scenario() -> None:
+        request = incoming(headers={b"x-request-timeout-ms": b"20"})
+        assert await request.parsed(divmod, 7, 2) == (3, 1)
+        request.deadline(1000)
+        with pytest.raises(DeadlineExceeded):
+            await request.parsed(release.wait, 30)
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        release.set()
 
 
 def test_a_body_that_is_there_already_is_limited_too() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Mapping
 
 import numpy as np
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
+from service.api import metrics as metrics_route
 from service.metrics import MEDIA_TYPE
 from tests.conftest import COLOURS, SIZE, encode, picture
 from tests.service.api.test_predict import NPY, npy, post
@@ -68,3 +72,25 @@ def test_names_that_clients_make_up_become_no_labels(client: TestClient) -> None
     for i in range(5):
         client.request(f"VERB{i}", f"/path{i}")
     assert not any("VERB" in value or "path" in value for key in scrape(client) for value in key)
+
+
+def test_while_the_database_does_not_answer_the_last_counts_are_shown_and_one_look_waits(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release, looks = threading.Event(), 0
+
+    def stalled() -> dict[str, int]:
+        nonlocal looks
+        looks += 1
+        release.wait(20)
+        return {"queued": 7}
+
+    assert scrape(client)["convoy_batches", "queued"] == 0
+    monkeypatch.setattr(client.app.state.store, "counts", stalled)  # type: ignore[attr-defined]
+    with monkeypatch.context() as impatient:
+        impatient.setattr(metrics_route, "PATIENCE_S", 0.01)
+        assert [scrape(client)["convoy_batches", "queued"] for _ in range(3)] == [0, 0, 0]
+    assert looks == 1
+    release.set()
+    monkeypatch.setattr(metrics_route, "PATIENCE_S", math.inf)
+    assert scrape(client)["convoy_batches", "queued"] == 7
