@@ -18,6 +18,8 @@ from service.settings import Settings
 from tests.conftest import COLOURS
 from tests.wire import PNG, Client, counted, hold_engine, read, read_plain, scenario, wire
 
+PAST_ASGI = ["/v1/predict", "/v1/explain", "/v2/models/colours/infer", "/v2/models/colours/versions/2/infer"]
+
 
 def test_requests_follow_each_other_on_one_connection(settings: Settings) -> None:
     async def play(client: Client) -> None:
@@ -347,9 +349,10 @@ def test_a_small_body_is_waited_for_no_longer_and_its_connection_ends(
     scenario(settings, play)
 
 
-def test_without_a_deadline_of_its_own_a_body_has_that_of_the_settings(settings: Settings) -> None:
+@pytest.mark.parametrize("path", PAST_ASGI)
+def test_without_a_deadline_of_its_own_a_body_has_that_of_the_settings(settings: Settings, path: str) -> None:
     async def play(client: Client) -> None:
-        assert (await client.ask(wire(PNG["red"])[:-20])).status == 504
+        assert (await client.ask(wire(PNG["red"], start=f"POST {path} HTTP/1.1")[:-20])).status == 504
 
     scenario(settings.model_copy(update={"request_timeout_ms": 50}), play)
 
@@ -639,6 +642,18 @@ def test_fields_of_one_name_are_one_list(settings: Settings) -> None:
             assert (await client.ask(wire(PNG["green"], *lines, start=start))).status == 200
 
     scenario(settings, play)
+
+
+@pytest.mark.parametrize("path", PAST_ASGI)
+def test_what_goes_past_asgi_needs_a_key_too(settings: Settings, tmp_path: Path, path: str) -> None:
+    (tmp_path / "keys").write_text("a-key-of-a-client\n")
+
+    async def play(client: Client) -> None:
+        for line, refused in (("X-API-Key: of nobody", True), ("A: b", True), ("X-API-Key: a-key-of-a-client", False)):
+            answer = await client.ask(wire(PNG["red"], line, start=f"POST {path} HTTP/1.1"))
+            assert (answer.status == 401) == refused
+
+    scenario(settings.model_copy(update={"api_keys_file": tmp_path / "keys"}), play)
 
 
 def test_how_busy_the_service_is_is_not_told_without_a_key(settings: Settings, tmp_path: Path) -> None:

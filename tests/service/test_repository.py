@@ -219,6 +219,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: write_golden(folder, probabilities=np.zeros((1, 3), np.float32)),
         "golden.npz has no images and probabilities; export the model again",
     ),
+    "golden samples that are code": (
+        lambda folder: change_golden(folder, images=np.array([{}], object)),
+        "golden.npz has no images and probabilities",
+    ),
     "metadata that is a list": (
         lambda folder: (folder / FILE_NAME).write_text("[]"),
         "metadata.json is not as it should be; the log says why",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import resource
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -164,3 +165,20 @@ def test_only_a_finished_run_teaches(saved: Checkpoint, tmp_path: Path) -> None:
         load_teacher(tmp_path)
     checkpoints.save(replace(saved, step=9), tmp_path)
     assert load_teacher(tmp_path).recipe == "cifar10-plain"
+
+
+class Bomb:
+    """Whoever unpickles it makes a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+        return Path.mkdir, (self.path,)
+
+
+def test_code_in_one_is_not_run(tmp_path: Path) -> None:
+    torch.save({"step": Bomb(tmp_path / "ran")}, tmp_path / FILE_NAME)
+    with pytest.raises(CheckpointError):
+        checkpoints.load(tmp_path)
+    assert not (tmp_path / "ran").exists()
