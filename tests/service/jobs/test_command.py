@@ -20,6 +20,7 @@ from service.__main__ import main
 from service.choices import Choice
 from service.jobs.command import INTERRUPTED
 from service.jobs.score import Done, Run
+from service.metadata import FileRecord
 from tests.conftest import COLOURS, clear_environment, encode, picture
 from tests.service.jobs.packing import PACKERS, write_folder
 
@@ -119,21 +120,50 @@ def test_folders_are_scored_and_summed_up(models_dir: Path, tmp_path: Path, caps
     assert "images/s; 9 scored, 1 failed, see `error` in the output; of the workers' time" in error
 
 
+def interrupt(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the command until its first rows are there."""
+    take = Run._take
+
+    def take_and_stop(run: Run, done: Done) -> None:
+        take(run, done)
+        run.stop()
+
+    with monkeypatch.context() as context:
+        context.setattr(Run, "_take", take_and_stop)
+        assert main(words) == INTERRUPTED
+
+
+@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize("changed", [["--top-k", "1"], ["--precision", "fp32"], []], ids=" ".join)
+def test_rows_that_would_be_others_now_are_not_gone_on_with(
+    changed: list[str],
+    models_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    models = shutil.copytree(models_dir, tmp_path / "models")
+    folder = write_folder(tmp_path / "pictures", PICTURES[:300])
+    words = arguments(folder, output=tmp_path / "out.csv", models_dir=models)
+    interrupt(words, monkeypatch)
+    if not changed:  # the active version's file is another, though of the same name
+        version = max((models / "colours").iterdir())
+        model = version / "model.onnx"
+        model.write_bytes(model.read_bytes() + bytes([0x12, 0]))  # a field that says as much as none: no producer
+        about = json.loads((version / "metadata.json").read_text())
+        about["files"]["fp32"] = FileRecord.of(model).model_dump()
+        (version / "metadata.json").write_text(json.dumps(about))
+    assert main([*words, *changed]) == 1
+    assert "holds rows of other inputs, another model or other options; delete it" in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("in_this_process")
 def test_a_run_that_goes_on_tells_what_became_of_all(
     models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_folder(tmp_path / "pictures", [("0.png", b"x"), *PICTURES[:299]])
     words = arguments(folder, output=tmp_path / "out.csv", models_dir=models_dir)
-    with monkeypatch.context() as context:
-        take = Run._take
-
-        def take_and_stop(run: Run, done: Done) -> None:
-            take(run, done)
-            run.stop()
-
-        context.setattr(Run, "_take", take_and_stop)
-        assert main(words) == INTERRUPTED
+    interrupt(words, monkeypatch)
     assert main(words) == 0
     error = capsys.readouterr().err
     assert "44 images in" in error
