@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -45,6 +47,32 @@ def test_links_that_lead_in_a_circle_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "all/class/everything").symlink_to(tmp_path / "all")
     (tmp_path / "all/class/itself").symlink_to("itself")
     assert found(tmp_path / "all/class") == ["a", "deep/b"]
+
+
+@pytest.mark.parametrize("place", ["a", "a/b"])
+def test_what_can_not_be_read_is_told_and_not_left_out(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    scandir = os.scandir
+
+    def closed(path: Path | str) -> Iterator[os.DirEntry[str]]:
+        if Path(path) == tmp_path / place:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(DataError, match=f"{place} can't be read: Permission denied. Make it readable"):
+        list(files_in(tmp_path))
+
+
+def test_a_folder_of_classes_that_can_not_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(path: Path) -> NoReturn:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", closed)
+    with pytest.raises(DataError, match="can't be read: Permission denied"):
+        folders_in(tmp_path)
 
 
 def test_a_class_is_its_name_in_one_form(tmp_path: Path) -> None:
