@@ -75,7 +75,7 @@ def test_whatever_ends_it_no_worker_is_left_and_the_next_run_ends_with_the_same_
         with process(*words) as running:
             wait_until_it_has_begun(running, tmp_path, (0, chance.uniform(0, 0.3), 60)[min(interrupted, 2)])
             running.send_signal(number)
-            running.communicate(timeout=30)  # ends when the last one that holds its stdout has ended
+            running.communicate(timeout=120)  # ends when the last one that holds its stdout has ended
             interrupted += running.returncode != 0
     assert interrupted
     assert output.read_bytes() == undisturbed
