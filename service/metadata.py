@@ -258,8 +258,11 @@ class ModelMetadata(Record):
     def write(self, folder: Path) -> None:
         """Write the metadata into `folder`, atomically."""
         partial = folder / (FILE_NAME + ".partial")
-        partial.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        partial.replace(folder / FILE_NAME)
+        try:
+            partial.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            partial.replace(folder / FILE_NAME)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def _sha256(path: Path) -> str:

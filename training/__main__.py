@@ -3,36 +3,48 @@
 from __future__ import annotations
 
 import argparse
-import math
-import os
 import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from training import command
-from training.errors import Interrupted, TrainingError
-from training.recipes import RECIPES, SEEDS
+from training import arguments, command
+from training.errors import Interrupted, TrainingError, is_lack_of_memory
+from training.process import orderly_end
+from training.recipes import RECIPES
+from training.streams import finish_streams, open_streams, tell
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(given: list[str] | None = None) -> int:
     """Run one command; errors that the user can mend are one sentence on stderr and exit status 1, Ctrl-C is 130."""
-    options = parser().parse_args(arguments)
+    open_streams()
     try:
-        options.run(options)
-        sys.stdout.flush()
+        with orderly_end():
+            _run(sys.argv[1:] if given is None else given)
     except BrokenPipeError:  # `| head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter's last flush complains
         return 1
     except Interrupted as exc:
-        print(exc, file=sys.stderr)
+        tell(str(exc))
         return 130
     except KeyboardInterrupt:
-        print("convoy-train: stopped.", file=sys.stderr)
+        tell("convoy-train: stopped.")
         return 130
-    except (TrainingError, OSError, ModuleNotFoundError) as exc:
-        print(f"convoy-train: {_sentence(exc)}", file=sys.stderr)
+    except (TrainingError, OSError, ModuleNotFoundError, MemoryError, RuntimeError) as exc:
+        if isinstance(exc, RuntimeError) and not is_lack_of_memory(exc):
+            raise
+        tell(f"convoy-train: {_sentence(exc)}")
         return 1
+    finally:
+        finish_streams()
     return 0
+
+
+def _run(words: list[str]) -> None:
+    for word in words:
+        if word != word.encode(errors="replace").decode():  # no card or metadata could hold it, when all is done
+            raise TrainingError(f"{word!r} is not UTF-8; write it in UTF-8, or rename what it names.")
+    options = parser().parse_args(words)
+    options.run(options)
+    sys.stdout.flush()
 
 
 def _sentence(exc: Exception) -> str:
@@ -40,6 +52,8 @@ def _sentence(exc: Exception) -> str:
         return f"{exc.name} is not installed; in the checkout, install what training needs: pip install '.[cpu,train]'"
     if isinstance(exc, OSError) and exc.strerror:
         return f"{exc.filename}: {exc.strerror}." if exc.filename else f"{exc.strerror}."
+    if is_lack_of_memory(exc):
+        return "There is not enough memory for this; use smaller images, or fewer, or a machine that has more."
     return str(exc)
 
 
@@ -55,11 +69,11 @@ def parser() -> argparse.ArgumentParser:
 def _train(sub: argparse.ArgumentParser) -> None:
     _add_recipe(sub, nargs="?", meaning="what to train, and how; not with --resume")
     _add_data(sub)
-    sub.add_argument("--output", type=Path, help="the run's folder (default: runs/RECIPE-SEED)")
-    sub.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder")
+    sub.add_argument("--output", type=arguments.path, help="the run's folder (default: runs/RECIPE-SEED)")
+    sub.add_argument("--resume", type=arguments.path, metavar="RUN", help="go on with the run in this folder")
     sub.add_argument(
         "--teachers",
-        type=Path,
+        type=arguments.path,
         nargs="+",
         metavar="RUN",
         help="finished runs, or exported models, to learn from, as many as the recipe asks for (default: those that it "
@@ -67,19 +81,19 @@ def _train(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument(
         "--start",
-        type=Path,
+        type=arguments.path,
         metavar="RUN",
         help="a finished run, or an exported model, whose weights to begin with; where its classes are others, all but "
         "the last layer's",
     )
-    sub.add_argument("--epochs", type=_positive, help="instead of the recipe's")
+    sub.add_argument("--epochs", type=arguments.positive, help="instead of the recipe's")
     sub.add_argument(
-        "--size", type=_positive, metavar="PIXELS", help="of the height and width, instead of the recipe's"
+        "--size", type=arguments.size, metavar="PIXELS", help="of the height and width, instead of the recipe's"
     )
-    sub.add_argument("--seed", type=_seed, help="instead of the recipe's")
-    sub.add_argument("--max-steps", type=_positive, help="end after so many optimiser steps")
+    sub.add_argument("--seed", type=arguments.seed, help="instead of the recipe's")
+    sub.add_argument("--max-steps", type=arguments.positive, help="end after so many optimiser steps")
     sub.add_argument(
-        "--time-budget", type=_positive, metavar="MINUTES", help="stop then, with a checkpoint to resume from"
+        "--time-budget", type=arguments.positive, metavar="MINUTES", help="stop then, with a checkpoint to resume from"
     )
     _add_device(sub)
     sub.set_defaults(run=command.train)
@@ -88,9 +102,11 @@ def _train(sub: argparse.ArgumentParser) -> None:
 def _trials(sub: argparse.ArgumentParser) -> None:
     _add_recipe(sub)
     _add_data(sub)
-    sub.add_argument("--seeds", type=_positive, default=5, help="how many, from 0 on (default: 5)")
+    sub.add_argument("--seeds", type=arguments.seeds, default=5, help="how many, from 0 on (default: 5)")
     _add_split(sub, default="validation", meaning="test, for what is published, learns from those of validation too")
-    sub.add_argument("--runs", type=Path, default=Path("runs"), help="where the runs are kept (default: runs)")
+    sub.add_argument(
+        "--runs", type=arguments.path, default=Path("runs"), help="where the runs are kept (default: runs)"
+    )
     _add_device(sub)
     sub.set_defaults(run=command.trials)
 
@@ -98,24 +114,30 @@ def _trials(sub: argparse.ArgumentParser) -> None:
 def _speed(sub: argparse.ArgumentParser) -> None:
     _add_recipe(sub)
     _add_data(sub)
-    sub.add_argument("--rounds", type=_positive, default=3, help="how often both are measured (default: 3)")
-    sub.add_argument("--images", type=_positive, default=20_000, help="of each side in a round (default: 20,000)")
+    sub.add_argument("--rounds", type=arguments.positive, default=3, help="how often both are measured (default: 3)")
+    sub.add_argument(
+        "--images", type=arguments.positive, default=20_000, help="of each side in a round (default: 20,000)"
+    )
     _add_device(sub)
     sub.set_defaults(run=command.speed)
 
 
 def _export(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("checkpoint", type=Path, metavar="RUN", help="the run's folder")
-    sub.add_argument("model", type=Path, metavar="models/NAME/VERSION", help="the folder to make")
+    sub.add_argument("checkpoint", type=arguments.path, metavar="RUN", help="the run's folder")
+    sub.add_argument("model", type=arguments.version_folder, metavar="models/NAME/VERSION", help="the folder to make")
     _add_data(sub)
     _add_words(sub)
     sub.set_defaults(run=command.export)
 
 
 def _import(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("network", type=Path, metavar="FILE.onnx", help="float32 images in, logits or probabilities out")
-    sub.add_argument("model", type=Path, metavar="models/NAME/VERSION", help="the folder to make")
-    sub.add_argument("--labels", type=Path, required=True, help="a file with one class per line, as the outputs are")
+    sub.add_argument(
+        "network", type=arguments.path, metavar="FILE.onnx", help="float32 images in, logits or probabilities out"
+    )
+    sub.add_argument("model", type=arguments.version_folder, metavar="models/NAME/VERSION", help="the folder to make")
+    sub.add_argument(
+        "--labels", type=arguments.path, required=True, help="a file with one class per line, as the outputs are"
+    )
     channels: Any = {"type": float, "nargs": 3, "metavar": ("R", "G", "B")}
     sub.add_argument(
         "--mean",
@@ -127,10 +149,10 @@ def _import(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--std", **channels, default=[1, 1, 1], help="and divided by; 0.229 0.224 0.225 there (default: 1 1 1)"
     )
-    sub.add_argument("--size", type=_positive, help="pixels of its images, where the file leaves them open")
+    sub.add_argument("--size", type=arguments.size, help="pixels of its images, where the file leaves them open")
     sub.add_argument(
         "--data",
-        type=Path,
+        type=arguments.path,
         help="pictures that it has not learned from, in a folder for each class: makes its probabilities honest",
     )
     _add_words(sub)
@@ -138,7 +160,7 @@ def _import(sub: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("model", type=Path, metavar="models/NAME/VERSION", help="the model's folder")
+    sub.add_argument("model", type=arguments.path, metavar="models/NAME/VERSION", help="the model's folder")
     _add_data(sub)
     _add_split(sub, default="test", meaning="validation, to try things out")
     sub.add_argument(
@@ -155,14 +177,14 @@ def _evaluate(sub: argparse.ArgumentParser) -> None:
 
 
 def _calibrate(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("model", type=Path, metavar="models/NAME/VERSION", help="the model's folder")
+    sub.add_argument("model", type=arguments.path, metavar="models/NAME/VERSION", help="the model's folder")
     _add_data(sub)
     sub.set_defaults(run=command.calibrate)
 
 
 def _compare(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
-        "models", type=Path, nargs="?", default=Path("models"), help="the model repository (default: models)"
+        "models", type=arguments.path, nargs="?", default=Path("models"), help="the model repository (default: models)"
     )
     sub.set_defaults(run=command.compare)
 
@@ -185,7 +207,7 @@ def _add_words(command: argparse.ArgumentParser) -> None:
 def _add_data(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--data",
-        type=Path,
+        type=arguments.path,
         help="CIFAR-10's folder or tar.gz, or a folder of pictures with one for each class (default: CONVOY_DATA, else "
         "CIFAR-10, downloaded)",
     )
@@ -208,22 +230,6 @@ def _add_device(command: argparse.ArgumentParser) -> None:
         help="of matrix products and convolutions (default: auto) that of the run that goes on, else bf16 where the "
         "hardware has it, else fp16 on a GPU and fp32 on a CPU",
     )
-
-
-def _positive(text: str) -> int:
-    return _whole(text, 1, math.inf)
-
-
-def _seed(text: str) -> int:
-    return _whole(text, 0, SEEDS - 1)
-
-
-def _whole(text: str, low: int, high: float) -> int:
-    """The number that `text` is; what argparse shows of another exception is a function's name."""
-    if not text.isdecimal() or not low <= int(text) <= high:
-        bounds = f"of {low} or more" if high == math.inf else f"from {low} to {high:,.0f}"
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {bounds}")
-    return int(text)
 
 
 COMMANDS = {

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from training.architectures import ARCHITECTURES, Network
-from training.errors import CheckpointError
+from training.errors import CheckpointError, TrainingError, is_lack_of_memory
 from training.recipes import TrainConfig
 
 FILE_NAME = "checkpoint.pt"
@@ -144,22 +144,49 @@ def check_newest(run: Path, step: int) -> None:
 
 
 def load(run: Path) -> Checkpoint:
-    """Read the checkpoint in the folder `run`; raises `CheckpointError` when there is none or it is damaged."""
+    """Read the checkpoint in the folder `run`; raises `CheckpointError` when none is there that can be read."""
     path = run / FILE_NAME
     if not path.is_file():
         raise CheckpointError(f"There is no checkpoint in {run}; train into that folder first.")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)  # never runs code, and needs no GPU
-        state["config"] = TrainConfig(**state["config"])
-        state["history"] = tuple(EpochRecord(**record) for record in state["history"])
-        state["teachers"] = tuple(
-            Teacher(**{**teacher, "config": TrainConfig(**teacher["config"])}) for teacher in state.get("teachers", ())
-        )
-        return Checkpoint(**state)
     except OSError as exc:
         raise CheckpointError(f"{path} can't be read: {exc.strerror}.") from exc
     except Exception as exc:  # torch raises nearly anything on damaged files
-        raise CheckpointError(f"{path} is damaged or of another version; remove it and train again.") from exc
+        if is_lack_of_memory(exc):
+            raise CheckpointError(
+                f"{path} does not fit into the memory that is free; free some, or use a machine that has more."
+            ) from exc
+        raise CheckpointError(
+            f"{path} is damaged, or no checkpoint; restore it from a copy, or train into another folder."
+        ) from exc
+    with of_this_version(str(path)):
+        return _from_state(state)
+
+
+def _from_state(state: dict[str, Any]) -> Checkpoint:
+    config = TrainConfig(**state["config"])
+    if config.architecture not in ARCHITECTURES:
+        raise KeyError(config.architecture)
+    history = tuple(EpochRecord(**record) for record in state["history"])
+    teachers = tuple(
+        Teacher(**{**teacher, "config": TrainConfig(**teacher["config"])}) for teacher in state.get("teachers", ())
+    )
+    return Checkpoint(**{**state, "config": config, "history": history, "teachers": teachers})
+
+
+@contextmanager
+def of_this_version(name: str) -> Iterator[None]:
+    """What does not fit the program as it is now, as `CheckpointError`: the file may be as sound as can be."""
+    try:
+        yield
+    except Exception as exc:  # of whatever has another name, type or shape
+        if isinstance(exc, TrainingError) or is_lack_of_memory(exc):
+            raise
+        raise CheckpointError(
+            f"{name} was not made by this version of Convoy; use the version that made it, or train anew into another "
+            "folder."
+        ) from exc
 
 
 def load_finished(run: Path) -> Checkpoint:
@@ -199,6 +226,7 @@ def load_teacher(run: Path) -> Teacher:
 
 def network_of(saved: Checkpoint | Teacher) -> Network:
     """The trained network, in eval mode on the CPU."""
-    network = ARCHITECTURES[saved.config.architecture](len(saved.labels), size=saved.config.image_size)
-    network.load_state_dict(saved.model)
+    with of_this_version(f"The network of a run of {saved.recipe}"):
+        network = ARCHITECTURES[saved.config.architecture](len(saved.labels), size=saved.config.image_size)
+        network.load_state_dict(saved.model)
     return network.eval()

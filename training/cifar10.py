@@ -118,7 +118,8 @@ def locate(path: Path, choose: Choose) -> tuple[OfficialVersion, Path] | None:
             if path.name == version.archive:
                 return version, path
         raise DataError(
-            f"{path} is not {' or '.join(version.archive for version in VERSIONS)}; point --data at one of these."
+            f"{path} is a file, and not {' or '.join(version.archive for version in VERSIONS)}; point --data at one of "
+            "these, or at a folder of pictures (unpack an archive of them first)."
         )
     for version in VERSIONS:
         for location in (path, path / version.folder):

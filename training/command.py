@@ -6,13 +6,9 @@ import argparse
 import math
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from training.errors import Interrupted, TrainingError
 from training.recipes import RECIPES
-
-if TYPE_CHECKING:  # torch takes a second to import: not for --help
-    from service.metadata import Robustness
 
 
 def train(options: argparse.Namespace) -> None:
@@ -137,10 +133,12 @@ def import_network(options: argparse.Namespace) -> None:
         print(report.table(evaluation), end="\n\n")
     for note in metadata.notes[len(options.note) :]:
         print(note)
+    repository = options.model.parent.parent
+    there = [] if repository.resolve() == Path("models").resolve() else ["--models-dir", str(repository)]
     print(
         f"Imported {options.model}: {metadata.input.width} × {metadata.input.height} pixels, {len(labels):,} classes, "
         f"{metadata.macs / 1e6:,.1f} million multiply-accumulates. "
-        f"Next: {shlex.join(['convoy', 'serve', '--default-model', metadata.name])}"
+        f"Next: {shlex.join(['convoy', 'serve', *there, '--default-model', metadata.name])}"
     )
 
 
@@ -151,17 +149,18 @@ def evaluate(options: argparse.Namespace) -> None:
     metadata = repository.read_model(options.model)
     found = data.find_data(options.data)
     evaluations = evaluate.evaluate_model(options.model, found, options.split)
+    if options.record:  # before it is shown: who reads may be gone
+        evaluate.record(options.model, evaluations)
     print("\n\n".join(report.table(evaluation) for evaluation in evaluations), flush=True)
     if options.six_views:
         for precision, accuracy in evaluate.six_view_accuracy(options.model, found, options.split).items():
             print(f"\nby six views   {accuracy:.2%} accuracy ({precision} ONNX file; the service answers by one)")
-    robustness: tuple[Robustness, ...] = ()
     if options.suite == "full":
         robustness = evaluate.evaluate_robustness(options.model, found, options.split)
+        if options.record:
+            evaluate.record(options.model, (), robustness)
         seen = report.seen_in_training(metadata)
         print("", *(report.robustness_table(each, seen) for each in robustness), sep="\n\n")
-    if options.record:
-        evaluate.record(options.model, evaluations, robustness)
 
 
 def calibrate(options: argparse.Namespace) -> None:
@@ -171,6 +170,10 @@ def calibrate(options: argparse.Namespace) -> None:
     repository.read_model(options.model)  # before data is looked for, or downloaded
     evaluations = evaluate.fit_thresholds(options.model, data.find_data(options.data))
     print("\n\n".join(report.table(evaluation) for evaluation in evaluations))
+    print(
+        "\nThe sets are recorded as they were on the validation images, on those of the test not yet. "
+        f"Next: {_command(options, 'evaluate', options.model, '--record')}"
+    )
 
 
 def compare(options: argparse.Namespace) -> None:

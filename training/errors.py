@@ -23,3 +23,9 @@ class ExportError(TrainingError):
 
 class Interrupted(TrainingError):
     """A signal stopped the run; a checkpoint was written first."""
+
+
+def is_lack_of_memory(exc: BaseException) -> bool:
+    """Whether more memory was asked for than there is, which torch says in words alone."""
+    told = ("can't allocate memory", "out of memory")
+    return isinstance(exc, MemoryError) or (isinstance(exc, RuntimeError) and any(words in str(exc) for words in told))

@@ -45,6 +45,13 @@ def evaluate_model(
 ) -> tuple[Evaluation, ...]:
     """Evaluate the files of the model in `folder`, or those of some `precisions`, on a split of the data at `data`."""
     metadata, files, images = _open(folder, data, split)
+    asked = {precision: file for precision, file in files.items() if precisions is None or precision in precisions}
+    return _evaluations(metadata, asked, images, split, _command(metadata, data, split))
+
+
+def _evaluations(
+    metadata: ModelMetadata, files: dict[Precision, Path], images: Split, split: SplitName, command: str
+) -> tuple[Evaluation, ...]:
     return tuple(
         evaluate_probabilities(
             *ModelFile(file, _calibrator(metadata, precision)).answers(images.images.numpy()),
@@ -53,10 +60,9 @@ def evaluate_model(
             thresholds=metadata.calibration.thresholds.get(precision, {}),
             split=split,
             precision=precision,
-            command=_command(metadata, data, split),
+            command=command,
         )
         for precision, file in files.items()
-        if precisions is None or precision in precisions
     )
 
 
@@ -74,7 +80,8 @@ def six_view_accuracy(folder: Path, data: Path, split: SplitName = "test") -> di
 def fit_thresholds(folder: Path, data: Path) -> tuple[Evaluation, ...]:
     """Give the model in `folder` the thresholds of prediction sets, and record what they measure on validation.
 
-    For models that were exported without; its files stay what they are.
+    For models that were exported without; its files stay what they are. What other sets measured on the test images is
+    taken out: these are to be measured there anew.
     """
     metadata, files, images = _open(folder, data, "validation")
     fitting = images.mirrored_too() if metadata.calibration.fitted_on.endswith(MIRRORED) else images
@@ -85,9 +92,9 @@ def fit_thresholds(folder: Path, data: Path) -> tuple[Evaluation, ...]:
     }
     calibration = metadata.calibration.model_copy(update={"thresholds": thresholds})
     unmeasured = tuple(e.model_copy(update={"prediction_sets": {}}) for e in metadata.evaluations)  # with these
-    metadata.model_copy(update={"calibration": calibration, "evaluations": unmeasured}).write(folder)
-    evaluations = evaluate_model(folder, data, "validation")
-    record(folder, evaluations)
+    metadata = metadata.model_copy(update={"calibration": calibration, "evaluations": unmeasured})
+    evaluations = _evaluations(metadata, files, images, "validation", _command(metadata, data, "validation"))
+    _write(metadata, folder, evaluations)
     return evaluations
 
 
@@ -148,7 +155,15 @@ def _command(metadata: ModelMetadata, data: Path, split: SplitName) -> str:
 
 def record(folder: Path, evaluations: tuple[Evaluation, ...], robustness: tuple[Robustness, ...] = ()) -> None:
     """Write both into the model's metadata and card, in place of earlier ones of the same split and file."""
-    metadata = read_model(folder)
+    _write(read_model(folder), folder, evaluations, robustness)
+
+
+def _write(
+    metadata: ModelMetadata,
+    folder: Path,
+    evaluations: tuple[Evaluation, ...],
+    robustness: tuple[Robustness, ...] = (),
+) -> None:
     metadata = metadata.model_copy(
         update={
             "evaluations": _replaced(metadata.evaluations, evaluations),

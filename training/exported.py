@@ -19,7 +19,7 @@ from service.metadata import FILE_NAME, Calibration, ModelMetadata
 from training.architectures import ARCHITECTURES, Network
 from training.calibrate import Calibrator
 from training.checkpoint import Teacher
-from training.errors import CheckpointError
+from training.errors import CheckpointError, is_lack_of_memory
 from training.onnx_graph import last_layer, run_onnx
 from training.recipes import TrainConfig
 
@@ -47,6 +47,8 @@ def load_exported(folder: Path) -> Teacher:
             logits = network(torch.from_numpy(images).permute(0, 3, 1, 2).float())
             answers = calibrator(logits)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as exc:
+        if is_lack_of_memory(exc):
+            raise
         raise CheckpointError(f"The model in {folder} is damaged or of another version; name a run's folder.") from exc
     if np.abs(run_onnx(file, images) - answers.numpy()).max() > TOLERANCE:
         raise CheckpointError(

@@ -24,13 +24,23 @@ def folders_in(path: Path) -> list[Path]:
 
 def files_in(folder: Path) -> Iterator[Path]:
     """Those in it that are not hidden, at any depth; a folder that several links lead to counts once."""
+    return (file for file in _leaves(folder) if file.is_file())
+
+
+def lost_links(folder: Path) -> Iterator[Path]:
+    """Links in it that lead nowhere, at any depth."""
+    return (link for link in _leaves(folder) if link.is_symlink() and not link.exists())
+
+
+def _leaves(folder: Path) -> Iterator[Path]:
+    """What is no folder."""
     here = folder.resolve()
     entered = {here, *here.parents}  # a link to one of these would lead here again
     for place, inner, names in os.walk(folder, followlinks=True, onerror=_unreadable):
         ends = {Path(place, name).resolve(): name for name in inner if not _hidden(name)}
         inner[:] = [name for end, name in ends.items() if end not in entered]
         entered.update(ends)
-        yield from (file for name in names if not _hidden(name) and (file := Path(place, name)).is_file())
+        yield from (Path(place, name) for name in names if not _hidden(name))
 
 
 def class_of(folder: Path) -> str:

@@ -32,7 +32,7 @@ def train(run: Run, folder: Path, time_budget_s: float = math.inf) -> Network:
     """Do the steps that are left, with a checkpoint in `folder` after each epoch.
 
     Raises `CheckpointError` at once when `folder` can't be written, or another process trains or has trained into
-    it; `Interrupted` after SIGINT, SIGTERM or `time_budget_s`, once a checkpoint of the very last step is written.
+    it; `Interrupted` after a signal to stop or `time_budget_s`, once a checkpoint of the very last step is written.
     """
     keep_freed_memory()
     progress = Progress(run.steps_per_epoch, run.total_steps, run.step)
@@ -40,8 +40,10 @@ def train(run: Run, folder: Path, time_budget_s: float = math.inf) -> Network:
         with checkpoints.claimed(folder), stop_requests(time_budget_s) as stop_requested:
             checkpoints.check_newest(folder, run.step)
             while run.step < run.total_steps and not stop_requested():
-                train_one_epoch(run, progress, stop_requested)
+                finished = train_one_epoch(run, progress, stop_requested)
                 checkpoints.save(run.checkpoint(), folder)
+                if finished:  # and saved: what is shown is there
+                    progress.epoch(finished, run.step, run.images_per_step / finished.images_per_second)
             if not run.step:  # stopped before the first, and told to go on all the same
                 checkpoints.save(run.checkpoint(), folder)
     finally:
@@ -51,8 +53,8 @@ def train(run: Run, folder: Path, time_budget_s: float = math.inf) -> Network:
     return run.model
 
 
-def train_one_epoch(run: Run, progress: Progress, stop_requested: Callable[[], bool]) -> None:
-    """Train to the end of the current epoch, or until a stop is requested; record a finished epoch."""
+def train_one_epoch(run: Run, progress: Progress, stop_requested: Callable[[], bool]) -> EpochRecord | None:
+    """Train to the end of the current epoch, or until a stop is requested; record and return a finished epoch."""
     began, first = time.perf_counter(), run.step
     epoch = run.step // run.steps_per_epoch
     views_epoch = run.view // run.steps_per_epoch
@@ -73,10 +75,10 @@ def train_one_epoch(run: Run, progress: Progress, stop_requested: Callable[[], b
             accuracy = evaluate(run.model, validation, run.device, run.precision) if len(validation) else None
             run.history.append(EpochRecord(epoch + 1, loss, accuracy, len(indices) / seconds_per_step))
             run.epoch_loss.zero_()
-            progress.epoch(run.history[-1], run.step, seconds_per_step)
-            return
+            return run.history[-1]
         if stop_requested():
-            return
+            return None
+    return None
 
 
 def train_one_step(run: Run, indices: Tensor, epoch: int) -> Tensor:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from training.decoding import FORMATS, SUFFIXES, Pixels, decode
 from training.errors import DataError
-from training.folders import class_of, files_in, folders_in
+from training.folders import class_of, files_in, folders_in, lost_links
 
 Part = Literal["train", "validation", "test"]
 Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]  # images (N, size, size, 3), labels (N,)
@@ -179,6 +179,11 @@ def _class(folder: Path) -> Class:
         raise DataError(
             f"{folder} holds no picture in a known format ({', '.join(FORMATS)}), only files called "
             f"*{', *'.join(suffix for suffix, _ in others.most_common())}; convert them, or move that folder elsewhere."
+        )
+    if not pictures and (lost := list(lost_links(folder))):
+        raise DataError(
+            f"{folder} holds no picture, only {len(lost):,} links that lead nowhere; mend them, or move that folder "
+            "elsewhere."
         )
     return Class(pictures, others)
 

@@ -13,9 +13,9 @@ from types import FrameType
 
 @contextmanager
 def stop_requests(time_budget_s: float = math.inf) -> Iterator[Callable[[], bool]]:
-    """Within it SIGINT and SIGTERM only make the yielded question answer True; a second SIGINT ends at once.
+    """Within it SIGINT, SIGTERM and SIGHUP only make the yielded question answer True; a second SIGINT ends at once.
 
-    The answer is True, too, when `time_budget_s` has passed.
+    The answer is True, too, when `time_budget_s` has passed. A SIGHUP that `nohup` has ignored stays so.
     """
     received: list[int] = []
     deadline = time.monotonic() + time_budget_s
@@ -24,12 +24,29 @@ def stop_requests(time_budget_s: float = math.inf) -> Iterator[Callable[[], bool
         received.append(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    heeded = [signal.SIGINT, signal.SIGTERM, *_not_ignored(signal.SIGHUP)]
+    before = {number: signal.signal(number, note) for number in heeded}
     try:
         yield lambda: bool(received) or time.monotonic() >= deadline
     finally:
         for number, action in before.items():
             signal.signal(number, action)
+
+
+@contextmanager
+def orderly_end() -> Iterator[None]:
+    """Within it SIGTERM and SIGHUP end a command as Ctrl-C does, and nothing half done is left on the disk."""
+    heeded = _not_ignored(signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, signal.default_int_handler) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)
+
+
+def _not_ignored(*numbers: signal.Signals) -> list[signal.Signals]:
+    return [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
 
 
 def keep_freed_memory() -> None:

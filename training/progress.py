@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from tqdm import tqdm
 
@@ -52,8 +53,9 @@ class Progress:
             + (f"validation {accuracy:.2%}  " if accuracy is not None else "")
             + f"{record.images_per_second:,.0f} images/s  {left} left"
         )
-        self._bar.write(line, file=sys.stdout)
-        sys.stdout.flush()
+        with suppress(OSError):  # of a reader or a terminal that has gone: the run goes on
+            self._bar.write(line, file=sys.stdout)
+            sys.stdout.flush()
 
     def close(self) -> None:
         """Take the bar off the terminal."""

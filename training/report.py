@@ -71,8 +71,18 @@ def _robustness_rows(robustness: Robustness, seen: Collection[str], between: str
 def write_card(metadata: ModelMetadata, folder: Path) -> None:
     """Write the model card of `metadata`, and the plot in it, into `folder`."""
     if shown := plotted(metadata):
-        (folder / RELIABILITY).write_text(plots.reliability_svg(shown), encoding="utf-8")
-    (folder / CARD).write_text(card(metadata), encoding="utf-8")
+        _replace(folder / RELIABILITY, plots.reliability_svg(shown))
+    _replace(folder / CARD, card(metadata))
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write it whole, or leave what was there."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def plotted(metadata: ModelMetadata) -> list[Evaluation]:

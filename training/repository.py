@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -46,6 +46,7 @@ def check_target(target: Path) -> None:
 @contextmanager
 def new_version(target: Path) -> Iterator[Path]:
     """A folder beside `target` to be filled; it becomes `target` at the end, and nothing where anything is raised."""
+    made = [each for each in target.parents if not each.exists()]  # the innermost first
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=".export-", dir=target.parent))
     try:
@@ -54,3 +55,6 @@ def new_version(target: Path) -> Iterator[Path]:
         folder.rename(target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # of the first that holds something
+            for each in made:
+                each.rmdir()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from training.average import average
-from training.checkpoint import Checkpoint, EpochRecord, Teacher, network_of
+from training.checkpoint import Checkpoint, EpochRecord, Teacher, network_of, of_this_version
 from training.data import TrainingData
 from training.device import Precision, moved
 from training.distill import Memory, Teachers, assign_roles
@@ -137,18 +137,19 @@ class Run:
         )
 
     def restore(self, saved: Checkpoint) -> None:
-        """Go on from `saved`; raises `CheckpointError` when it belongs to other data."""
+        """Go on from `saved`; raises `CheckpointError` when it belongs to other data, or to another version."""
         there = (self.total_steps, self.data.labels, self.data.fingerprint if saved.data else None)
         if (saved.total_steps, saved.labels, saved.data) != there:
             raise CheckpointError("The checkpoint was made with other data; resume with the data it was started on.")
-        self.model.load_state_dict(saved.model)
-        self.optimizer.load_state_dict(saved.optimizer)
-        if saved.grad_scaler:  # empty, where the format needed none
-            self.scaler.load_state_dict(saved.grad_scaler)
-        if self.lookahead and saved.lookahead is not None:
-            self.lookahead.load(saved.lookahead)
-        if self.memory and saved.answers is not None:
-            self.memory.restore(saved.answers)
+        with of_this_version("The checkpoint"):
+            self.model.load_state_dict(saved.model)
+            self.optimizer.load_state_dict(saved.optimizer)
+            if saved.grad_scaler:  # empty, where the format needed none
+                self.scaler.load_state_dict(saved.grad_scaler)
+            if self.lookahead and saved.lookahead is not None:
+                self.lookahead.load(saved.lookahead)
+            if self.memory and saved.answers is not None:
+                self.memory.restore(saved.answers)
         if saved.learned_from is not None:  # its teachers no longer say what they learned from
             self.learned_from = saved.learned_from
         self.kept = [{name: moved(value, self.device) for name, value in each.items()} for each in saved.kept]

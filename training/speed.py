@@ -28,7 +28,7 @@ from training.architectures import ARCHITECTURES
 from training.architectures.network import CIFAR10_MEAN, CIFAR10_STD
 from training.data import Split, load_training_data
 from training.device import choose_device, choose_precision
-from training.errors import DataError, TrainingError
+from training.errors import DataError, TrainingError, is_lack_of_memory
 from training.loop import train_one_step
 from training.process import keep_freed_memory
 from training.recipes import TrainConfig
@@ -124,9 +124,15 @@ def table(measured: list[tuple[float, float]]) -> str:
 
 
 def _ask(side: Connection, images: int) -> float:
-    side.send(images)
-    answer = side.recv()
-    if isinstance(answer, TrainingError):
+    try:
+        side.send(images)
+        answer = side.recv()
+    except (EOFError, ConnectionError) as exc:
+        raise TrainingError(
+            "One of the two processes that measure has ended in between; its reason is above, unless the machine's "
+            "memory was too small for it."
+        ) from exc
+    if isinstance(answer, Exception):
         raise answer
     assert isinstance(answer, float)
     return answer
@@ -154,10 +160,12 @@ def _process(side: Side) -> Iterator[Connection]:
 def _serve(side: Side, connection: Connection) -> None:
     try:
         _measure(side, connection)
-    except TrainingError as exc:
-        connection.send(exc)
     except (EOFError, BrokenPipeError):  # nobody asks any more
         return
+    except Exception as exc:
+        if not isinstance(exc, (TrainingError, OSError)) and not is_lack_of_memory(exc):
+            raise
+        connection.send(exc)
 
 
 def _measure(side: Side, connection: Connection) -> None:

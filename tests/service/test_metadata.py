@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,19 @@ def metadata(models_dir: Path) -> ModelMetadata:
 
 def test_it_survives_writing_and_reading(metadata: ModelMetadata, tmp_path: Path) -> None:
     metadata.write(tmp_path)
+    assert ModelMetadata.read(tmp_path) == metadata
+    assert [path.name for path in tmp_path.iterdir()] == ["metadata.json"]
+
+
+def test_what_does_not_fit_onto_the_disk_leaves_what_was_there(metadata: ModelMetadata, tmp_path: Path) -> None:
+    metadata.write(tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            metadata.model_copy(update={"version": "9"}).write(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert ModelMetadata.read(tmp_path) == metadata
     assert [path.name for path in tmp_path.iterdir()] == ["metadata.json"]
 

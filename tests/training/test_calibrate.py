@@ -222,12 +222,25 @@ def test_a_set_is_never_empty() -> None:
     assert sets.tolist() == [[True, False, False]]
 
 
+def test_a_set_holds_what_just_reaches_the_threshold() -> None:
+    sets = prediction_sets(torch.tensor([[0.5, 0.25, 0.25], [0.5, 0.375, 0.125]]), 0.25)
+    assert sets.tolist() == [[True, True, True], [True, True, False]]
+
+
 def test_reliability_sums_are_of_every_image_once() -> None:
     p = torch.tensor([[0.7, 0.3], [0.4, 0.6], [0.1, 0.9], [0.9, 0.1]])
     sums = reliability(p, torch.tensor([0, 0, 1, 1]), bins=5)
     assert sums[:3].eq(0).all()  # two classes: nothing is below 0.5
     assert torch.allclose(sums[3], torch.tensor([2, 1.3, 1], dtype=torch.double))
     assert torch.allclose(sums[4], torch.tensor([2, 1.8, 1], dtype=torch.double))
+
+
+def test_a_probability_on_the_border_of_two_bins_belongs_to_the_lower() -> None:
+    top = torch.tensor([0.5, 0.625, 0.75, 0.875, 1])
+    p = torch.stack([top, 1 - top], 1)
+    sums = reliability(p, torch.zeros(5, dtype=torch.long), bins=4)  # (0.25, 0.5], (0.5, 0.75] …
+    assert sums[:, 0].tolist() == [0, 1, 2, 2]
+    assert reliability(p, torch.zeros(5, dtype=torch.long), bins=1)[:, 0].tolist() == [5]
 
 
 @pytest.mark.parametrize("classes", [3, 10, 100])

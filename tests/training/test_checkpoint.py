@@ -140,14 +140,54 @@ def test_no_checkpoint_is_one_sentence(tmp_path: Path) -> None:
 )
 def test_a_damaged_checkpoint_is_one_sentence(content: bytes, tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_bytes(content)
-    with pytest.raises(CheckpointError, match="damaged or of another version"):
+    with pytest.raises(CheckpointError, match="damaged, or no checkpoint; restore it from a copy, or train into"):
         checkpoints.load(tmp_path)
 
 
 @pytest.mark.parametrize("state", [torch.zeros(3), [1], "x", None, {"a": 1}, {"config": 3}, {"config": {}}])
 def test_a_file_of_something_else_is_one_sentence(state: object, tmp_path: Path) -> None:
     torch.save(state, tmp_path / FILE_NAME)
-    with pytest.raises(CheckpointError, match="damaged or of another version"):
+    with pytest.raises(CheckpointError, match="was not made by this version"):
+        checkpoints.load(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"colour": "red"}, {"architecture": "of-next-year"}])
+def test_one_of_another_version_is_not_called_damaged(
+    change: dict[str, str], saved: Checkpoint, tmp_path: Path
+) -> None:
+    checkpoints.save(saved, tmp_path)
+    state = torch.load(tmp_path / FILE_NAME, weights_only=True)
+    state["config"].update(change)
+    torch.save(state, tmp_path / FILE_NAME)
+    told = r"checkpoint.pt was not made by this version of Convoy; use the version that made it, or train anew into"
+    with pytest.raises(CheckpointError, match=told) as raised:
+        checkpoints.load(tmp_path)
+    assert "remove" not in str(raised.value)
+    assert "damaged" not in str(raised.value)
+
+
+def test_weights_of_another_version_are_one_sentence(saved: Checkpoint) -> None:
+    with pytest.raises(CheckpointError, match="The network of a run of cifar10-plain was not made by this version"):
+        checkpoints.network_of(saved)
+
+
+def _more_than_there_is(*_: object, **__: object) -> torch.Tensor:
+    return torch.empty(1 << 60, dtype=torch.uint8)
+
+
+def _more_than_python_has(*_: object, **__: object) -> bytes:
+    raise MemoryError
+
+
+@pytest.mark.parametrize("read", [_more_than_there_is, _more_than_python_has])
+def test_one_that_is_too_large_for_the_memory_is_not_called_damaged(
+    read: Callable[..., object], saved: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints.save(saved, tmp_path)
+    monkeypatch.setattr(torch, "load", read)
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint.pt does not fit into the memory that is free; free some, or"
+    ):
         checkpoints.load(tmp_path)
 
 

@@ -113,6 +113,14 @@ def test_other_places_are_told_what_is_expected(tmp_path: Path, name: str) -> No
         load_training_data(tmp_path / name)
 
 
+def test_an_archive_of_pictures_is_to_be_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "pics.zip").touch()
+    with pytest.raises(
+        DataError, match=r"pics.zip is a file, .* or at a folder of pictures \(unpack an archive of them"
+    ):
+        load_training_data(tmp_path / "pics.zip")
+
+
 def test_its_images_have_one_size(generated_data: Path) -> None:
     for load in (load_training_data, load_test_split):
         with pytest.raises(DataError, match=r"CIFAR-10's images have 32 × 32 pixels, not 64 × 64; .* --size 32"):

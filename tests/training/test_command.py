@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from PIL import Image
@@ -28,6 +29,7 @@ def test_train_stop_resume_export_evaluate(
     assert main(["evaluate", model, *data, "--split", "validation", "--six-views"]) == 0
     assert main(["calibrate", model, *data]) == 0
     output = capsys.readouterr().out
+    assert output.endswith(f"Next: convoy-train evaluate {model} --record --data {generated_data}\n")
     assert "(validation split, single view, fp32 ONNX file)" in output
     assert "ECE, 15 bins" in output
     assert "by six views" in output
@@ -35,6 +37,23 @@ def test_train_stop_resume_export_evaluate(
     assert "epochs: `convoy-train train tutorial --output run --max-steps 40`." in card
     assert "`convoy-train evaluate models/tiny/1`" in card
     assert "trained with: command" not in card
+
+
+def test_what_was_measured_is_recorded_before_it_is_shown(
+    models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded: list[object] = []
+    monkeypatch.setattr("training.evaluate.evaluate_model", lambda *_: ("clean",))
+    monkeypatch.setattr("training.evaluate.evaluate_robustness", lambda *_: ("damaged",))
+    monkeypatch.setattr("training.evaluate.record", lambda _folder, *measured: recorded.extend(measured))
+    monkeypatch.setattr("training.report.table", lambda _: "")
+    monkeypatch.setattr("training.report.robustness_table", Mock(side_effect=BrokenPipeError))
+    command = ["evaluate", str(models_dir / "colours" / "1"), "--data", str(tmp_path), "--suite", "full", "--record"]
+    assert main(command) == 1
+    assert recorded == [("clean",), (), ("damaged",)]
+    monkeypatch.setattr("training.report.table", Mock(side_effect=BrokenPipeError))
+    assert main(command) == 1
+    assert recorded[3:] == [("clean",)]
 
 
 def test_a_time_budget_stops_a_run_with_a_checkpoint_even_before_its_first_step(

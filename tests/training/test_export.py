@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import numpy.typing as npt
@@ -137,7 +138,7 @@ def test_an_export_that_computes_something_else_writes_nothing(
     monkeypatch.setattr(model_files, "run_onnx", lambda *arguments: np.roll(run_onnx(*arguments), 1, axis=1))
     with pytest.raises(ExportError, match=r"labels change.*nothing was written"):
         export(finished, tmp_path / "models" / "tiny" / "1", data)
-    assert list((tmp_path / "models" / "tiny").iterdir()) == []
+    assert not (tmp_path / "models").exists()
 
 
 class Rolled(ModelFile):
@@ -158,7 +159,7 @@ def test_an_export_whose_int8_file_is_of_another_opinion_writes_nothing(
     )
     with pytest.raises(ExportError, match=r"The int8 file gives .* training images another label.*nothing was written"):
         export(finished, tmp_path / "models" / "tiny" / "1", data)
-    assert list((tmp_path / "models" / "tiny").iterdir()) == []
+    assert not (tmp_path / "models").exists()
 
 
 def test_the_version_of_onnx_runtime_is_told_by_whatever_name_it_is_installed(
@@ -270,6 +271,16 @@ def test_what_other_thresholds_measured_on_the_test_split_is_forgotten(model: Pa
     for evaluation in evaluations:
         assert bool(evaluation.prediction_sets) == (evaluation.split == "validation")
     assert evaluate_model(model, generated_data)[0].prediction_sets
+
+
+def test_a_calibration_that_is_stopped_changes_nothing(
+    model: Path, generated_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (model / "metadata.json").read_bytes()
+    monkeypatch.setattr("training.evaluate.evaluate_probabilities", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        fit_thresholds(model, generated_data)
+    assert (model / "metadata.json").read_bytes() == before
 
 
 def test_robustness_is_measured_and_recorded(

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -74,6 +75,15 @@ def test_a_student_learns_from_an_exported_model(
 def test_a_damaged_model_teaches_nothing(model: Path) -> None:
     (model / "model.onnx").write_bytes(b"")
     with pytest.raises(CheckpointError, match="damaged or of another version"):
+        load_exported(model)
+
+
+def test_one_that_is_too_large_for_the_memory_is_not_called_damaged(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+    monkeypatch.setattr("training.exported._weights", Mock(side_effect=told))
+    with pytest.raises(RuntimeError, match="can't allocate"):
         load_exported(model)
 
 

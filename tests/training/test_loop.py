@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,11 +17,12 @@ import torch
 from tests.runs import CPU, SMALL, run, same_weights, small, untrained_teacher
 from training import checkpoint as checkpoints
 from training import loop, process
-from training.checkpoint import Teacher, load_teacher
+from training.checkpoint import EpochRecord, Teacher, load_teacher
 from training.data import TrainingData, load_training_data
 from training.device import Precision
 from training.errors import CheckpointError, Interrupted
 from training.loop import train
+from training.progress import Progress
 from training.recipes import SEEDS
 from training.run import Run
 
@@ -118,6 +121,31 @@ def test_a_killed_run_resumes_from_its_last_epoch_to_the_same_bits(
     assert resumed.step == 6
     train(resumed, tmp_path / "killed")
     assert same_weights(whole, resumed)
+
+
+def test_an_epoch_is_saved_before_it_is_shown(
+    data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[int] = []
+
+    def show(_self: Progress, record: EpochRecord, *_: object) -> None:
+        saved.append(len(checkpoints.load(tmp_path).history))
+        assert saved[-1] == record.epoch
+
+    monkeypatch.setattr(Progress, "epoch", show)
+    train(run("tutorial", data), tmp_path)
+    assert saved == [1, 2, 3]
+
+
+@pytest.mark.parametrize("reason", [errno.EPIPE, errno.EIO])
+def test_a_reader_or_a_terminal_that_has_gone_does_not_end_a_run(
+    reason: int, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = Mock(write=Mock(side_effect=OSError(reason, os.strerror(reason))))
+    monkeypatch.setattr(sys, "stdout", gone)
+    train(run("tutorial", data), tmp_path)
+    assert gone.write.called
+    assert checkpoints.load(tmp_path).finished
 
 
 def test_a_folder_that_is_taken_or_can_not_be_written_is_refused_before_the_first_step(

@@ -97,7 +97,13 @@ def test_a_missing_library_is_told_with_how_to_install_it(module: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["train", "fast", "--epochs", "x"], "--epochs: 'x' is not a whole number of 1 or more"),
+        (["train", "fast", "--epochs", "x"], "--epochs: 'x' is not a whole number from 1 to 1,000,000,000"),
+        (["train", "fast", "--time-budget", "9" * 400], "is not a whole number from 1 to 1,000,000,000"),
+        (["train", "pictures", "--size", "100000"], "--size: '100000' is not a whole number from 1 to 1,024"),
+        (["trials", "fast", "--seeds", "10001"], "--seeds: '10001' is not a whole number from 1 to 10,000"),
+        (["train", "fast", "--output", ""], "--output: there is nothing between the quotes; name a file or folder"),
+        (["export", "", "models/x/1"], "argument RUN: there is nothing between the quotes"),
+        (["export", "runs/x", ""], "argument models/NAME/VERSION: there is nothing between the quotes"),
         (["train", "fast", "--seed", "20261126"], "--seed: '20261126' is not a whole number from 0 to 9,999"),
         (["train", "fast", "--seed", "-1"], "--seed: '-1' is not a whole number from 0 to 9,999"),
         (["speed"], "the following arguments are required: RECIPE"),
@@ -109,6 +115,39 @@ def test_what_is_no_command_says_what_would_be(
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["export", "/nowhere", "models/x/1", "--note", "caf\udce9"],
+        ["import", "/nowhere", "models/x/1", "--labels", "/nowhere", "--description", "caf\udce9"],
+        ["train", "fast", "--output", "caf\udce9"],
+        ["evaluate", "caf\udce9/1"],
+    ],
+)
+def test_what_is_not_utf_8_is_refused_before_anything_is_done(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 1
+    told = capsys.readouterr().err
+    assert "\\udce9" in told
+    assert told.endswith("' is not UTF-8; write it in UTF-8, or rename what it names.\n")
+
+
+@pytest.mark.parametrize("raised", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you")])
+def test_a_lack_of_memory_is_one_sentence(
+    raised: Exception, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plots, "shipped", Mock(side_effect=raised))
+    assert main(["compare", "/nowhere"]) == 1
+    assert capsys.readouterr().err.startswith("convoy-train: There is not enough memory for this; use smaller images")
+
+
+def test_what_is_no_mistake_of_the_users_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plots, "shipped", Mock(side_effect=RuntimeError("odd")))
+    with pytest.raises(RuntimeError, match="odd"):
+        main(["compare", "/nowhere"])
 
 
 def test_a_reader_that_stops_early_is_no_traceback(tmp_path: Path) -> None:

@@ -150,6 +150,18 @@ def test_pictures_behind_a_link_are_learned_from(folder: Path) -> None:
     assert torch.equal(load_training_data(folder, SIZE).train.images, expected.train.images)
 
 
+def test_a_class_of_links_that_lead_nowhere_is_told_and_a_single_one_is_skipped(folder: Path) -> None:
+    expected = load_training_data(folder, SIZE)
+    (folder / "red" / "lost.png").symlink_to(folder / "nowhere.png")
+    (folder / "none").mkdir()
+    assert torch.equal(load_training_data(folder, SIZE).train.images, expected.train.images)
+    (folder / "none" / "deep").mkdir()
+    for place in ("0.png", "deep/1"):
+        (folder / "none" / place).symlink_to(folder / "nowhere.png")
+    with pytest.raises(DataError, match=r"none holds no picture, only 2 links that lead nowhere; mend them, or move"):
+        load_training_data(folder, SIZE)
+
+
 def test_a_name_that_no_model_could_hold_is_told_before_anything_is_learned(folder: Path) -> None:
     bad = Path(os.fsdecode(bytes(folder) + b"/ros\xe9"))
     (folder / "red").rename(bad)

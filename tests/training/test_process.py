@@ -4,18 +4,46 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 import pytest
 
-from training.process import keep_freed_memory, stop_requests
+from training.process import keep_freed_memory, orderly_end, stop_requests
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.fixture(autouse=True)
+def _heeded() -> Iterator[None]:
+    """No signal is ignored, whoever has started the tests, and none ends them."""
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, action in before.items():
+        signal.signal(number, action)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_is_noted_and_nothing_else(number: int) -> None:
     with stop_requests() as stop_requested:
         assert not stop_requested()
         os.kill(os.getpid(), number)
         assert stop_requested()
+
+
+@pytest.mark.parametrize("within", [stop_requests, orderly_end])
+def test_what_nohup_ignores_stays_ignored(within: Callable[[], AbstractContextManager[object]]) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with within() as stop_requested:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not (callable(stop_requested) and stop_requested())
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_what_ends_a_command_lets_it_tidy_up(number: int) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt), orderly_end():
+        os.kill(os.getpid(), number)
+    assert signal.getsignal(number) == before
 
 
 def test_a_second_ctrl_c_ends_at_once() -> None:

@@ -157,3 +157,11 @@ def test_teachers_of_images_of_another_size_are_refused(data: TrainingData) -> N
         Run("cifar10-plain", config, data, CPU, Precision.FP32, (own, other))
     starts = replace(config, teachers=("a",), start_teaches=False)  # whose weights suit images of any size
     assert Run("cifar10-plain", starts, data, CPU, Precision.FP32, (other,)).ensemble is None
+
+
+def test_weights_of_another_version_are_told(data: TrainingData) -> None:
+    each = run("tutorial", data)
+    saved = each.checkpoint()
+    weights = {f"renamed.{name}": weight for name, weight in saved.model.items()}
+    with pytest.raises(CheckpointError, match="The checkpoint was not made by this version of Convoy; use the version"):
+        each.restore(replace(saved, model=weights))

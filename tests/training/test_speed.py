@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from training.data import Split
-from training.errors import DataError
+from training.errors import DataError, TrainingError
 from training.recipes import RECIPES, TrainConfig
 from training.speed import (
     Pictures,
@@ -80,6 +81,29 @@ def test_both_processes_answer_in_every_round_and_end(tmp_path: Path) -> None:
     assert len(measured) == 2
     assert all(speed > 0 for both in measured for speed in both)
     assert not multiprocessing.active_children()
+
+
+def unreadable_steps(_config: TrainConfig, data: Path, _device: str, _precision: str) -> Steps:
+    yield len(data.read_bytes())
+
+
+def dying_steps(config: TrainConfig, _data: Path, _device: str, _precision: str) -> Steps:
+    yield config.batch_size
+    os._exit(1)  # as when the kernel takes back its memory
+
+
+@pytest.mark.parametrize(
+    ("steps", "raised", "told"),
+    [
+        (unreadable_steps, FileNotFoundError, "No such file or directory"),
+        (dying_steps, TrainingError, "One of the two processes that measure has ended in between; its reason is above"),
+    ],
+)
+def test_what_ends_a_process_is_told(
+    steps: Callable[[TrainConfig, Path, str, str], Steps], raised: type[Exception], told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(raised, match=told), _process(Side(steps, CONFIG, tmp_path / "none", "cpu", "fp32")) as asked:
+        _ask(asked, 1)
 
 
 def test_ctrl_c_is_for_whoever_started_a_process(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

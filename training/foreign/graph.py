@@ -94,6 +94,8 @@ def read(path: Path, size: int | None = None) -> Foreign:
         raise ExportError(f"{path} is no valid ONNX file: {_first_line(exc)}") from exc
     graph = model.graph
     taken = _input(path, graph)
+    if not graph.output:
+        raise ExportError(f"{path} has no output; export the network again with its logits or probabilities as one.")
     _rename(graph)
     first, *_ = (dimension.dim_value for dimension in taken.type.tensor_type.shape.dim[1:])
     channels_first = first == 3

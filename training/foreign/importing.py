@@ -65,6 +65,11 @@ def import_network(
     answers = foreign.run(source.normalisation(pictures))
     if answers.shape[1] != len(source.labels):
         raise ExportError(f"The network has {answers.shape[1]:,} outputs, and there are {len(source.labels):,} labels.")
+    if not (answers < np.inf).all():  # nor is a NaN
+        raise ExportError(
+            "What the network gives of generated pictures are no numbers: its weights are damaged, or it was trained "
+            "with another --mean and --std. Nothing was written."
+        )
     foreign = settled(foreign)
     if works_out_shapes(foreign):
         notes = (*notes, SHAPES_LEFT)

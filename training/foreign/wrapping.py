@@ -21,6 +21,7 @@ from training.onnx_nodes import Nodes
 
 BEFORE, AFTER = "convoy_in_", "convoy_out_"  # names that no exporter gives
 SMALLEST = 1e-30  # of a probability before its logarithm
+SMALLEST_STD = 1e-6  # makes numbers up to a million of pixels: no network takes such
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,12 @@ class Normalisation:
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     def __post_init__(self) -> None:
-        """Raise `ExportError` for deviations that nothing can be divided by."""
-        if min(self.std) <= 0:
-            raise ExportError("Standard deviations are above 0; give --std as training had it.")
+        """Raise `ExportError` for what is not of pixels from 0 to 1, or that nothing can be divided by."""
+        if not all(abs(each) <= 1 for each in self.mean) or not all(SMALLEST_STD <= each <= 1 for each in self.std):
+            raise ExportError(
+                "--mean and --std are of pixels from 0 to 1: means are not above 1, and deviations above 0 and not "
+                "above 1; divide those of pixels from 0 to 255 by 255."
+            )
 
     def __call__(self, images: npt.NDArray[np.uint8]) -> Array:
         """uint8 (N, H, W, 3) → float32 (N, H, W, 3)."""

@@ -82,6 +82,14 @@ def test_what_is_no_network_is_told(tmp_path: Path) -> None:
         read(network(tmp_path / "c.onnx", end=twice)).run(Normalisation()(PICTURES))
 
 
+def test_a_file_without_outputs_is_told(tmp_path: Path) -> None:
+    model = onnx.load(network(tmp_path / "a.onnx"))
+    del model.graph.output[:]
+    onnx.save_model(model, str(tmp_path / "a.onnx"))
+    with pytest.raises(ExportError, match=r"a.onnx has no output; export the network again with its logits"):
+        read(tmp_path / "a.onnx")
+
+
 def test_arithmetic_and_parameters_are_counted(tmp_path: Path) -> None:
     for shape in (("N", 3, SIZE, SIZE), (1, 3, SIZE, SIZE)):
         foreign = read(network(tmp_path / "a.onnx", shape=shape, end=frozen() if shape[0] == 1 else []))

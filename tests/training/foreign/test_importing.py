@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import product
 from pathlib import Path
 
@@ -132,7 +133,15 @@ def test_what_it_has_no_label_for_is_told(tmp_path: Path, labels: Path) -> None:
         import_network(Source(file, read(file), ("a", "b"), Normalisation()), target)
     pictures = fill(tmp_path / "pictures", 30, names=("red", "violet"))
     assert main(["import", str(file), str(target), "--labels", str(labels), "--data", str(pictures)]) == 1
-    assert not target.parent.exists() or not list(target.parent.iterdir())
+    assert not target.parent.exists()
+
+
+def test_answers_that_are_no_numbers_are_told_as_such(tmp_path: Path) -> None:
+    not_numbers = [helper.make_node("Constant", [], ["nan"], value_float=math.nan)]
+    file = network(tmp_path / "net.onnx", end=[*not_numbers, helper.make_node("Add", ["logits", "nan"], ["output"])])
+    with pytest.raises(ExportError, match="gives of generated pictures are no numbers: its weights are damaged, or"):
+        import_network(Source(file, read(file), LABELS, Normalisation()), tmp_path / "models" / "colours" / "1")
+    assert not (tmp_path / "models").exists()
 
 
 @pytest.mark.parametrize(
@@ -149,7 +158,7 @@ def test_a_network_for_one_image_at_a_time_is_refused_and_leaves_nothing(
     target = tmp_path / "models" / "colours" / "1"
     with pytest.raises(ExportError, match=told):
         import_network(Source(file, read(file), LABELS, Normalisation()), target)
-    assert not list(target.parent.iterdir())
+    assert not target.parent.exists()
 
 
 def test_it_is_refused_before_pictures_are_run_through_it(
@@ -187,6 +196,38 @@ def test_where_it_is_to_go_is_judged_before_anything_is_read(
     words = ["import", str(tmp_path / "none.onnx"), str(tmp_path / "Upper" / "1"), "--labels", str(tmp_path / "none")]
     assert main(words) == 1
     assert "names no version of a model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("target", "serve"),
+    [
+        ("models/colours/1", "convoy serve --default-model colours"),
+        ("my models/colours/1", "convoy serve --models-dir 'my models' --default-model colours"),
+    ],
+)
+def test_what_to_do_next_is_told_for_where_it_is(
+    target: str,
+    serve: str,
+    tmp_path: Path,
+    labels: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["import", str(network(tmp_path / "net.onnx")), target, "--labels", str(labels)]) == 0
+    assert capsys.readouterr().out.endswith(f" Next: {serve}\n")
+
+
+@pytest.mark.parametrize("target", ["2", "./2", "../colours/2", "../2"])
+def test_the_name_of_a_model_is_that_of_the_folder_one_is_in(
+    target: str, tmp_path: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "models" / "colours" / ("deeper" if target == "../2" else "")
+    place.mkdir(parents=True)
+    monkeypatch.chdir(place)
+    assert main(["import", str(network(tmp_path / "net.onnx")), target, "--labels", str(labels)]) == 0
+    metadata = ModelMetadata.read(tmp_path / "models" / "colours" / "2")
+    assert (metadata.name, metadata.version) == ("colours", "2")
 
 
 def test_a_version_is_never_written_over(tmp_path: Path) -> None:
