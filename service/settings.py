@@ -13,8 +13,14 @@ from pydantic import BeforeValidator, Field, ValidationError, field_validator, m
 from pydantic_settings import BaseSettings, DotEnvSettingsSource, EnvSettingsSource, SettingsConfigDict
 
 MIB = 1 << 20
+MOST_WORKERS = 1024
+DAY_MS = 86_400_000
+Amount = Annotated[int, Field(gt=0, le=1 << 53)]  # as good as no limit, and still a number that all arithmetic takes
+Wait = Annotated[int, Field(ge=0, le=DAY_MS)]
 PREFIX = "CONVOY_"
 ELSEWHERE = re.compile("CONVOY_(CPUS|DATA|MEMORY|STOP_GRACE|TEST_.+)")  # of the compose file, training and the tests
+VALUE = """('[^']*'|"[^"]*"|[^\\s'"#].*)?"""
+LINE = re.compile(rf"\s*((export\s+)?[^\s=#]+\s*=\s*{VALUE}\s*)?(#.*)?")  # of a settings file
 LINKS = re.compile("CONVOY_(PORT|SERVICE)_.*")  # what Kubernetes and Docker set for a service called convoy
 
 
@@ -43,9 +49,11 @@ class Settings(BaseSettings):
     precision: Literal["auto", "fp32", "fp16", "int8"] = Field(
         "auto", description="which file of a model to run; `auto` takes the fastest for the device among those it has"
     )
-    workers: int = Field(0, ge=0, description="worker processes; 0 takes one per core on the CPU, or one per GPU")
+    workers: int = Field(
+        0, ge=0, le=MOST_WORKERS, description="worker processes; 0 takes one per core on the CPU, or one per GPU"
+    )
     threads: int = Field(
-        0, ge=0, description="threads per inference on the CPU; 0 shares the cores out among the workers"
+        0, ge=0, le=1024, description="threads per inference on the CPU; 0 shares the cores out among the workers"
     )
     api_keys_file: Annotated[Path | None, BeforeValidator(lambda given: given or None)] = Field(
         None, description="a file with one key per line, one of which clients must send; without it anybody may ask"
@@ -61,18 +69,26 @@ class Settings(BaseSettings):
         "failed", description="which requests have a line in the log; `failed` leaves out refusals (503, 504) too"
     )
 
-    max_body_bytes: int = Field(64 * MIB, gt=0, description="largest request body")
-    max_images_per_request: int = Field(1024, gt=0, description="most images in one request")
-    max_image_bytes: int = Field(20 * MIB, gt=0, description="largest encoded image")
-    max_image_pixels: int = Field(
-        40_000_000, gt=0, description="largest image in pixels, read from its header before decoding"
+    max_body_bytes: Amount = Field(64 * MIB, description="largest request body")
+    max_images_per_request: Amount = Field(1024, description="most images in one request")
+    max_image_bytes: Amount = Field(20 * MIB, description="largest encoded image")
+    max_image_pixels: Amount = Field(
+        40_000_000, description="largest image in pixels, read from its header before decoding"
     )
     max_batch_size: int = Field(
-        0, ge=0, description="most images in one inference; 0 takes the size with the most images per second, measured"
+        0,
+        ge=0,
+        le=4096,
+        description="most images in one inference; 0 takes the size with the most images per second, measured",
     )
-    max_queue_delay_ms: float = Field(0, ge=0, description="how long a batch may wait to fill while the engine is free")
-    queue_capacity: int = Field(4096, gt=0, description="images that may wait; beyond that requests get 503")
-    queue_bytes: int = Field(256 * MIB, gt=0, description="and how many bytes of pixels they may have together")
+    max_queue_delay_ms: float = Field(
+        0, ge=0, le=DAY_MS, description="how long a batch may wait to fill while the engine is free"
+    )
+    queue_capacity: Amount = Field(4096, description="images that may wait; beyond that requests get 503")
+    queue_bytes: Amount = Field(
+        256 * MIB,
+        description="and how many bytes of pixels they may have together; bodies that are being read may have as many",
+    )
     client_share: float = Field(
         1.0,
         gt=0,
@@ -81,28 +97,33 @@ class Settings(BaseSettings):
         "same key or, without keys, comes from the same address; 1 leaves it all to whoever comes first",
     )
     request_timeout_ms: int = Field(
-        30_000, gt=0, description="deadline of requests that set none, and the longest they may set"
+        30_000, gt=0, le=DAY_MS, description="deadline of requests that set none, and the longest they may set"
     )
     jobs_dir: Path = Field(Path("jobs"), description="where batches are kept; made when the first one comes")
-    max_batch_upload_bytes: int = Field(2048 * MIB, gt=0, description="largest body of a batch")
-    max_batch_images: int = Field(10_000_000, gt=0, description="most images in one batch")
-    jobs_max_bytes: int = Field(
-        20480 * MIB, gt=0, description="what all batches may take; the oldest finished ones go first, after an hour"
+    max_batch_upload_bytes: Amount = Field(2048 * MIB, description="largest body of a batch")
+    max_batch_images: Amount = Field(10_000_000, description="most images in one batch")
+    jobs_max_bytes: Amount = Field(
+        20480 * MIB,
+        description="what all batches may take; the oldest finished ones go first, after an hour",
     )
     jobs_keep_hours: float = Field(168, gt=0, description="how long a finished batch is kept")
-    lame_duck_ms: int = Field(
-        0, ge=0, description="how long SIGTERM leaves the service unready but answering, for balancers to notice"
+    lame_duck_ms: Wait = Field(
+        0, description="how long SIGTERM leaves the service unready but answering, for balancers to notice"
     )
-    drain_timeout_ms: int = Field(30_000, ge=0, description="how long SIGTERM lets requests finish")
-    keep_alive_ms: int = Field(65_000, ge=1000, description="how long an idle connection stays open, in whole seconds")
+    drain_timeout_ms: Wait = Field(30_000, description="how long SIGTERM lets requests finish")
+    keep_alive_ms: int = Field(
+        65_000, ge=1000, le=DAY_MS, description="how long an idle connection stays open, in whole seconds"
+    )
 
     @field_validator("*", mode="before")
     @classmethod
     def _is_text(cls, given: object) -> object:
         try:
-            str(given).encode()
+            text = str(given).encode()
         except UnicodeEncodeError as exc:  # Python keeps other bytes of the environment; JSON and ONNX Runtime can't
             raise ValueError("This is no UTF-8 text; choose a name that is") from exc
+        if 0 in text:  # only a file may have one
+            raise ValueError("There is a NUL in it; take it out")
         return given
 
     @model_validator(mode="after")
@@ -159,8 +180,8 @@ def load(given: dict[str, str], file: Path | None = None) -> Settings:
         raise ValueError(f"There is no settings file {file}.")
     if file and not os.access(file, os.R_OK):
         raise ValueError(f"The settings file {file} can't be read; change who may.")
-    if file and (slips := unknown(DotEnvSettingsSource(Settings, file, case_sensitive=True).env_vars)):
-        raise ValueError(f"{file} sets what is no setting, {', '.join(slips)}; mend it or take it out.")
+    if file:
+        _check_lines(file)
     try:
         return Settings(**given, _env_file=file)  # type: ignore[arg-type]  # pydantic parses the text
     except ValidationError as exc:
@@ -170,3 +191,16 @@ def load(given: dict[str, str], file: Path | None = None) -> Settings:
             raise ValueError(said) from exc
         name = str(first["loc"][0])
         raise ValueError(f"--{name.replace('_', '-')} (or CONVOY_{name.upper()}): {said}.") from exc
+
+
+def _check_lines(file: Path) -> None:
+    """Raise `ValueError` where a line would be passed over, or sets what is no setting."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as exc:
+        raise ValueError(f"The settings file {file} is no UTF-8 text; write NAME=VALUE lines.") from exc
+    for number, line in enumerate(lines, 1):
+        if not LINE.fullmatch(line):
+            raise ValueError(f"Line {number} of {file} is not understood; write NAME=VALUE, or take it out.")
+    if slips := unknown(DotEnvSettingsSource(Settings, file, case_sensitive=True).env_vars):
+        raise ValueError(f"{file} sets what is no setting, {', '.join(slips)}; mend it or take it out.")

@@ -15,9 +15,9 @@ import yaml
 from starlette.testclient import TestClient
 
 from service import errors
-from service.__main__ import EXAMPLE
-from service.__main__ import parser as convoy
 from service.app import create_app
+from service.command import EXAMPLE
+from service.command import parser as convoy
 from service.errors import ServiceError
 from service.metadata import ModelMetadata
 from service.metrics import METRICS

@@ -6,11 +6,12 @@ import argparse
 import asyncio
 from pathlib import Path
 
-from service.bench import report, requests, stages
+from service.bench import bounds, report, requests, stages
 from service.bench.load import Load, Outcome, Target, Unreachable
 from service.errors import StartupError
 from service.event_loop import Loop
 from service.keys import read_keys
+from service.streams import say
 
 
 def add_options(parser: argparse.ArgumentParser, *, example: Path) -> None:
@@ -19,17 +20,26 @@ def add_options(parser: argparse.ArgumentParser, *, example: Path) -> None:
     parser.add_argument(
         "--image", type=Path, default=example, help="an image, or a folder of them (default: a drawing)"
     )
-    parser.add_argument("--bulk", type=_positive, metavar="N", help="N images per request, as .npy, instead of one")
+    parser.add_argument("--bulk", type=bounds.images, metavar="N", help="N images per request, as .npy, instead of one")
     parser.add_argument(
         "--size",
-        type=_positive,
+        type=bounds.pixels,
         metavar="PIXELS",
         help="resize the images to PIXELS × PIXELS (default: as they are; with --bulk, 32)",
     )
-    parser.add_argument("--connections", type=_positive, default=64, metavar="N", help="at a time (default: 64)")
-    parser.add_argument("--rate", type=_positive, metavar="N", help="open loop: N requests per second, come what may")
-    parser.add_argument("--seconds", type=_duration, default=10.0, metavar="S", help="how long (default: 10)")
-    parser.add_argument("--deadline-ms", type=_positive, metavar="MS", help="of each request (default: the server's)")
+    parser.add_argument(
+        "--connections", type=bounds.connections, default=64, metavar="N", help="at a time (default: 64)"
+    )
+    parser.add_argument(
+        "--rate",
+        type=bounds.requests_per_second,
+        metavar="N",
+        help="open loop: N requests per second, come what may",
+    )
+    parser.add_argument("--seconds", type=bounds.seconds, default=10.0, metavar="S", help="how long (default: 10)")
+    parser.add_argument(
+        "--deadline-ms", type=bounds.milliseconds, metavar="MS", help="of each request (default: the server's)"
+    )
     parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="holds the key that the server asks for")
     parser.set_defaults(run=run)
 
@@ -63,21 +73,5 @@ def run(options: argparse.Namespace) -> int:
         raise StartupError(f"The server {missing} (status {min(outcome.statuses)}); give it one with --api-key-file.")
     where = stages.table(before, stages.read(target.host, target.port))
     parts = (report.table(outcome), report.plot(outcome), where and f"On the server, per request:\n{where}")
-    print("\n\n".join(filter(None, parts)))
+    say("\n\n".join(filter(None, parts)))
     return 0 if outcome.statuses[200] else 1
-
-
-def _positive(text: str) -> int:
-    if not (text.isdecimal() and int(text)):
-        raise argparse.ArgumentTypeError("must be a whole number, at least 1")
-    return int(text)
-
-
-def _duration(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError("must be a number of seconds, more than 0")
-    return seconds

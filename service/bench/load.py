@@ -9,6 +9,7 @@ would otherwise hide the wait of all who could not even send ("coordinated omiss
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
 import time
 from array import array
@@ -22,6 +23,7 @@ from service.bench.connection import Connection
 
 RECONNECT_S = 0.05  # while a server restarts: not so often that the tries are the load
 DRAIN_S = 30.0  # how long the last answers are waited for
+NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}  # for a connection more
 NO_RIGHT = {401, 403}  # what is said to those without a key
 Progress = Callable[["Outcome"], None]
 
@@ -68,10 +70,14 @@ class Target:
     @classmethod
     def of(cls, url: str) -> Target:
         """The host and port of an http URL; raises `Unreachable` for any other."""
-        parts = urlsplit(url)
-        if parts.scheme != "http" or not parts.hostname:
+        try:
+            parts = urlsplit(url)
+            host, port = (parts.hostname or "").encode("idna").decode(), parts.port
+        except ValueError:  # UnicodeError among them
+            host = ""
+        if not host or parts.scheme != "http" or " " in url or not url.isprintable():
             raise Unreachable(f"{url} is no address like http://127.0.0.1:8000.")
-        return cls(parts.hostname, parts.port or 80)
+        return cls(host, 80 if port is None else port)
 
 
 class Load:
@@ -192,6 +198,13 @@ class Load:
             for _ in range(self._limit):
                 await self._connect()
         except OSError as exc:
+            for connection in self._connections:
+                connection.close()
+            if exc.errno in NO_ROOM:
+                raise Unreachable(
+                    f"This machine allows no more than {len(self._connections)} connections here ({exc.strerror}); ask "
+                    "for fewer with --connections, or allow more files with: ulimit -n"
+                ) from exc
             raise Unreachable(
                 f"Nothing answers at {self._target.host} port {self._target.port}; start it with: convoy serve"
             ) from exc

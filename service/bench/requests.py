@@ -14,6 +14,7 @@ from service.types import RGBImage
 
 IMAGE_TYPES = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png", ".webp": "image/webp"}
 MOST_FILES = 1000
+MOST_BYTES = 1 << 30  # of one request's pixels
 EncodedImage = tuple[str, bytes]  # its media type, its bytes
 
 
@@ -51,8 +52,10 @@ def single(images: Sequence[EncodedImage], head: Head) -> list[bytes]:
 def bulk(images: Sequence[EncodedImage], count: int, head: Head, *, size: int) -> list[bytes]:
     """`count` images per request, as one array uint8 (count, size, size, 3), answered with an array.
 
-    Raises `ValueError` where one is damaged.
+    Raises `ValueError` where one is damaged, or all together are too large.
     """
+    if (nbytes := count * size * size * 3) > MOST_BYTES:
+        raise ValueError(f"A request would have {nbytes:,} bytes; choose a smaller --bulk or --size.")
     rows = [_pixels(content, size) for _, content in images[:count]]
     stream = io.BytesIO()
     np.save(stream, np.stack([rows[i % len(rows)] for i in range(count)]))

@@ -15,13 +15,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from service.bench import report, requests
+from service.bench import bounds, report, requests
 from service.bench.load import Load, Outcome, Target, Unreachable
 from service.cores import usable_cores
 from service.errors import StartupError
+from service.streams import say
 
 DELAYS_MS = (0.0, 1.0, 2.0, 5.0)
-MOST_CONNECTIONS = 1024
+MOST_CONNECTIONS = 512  # 1024 is how many open files a process may usually have
 STOP_TIMEOUT_S = 30
 
 
@@ -91,16 +92,24 @@ def search(cores: int, target_ms: float, attempt: Callable[[Candidate], Result])
 
 def add_options(parser: argparse.ArgumentParser, *, example: Path) -> None:
     """The command line's grammar."""
-    parser.add_argument("--p99-ms", type=float, default=50.0, metavar="MS", help="latency target (default: 50)")
+    parser.add_argument(
+        "--p99-ms",
+        type=bounds.fractions_of_ms,
+        default=50.0,
+        metavar="MS",
+        help="99%% of answers within so long (default: 50)",
+    )
     parser.add_argument("--image", type=Path, default=example, help="an image, or a folder (default: a drawing)")
-    parser.add_argument("--size", type=int, metavar="PIXELS", help="resize the images to PIXELS × PIXELS")
-    parser.add_argument("--seconds", type=float, default=3.0, metavar="S", help="per measurement (default: 3)")
+    parser.add_argument("--size", type=bounds.pixels, metavar="PIXELS", help="resize the images to PIXELS × PIXELS")
+    parser.add_argument("--seconds", type=bounds.seconds, default=3.0, metavar="S", help="per measurement (default: 3)")
     parser.add_argument("--output", type=Path, default=Path("convoy.env"), help="settings file (default: %(default)s)")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Try, say what came of it, write the settings."""
+    if options.output.is_dir() or not options.output.parent.is_dir():  # known now, and not when all is measured
+        raise StartupError(f"--output {options.output} can't be a file: name one in a folder that is there.")
     try:
         images = requests.read_images(options.image)
         images = requests.resized(images, options.size) if options.size else images
@@ -117,12 +126,12 @@ def run(options: argparse.Namespace) -> int:
 
             check(measure(1))  # the first requests of a process are slower
             result = best(candidate, measure, options.p99_ms)
-        print(_line(result), flush=True)  # noqa: T201 - a command prints
+        say(_line(result))
         return result
 
     chosen = search(usable_cores(), options.p99_ms, attempt)
     write(chosen, options.p99_ms, options.output)
-    print(f"\n{_line(chosen)}\nWritten to {options.output}. Use it: convoy serve --settings {options.output}")  # noqa: T201 - a command prints
+    say(f"\n{_line(chosen)}\nWritten to {options.output}. Use it: convoy serve --settings {options.output}")
     return 0
 
 

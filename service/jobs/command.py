@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
@@ -26,7 +25,8 @@ from service.jobs.tally import Tally
 from service.jobs.versions import chosen_folder
 from service.keys import read_keys
 from service.metadata import ModelMetadata
-from service.settings import Settings, load, metavar
+from service.settings import MOST_WORKERS, Settings, load, metavar
+from service.streams import say, tell
 
 if TYPE_CHECKING:  # with them come the engine and all it needs, which `convoy serve`'s parent process does without
     from service.jobs.remote import RemoteRun
@@ -91,8 +91,8 @@ def _here(options: argparse.Namespace, engines: Mapping[str, OpenEngine]) -> int
         metadata = ModelMetadata.read(folder)
     except (OSError, ValueError) as exc:
         raise StartupError(str(exc)) from exc
-    if options.workers < 0:
-        raise StartupError("--workers: ask for 1 or more, or leave it out for as many as pay.")
+    if not 0 <= options.workers <= MOST_WORKERS:
+        raise StartupError(f"--workers: ask for 1 to {MOST_WORKERS:,}, or leave it out for as many as pay.")
     if options.top_k is not None and not 1 <= options.top_k <= len(metadata.labels):
         raise StartupError(f"--top-k: the model has {len(metadata.labels)} classes; ask for 1 to that many.")
     engine = engines[options.engine or next(iter(engines))](options.address)  # which knows what must be installed
@@ -131,16 +131,14 @@ def _there(options: argparse.Namespace) -> int:
         if the_run.stopped:
             return _interrupted(ledger)
         seconds = time.monotonic() - began
-        if options.summary:
+        summary = Tally(labels) if options.summary else None
+        if summary:
             again = [open_path(path, Limits(), options.output) for path in options.paths]
-            tally = Tally(labels)
-            tally.add_rows(ledger.lines(), (each.truth for one in again for each in one.inputs))
-            print(tally.text())
-        ledger.finish(result_format.encoder(labels))
+            summary.add_rows(ledger.lines(), (each.truth for one in again for each in one.inputs))
+        _finish(ledger, result_format.encoder(labels))
         the_run.forget()
-    print(_account(ledger.rows, seconds, ledger.rows, the_run.failed), file=sys.stderr)
-    _check(ledger.rows, the_run.failed)
-    return 0
+    account = _account(ledger.rows, seconds, ledger.rows, the_run.failed)
+    return _tell_all(account, summary, ledger.rows, the_run.failed)
 
 
 def _format(output: Path) -> ResultFormat:
@@ -190,18 +188,14 @@ def _score(
         bar.close()
     if the_run.stopped:
         return _interrupted(ledger)
-    ledger.finish(encoder)
+    _finish(ledger, encoder)
     seconds, images = time.monotonic() - began, ledger.rows - before
     busy = the_run.times.decode_s + the_run.times.infer_s or 1.0
-    print(
+    account = (
         f"{_account(images, seconds, ledger.rows, the_run.tally.failed)}; of the workers' time "
-        f"{the_run.times.infer_s / busy:.0%} was inference, {the_run.times.decode_s / busy:.0%} reading and decoding",
-        file=sys.stderr,
+        f"{the_run.times.infer_s / busy:.0%} was inference, {the_run.times.decode_s / busy:.0%} reading and decoding"
     )
-    if options.summary:
-        print(the_run.tally.text())
-    _check(ledger.rows, the_run.tally.failed)
-    return 0
+    return _tell_all(account, the_run.tally if options.summary else None, ledger.rows, the_run.tally.failed)
 
 
 def _account(images: int, seconds: float, rows: int, failed: int) -> str:
@@ -214,16 +208,25 @@ def _account(images: int, seconds: float, rows: int, failed: int) -> str:
     )
 
 
-def _check(rows: int, failed: int) -> None:
-    """Raise `StartupError` where the output has no prediction: whoever goes on with it is to know."""
-    if not rows:
+def _finish(ledger: Ledger, encoder: Encoder) -> None:
+    """Make the output; raises `StartupError` where nothing is in it: an earlier one stays as it is."""
+    if not ledger.rows:
         raise StartupError("There was nothing to score: no image is at the paths; name others.")
+    ledger.finish(encoder)
+
+
+def _tell_all(account: str, summary: Tally | None, rows: int, failed: int) -> int:
+    """Exit status 0; raises `StartupError` where the output has no prediction: whoever goes on with it is to know."""
+    tell(account)
+    if summary:
+        say(summary.text())
     if failed == rows:
         raise StartupError("Nothing could be scored: each row of the output says in its `error` why.")
+    return 0
 
 
 def _interrupted(ledger: Ledger) -> int:
-    print(f"Interrupted after {ledger.rows:,} images; the same command goes on from there.", file=sys.stderr)
+    tell(f"Interrupted after {ledger.rows:,} images; the same command goes on from there.")
     return INTERRUPTED
 
 

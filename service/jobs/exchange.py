@@ -55,7 +55,7 @@ class Remote:
             self._root = parts.path.rstrip("/").encode("ascii").decode()
         except ValueError:  # UnicodeError among them
             self._host = ""
-        if not self._host or parts.scheme not in ("http", "https"):
+        if not self._host or parts.scheme not in ("http", "https") or " " in url or not url.isprintable():
             raise StartupError(f"--server {url} is no address like http://127.0.0.1:8000.")
         self._url = url
         self._kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection

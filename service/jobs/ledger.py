@@ -10,7 +10,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,8 @@ class Ledger:
         """Go on with what an earlier process left, if it did the same: raises `StartupError` if it did not."""
         if output.is_dir():
             raise StartupError(f"{output} is a folder; give --output the name of a file.")
+        if not output.parent.is_dir():
+            raise StartupError(f"There is no folder {output.parent} for --output; make it, or choose another.")
         self._output, self._fingerprint = output, fingerprint
         self._rows_file, self._record_file, self._new_record, self._finished = beside(output)
         self._failed = False
@@ -140,8 +142,12 @@ class Ledger:
                 yield line
 
     def close(self) -> None:
-        """Leave everything for the next process."""
+        """Leave everything for the next process, or no file where there is nothing to go on with."""
         if self._file >= 0:
+            if self._record == Record():
+                with suppress(OSError):
+                    self._record_file.unlink(missing_ok=True)
+                    self._rows_file.unlink(missing_ok=True)
             os.close(self._file)
             self._file = -1
 

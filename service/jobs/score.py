@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 import multiprocessing
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -147,7 +149,8 @@ def processes(parts: Sequence[Part], first: int, task: Task, workers: int) -> Ge
     under_way: deque[tuple[Future[Scored], list[str | None], list[str | None]]] = deque()
     try:
         for chunk, truths in chunks(parts, first):
-            under_way.append((pool.submit(score, chunk), truths, chunk.ids))
+            with _no_interrupts():
+                under_way.append((pool.submit(score, chunk), truths, chunk.ids))
             yield None
             if len(under_way) == workers * CHUNKS_PER_WORKER:
                 yield from _awaited(*under_way.popleft())
@@ -161,6 +164,16 @@ def processes(parts: Sequence[Part], first: int, task: Task, workers: int) -> Ge
         stop_there.close()  # what is under way is wanted no more
         pool.shutdown(cancel_futures=True)
         stop_here.close()
+
+
+@contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """Ctrl-C waits, and passes by the processes that start meanwhile: they are to end when this one says so."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _awaited(scored: Future[Scored], truths: list[str | None], ids: list[str | None]) -> Iterator[Done | None]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from service.choices import Choice
 from service.metadata import ModelMetadata
 from service.settings import Settings
+from service.streams import tell
 
 
 def chosen_folder(settings: Settings, name: str | None, version: str | None) -> Path:
@@ -33,8 +33,7 @@ def _highest(root: Path, versions: set[str]) -> str:
             for file in (*metadata.files.values(), metadata.golden):
                 file.verify(root / version)
         except (OSError, ValueError) as exc:
-            passed_over = f"Version {version} of {root.name} is passed over, as by a server: {exc}."
-            print(passed_over, file=sys.stderr)  # noqa: T201 - for a command
+            tell(f"Version {version} of {root.name} is passed over, as by a server: {exc}.")
         else:
             return version
     return ""

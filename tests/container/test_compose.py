@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from service.__main__ import EXAMPLE
+from service.command import EXAMPLE
 from tests.container.conftest import ROOT
 from tests.container.containers import docker, free_port
 

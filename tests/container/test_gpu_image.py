@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 
-from service.__main__ import EXAMPLE
+from service.command import EXAMPLE
 from tests.container.containers import CONFINED, docker, running
 
 LIBRARIES = """

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
-from service.__main__ import EXAMPLE
 from service.bench.load import Load, Outcome, Target
 from service.bench.requests import Head, post
+from service.command import EXAMPLE
 from tests.conftest import encode, picture, write_colour_model
 from tests.container.containers import Container, docker, free_port, running, until
 

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
+import signal
+from collections.abc import Iterator
+
 import pytest
 
 from service import serving
@@ -11,3 +17,18 @@ from service import serving
 def rare_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
     """No model is looked after while a test looks, and a busy machine may take seconds to answer."""
     monkeypatch.setattr(serving, "HEARTBEAT_S", 60.0)
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    """`convoy serve` lets SIGHUP wait."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    yield
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class Nobody(io.StringIO):
+    """A stream that no one reads any more."""
+
+    def write(self, _text: str) -> int:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))

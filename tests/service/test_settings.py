@@ -27,7 +27,22 @@ def test_an_argument_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("port", "70000"), ("device", "tpu"), ("max_batch_size", "-1"), ("host", None)]
+    ("name", "value"),
+    [
+        ("port", "70000"),
+        ("device", "tpu"),
+        ("max_batch_size", "-1"),
+        ("host", None),
+        ("workers", "1025"),
+        ("threads", "1025"),
+        ("max_batch_size", "4097"),
+        *(
+            (name, str(1 << 54))
+            for name in Settings.model_fields
+            if re.search("_ms$|_bytes$|_images$|capacity|pixels", name)
+        ),
+        ("max_queue_delay_ms", "inf"),
+    ],
 )
 def test_nonsense_is_refused(name: str, value: object) -> None:
     with pytest.raises(ValidationError):
@@ -76,6 +91,45 @@ def test_nonsense_in_a_file_is_refused(tmp_path: Path) -> None:
         load({}, tmp_path / "convoy.env")
     with pytest.raises(ValueError, match="There is no settings file"):
         load({}, tmp_path / "other.env")
+
+
+@pytest.mark.parametrize(
+    "content", [b"# caf\xe9\nCONVOY_PORT=1\n", "CONVOY_PORT=1\n".encode("utf-16"), b"\x7fELF\x02\xff"]
+)
+def test_a_file_that_is_no_text_is_one_sentence(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "convoy.env").write_bytes(content)
+    with pytest.raises(ValueError, match=r"^The settings file .* is no UTF-8 text; write NAME=VALUE lines\.$"):
+        load({}, tmp_path / "convoy.env")
+
+
+@pytest.mark.parametrize("line", ["CONVOY_PORT 8123", "CONVOY_PORT", "CONVOY_PORT='8123", '{"port": 8123}', "="])
+def test_a_line_that_is_not_understood_is_not_passed_over(line: str, tmp_path: Path) -> None:
+    (tmp_path / "convoy.env").write_text(f"# one\n{line}\nCONVOY_WORKERS=3\n")
+    with pytest.raises(ValueError, match=r"^Line 2 of .* is not understood; write NAME=VALUE, or take it out\.$"):
+        load({}, tmp_path / "convoy.env")
+
+
+def test_lines_may_be_written_as_shells_and_containers_take_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clear_environment(monkeypatch)
+    lines = [
+        "",
+        "  # one",
+        "export CONVOY_PORT = 1 # two",
+        "CONVOY_DEFAULT_MODEL='a b'",
+        'CONVOY_HOST="::1"  # 3',
+        "X=",
+    ]
+    (tmp_path / "convoy.env").write_text("\n".join([*lines, "Y=it's"]))
+    settings = load({}, tmp_path / "convoy.env")
+    assert (settings.port, settings.default_model, settings.host) == (1, "a b", "::1")
+
+
+def test_a_nul_in_a_file_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "convoy.env").write_bytes(b"CONVOY_HOST=a\0b\n")
+    with pytest.raises(ValueError, match=r"^--host \(or CONVOY_HOST\): There is a NUL in it; take it out\.$"):
+        load({}, tmp_path / "convoy.env")
 
 
 def test_a_name_in_a_file_that_is_no_setting_is_refused_with_the_nearest(tmp_path: Path) -> None:

@@ -72,19 +72,31 @@ def test_an_image_that_can_not_be_decoded_is_one_sentence(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("--seconds", "0"), "must be a number of seconds, more than 0"),
-        (("--seconds", "nan"), "must be a number of seconds, more than 0"),
-        (("--seconds", "soon"), "must be a number of seconds, more than 0"),
-        (("--connections", "0.5"), "must be a whole number, at least 1"),
-        (("--rate", "0"), "must be a whole number, at least 1"),
+        (("bench", "--seconds", "soon"), "must be a number of seconds above 0, 604,800 at most"),
+        (("bench", "--seconds", "1e6"), "must be a number of seconds above 0, 604,800 at most"),
+        (("bench", "--connections", "65536"), "must be a whole number from 1 to 65,535"),
+        (("bench", "--rate", "100001"), "must be a whole number from 1 to 100,000"),
+        (("bench", "--bulk", "65537"), "must be a whole number from 1 to 65,536"),
+        (("bench", "--size", "4097"), "must be a whole number from 1 to 4,096"),
+        (("bench", "--deadline-ms", "86400001"), "must be a whole number from 1 to 86,400,000"),
+        (("tune", "--seconds", "0"), "must be a number of seconds above 0, 604,800 at most"),
+        (("tune", "--size", "0"), "must be a whole number from 1 to 4,096"),
+        (("tune", "--p99-ms", "nan"), "must be a number of milliseconds above 0, 86,400,000 at most"),
     ],
 )
 def test_a_number_that_makes_no_sense_is_told_what_it_must_be(
     words: tuple[str, ...], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        main(["bench", *words])
-    assert sentence in capsys.readouterr().err
+        main([*words])
+    assert f"argument {words[1]}: {sentence}\n" in capsys.readouterr().err
+
+
+def test_a_request_that_no_memory_holds_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--bulk", "65536", "--size", "4096"]) == 1
+    assert capsys.readouterr().err == (
+        "convoy: A request would have 3,298,534,883,328 bytes; choose a smaller --bulk or --size.\n"
+    )
 
 
 def test_a_key_that_can_not_be_read_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -250,7 +251,23 @@ def test_an_address_where_nothing_listens_is_one_sentence() -> None:
         asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("url", ["https://x", "localhost:8000", "nonsense", ""])
+def test_too_few_open_files_are_not_a_server_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    connect = Load._connect
+
+    async def full(load: Load) -> Connection:
+        if len(load._connections) == 2:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return await connect(load)
+
+    monkeypatch.setattr(Load, "_connect", full)
+    with pytest.raises(Unreachable, match=r"no more than 2 connections here \(Too many open files\); ask for fewer"):
+        run(Server(lambda _: OK), connections=3)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://x", "localhost:8000", "nonsense", "", "http://[::1", "http://x:99999", "http://a..b", "http://a b"],
+)
 def test_other_addresses_are_refused(url: str) -> None:
-    with pytest.raises(Unreachable):
+    with pytest.raises(Unreachable, match=r"is no address like http://127\.0\.0\.1:8000\.$"):
         Target.of(url)

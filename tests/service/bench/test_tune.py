@@ -107,6 +107,15 @@ def test_a_service_that_refuses_the_requests_is_not_too_slow(
     assert capsys.readouterr().err.startswith("convoy: The first requests ended with status 422, not one with 200; ")
 
 
+@pytest.mark.parametrize("output", ["", ".", "no/convoy.env"])
+def test_an_output_that_can_be_no_file_is_known_before_anything_is_measured(
+    output: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tune, "server", None)
+    assert main(["tune", "--output", output]) == 1
+    assert "can't be a file: name one in a folder that is there.\n" in capsys.readouterr().err
+
+
 def test_a_file_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(StartupError, match="can't be written"):
         tune.write(Result(Candidate(1, 1)), 50, tmp_path / "no" / "convoy.env")

@@ -19,9 +19,11 @@ from pyarrow import parquet
 from service.__main__ import main
 from service.choices import Choice
 from service.jobs.command import INTERRUPTED
+from service.jobs.remote import RemoteRun
 from service.jobs.score import Done, Run
 from service.metadata import FileRecord
 from tests.conftest import COLOURS, clear_environment, encode, picture
+from tests.service.conftest import Nobody
 from tests.service.jobs.packing import PACKERS, write_folder
 
 ROOT = Path(__file__).parents[3]
@@ -171,24 +173,89 @@ def test_a_run_that_goes_on_tells_what_became_of_all(
 
 
 @pytest.mark.usefixtures("in_this_process")
-@pytest.mark.parametrize(
-    ("pictures", "sentence"),
-    [([], "There was nothing to score: no image is at"), ([("a.png", b"x")], "Nothing could be scored: each row")],
-)
-def test_where_nothing_was_scored_the_output_is_there_and_the_status_1(
-    pictures: list[tuple[str, bytes]],
-    sentence: str,
-    models_dir: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+def test_where_nothing_could_be_scored_the_output_says_why_and_the_status_is_1(
+    models_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "in").mkdir()
-    words = arguments(write_folder(tmp_path / "in", pictures), output=tmp_path / "out.csv", models_dir=models_dir)
+    words = arguments(
+        write_folder(tmp_path / "in", [("a.png", b"x")]), output=tmp_path / "out.csv", models_dir=models_dir
+    )
     assert main(words) == 1
     told, why = capsys.readouterr().err.splitlines()
-    assert f"images/s; 0 scored, {len(pictures)} failed" in told
-    assert why.startswith(f"convoy: {sentence}")
-    assert len((tmp_path / "out.csv").read_text().splitlines()) == 1 + len(pictures)
+    assert "images/s; 0 scored, 1 failed" in told
+    assert why.startswith("convoy: Nothing could be scored: each row")
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 1 + 1
+
+
+@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize("earlier", [["out.csv"], []])
+def test_where_there_is_nothing_to_score_an_earlier_output_stays_as_it_is(
+    earlier: list[str], models_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    for name in earlier:
+        (tmp_path / name).write_text("what an earlier run found")
+    assert main(arguments(tmp_path / "in", output=tmp_path / "out.csv", models_dir=models_dir)) == 1
+    assert capsys.readouterr().err.startswith("convoy: There was nothing to score: no image is at")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", *earlier]
+    assert all((tmp_path / name).read_text() == "what an earlier run found" for name in earlier)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_summary_that_nobody_reads_costs_no_row(
+    models_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = arguments(write_folder(tmp_path / "in", PICTURES[:2]), output=tmp_path / "out.csv", models_dir=models_dir)
+    monkeypatch.setattr(sys, "stdout", Nobody())
+    assert main([*words, "--summary"]) == 1
+    assert capsys.readouterr().err.endswith("can't be written to stdout: Broken pipe.\n")
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 1 + 2
+
+
+THERE = {"--server": "http://127.0.0.1:1", "--model": "colours", "--version": "1", "--top-k": "2"}
+
+
+@pytest.fixture
+def rows_before(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Runs that have a server do the work fetch one row and stop; how many each found that were there."""
+    found: list[int] = []
+
+    def fetch_one(run: RemoteRun, _inputs: object) -> tuple[str, ...]:
+        found.append(run.ledger.rows)
+        run.ledger.append(b"{}\n", 1, {"batch": "/v1/batches/batch-0"})
+        run.ledger.commit()
+        run.stop()
+        return ()
+
+    monkeypatch.setattr(RemoteRun, "score", fetch_one)
+    return found
+
+
+@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"--server": "http://127.0.0.1:2"},
+        {"--model": "other"},
+        {"--version": "2"},
+        {"--top-k": "1"},
+        {"path": "other.zip"},
+        {"pictures": "3"},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_rows_of_a_server_are_gone_on_with_where_all_that_decides_them_is_the_same(
+    changed: dict[str, str], rows_before: list[int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def score(given: dict[str, str]) -> int:
+        archive = tmp_path / given.pop("path")
+        archive.write_bytes(PACKERS["zip"](PICTURES[: int(given.pop("pictures"))]))
+        os.utime(archive, (1, 1))
+        return main(["score", str(archive), "--output", str(tmp_path / "out.csv"), *itertools.chain(*given.items())])
+
+    facts = {"path": "in.zip", "pictures": "2"} | THERE
+    assert [score(dict(facts)), score(dict(facts)), score(facts | changed)] == [INTERRUPTED, INTERRUPTED, 1]
+    assert rows_before == [0, 1]
+    assert "holds rows of other inputs, another model or other options; delete it" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("in_this_process")
@@ -231,7 +298,10 @@ def test_ids_of_several_paths_begin_with_them(models_dir: Path, tmp_path: Path) 
         (["--model", "nothing"], "There is no model nothing"),
         (["--version", "9"], "There is no model colours 9"),
         (["--top-k", "4"], "3 classes"),
-        (["--workers", "-1"], "--workers: ask for 1 or more"),
+        (["--workers", "-1"], "--workers: ask for 1 to 1,024"),
+        (["--workers", "1025"], "--workers: ask for 1 to 1,024"),
+        (["--output", ""], "its ending says the format"),
+        (["--output", "nowhere/out.csv"], "There is no folder nowhere for --output"),
         (["--output", "out.xlsx"], "its ending says the format"),
         (["--device", "tpu"], "--device"),
         ([""], "A path is empty"),

@@ -113,7 +113,8 @@ def test_why_a_server_reads_no_further_is_said() -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["ftp://x", "localhost", "http://", "http://x:port", "http://x:99999", "http://[::1", "http://a..b"]
+    "address",
+    ["ftp://x", "localhost", "http://", "http://x:port", "http://x:99999", "http://[::1", "http://a..b", "http://a b"],
 )
 def test_what_is_no_address_is_one_sentence(address: str) -> None:
     with pytest.raises(StartupError, match="is no address"):

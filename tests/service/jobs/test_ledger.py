@@ -179,5 +179,14 @@ def test_a_folder_is_no_output(ledger: OpenLedger, tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there_is_one_sentence(ledger: OpenLedger) -> None:
-    with pytest.raises(StartupError, match="No such file"):
+    with pytest.raises(StartupError, match=r"There is no folder .*nowhere for --output; make it, or choose another\."):
         ledger(name="nowhere/out")
+
+
+def test_where_there_is_nothing_to_go_on_with_no_file_is_left(ledger: OpenLedger, tmp_path: Path) -> None:
+    ledger().close()
+    begun(ledger).close()
+    cleared = ledger()
+    cleared.clear()
+    cleared.close()
+    assert not [*tmp_path.iterdir()]

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +50,20 @@ def a_run(tmp_path: Path) -> Iterator[Runs]:
 
 def committed(folder: Path) -> list[bytes]:
     return (folder / "out.ndjson.partial").read_bytes().splitlines()
+
+
+def test_ctrl_c_passes_by_the_processes_that_start(task: Task, a_run: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    deaf: list[bool] = []
+    spawn = ProcessPoolExecutor._spawn_process  # type: ignore[attr-defined]  # nobody's but Python's own
+
+    def noted(pool: ProcessPoolExecutor) -> None:
+        deaf.append(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))
+        spawn(pool)
+
+    monkeypatch.setattr(ProcessPoolExecutor, "_spawn_process", noted)
+    a_run().score([Part([], some(30))], task, processes, workers=2)
+    assert deaf == [True] * 2
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def test_rows_come_in_the_inputs_order_whoever_made_them(task: Task, a_run: Runs, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from service.choices import Choice
 from service.jobs.versions import chosen_folder
-from service.repository import ModelRepository, opener
+from service.loading import opener
+from service.repository import ModelRepository
 from service.settings import Settings
 from tests.conftest import clear_environment
 
