@@ -42,7 +42,7 @@ class Protocol(HttpToolsProtocol):
         self._routes: DirectRoutes = self.app.direct
         self._hottest = self._routes.hottest
         self._path = self._hottest.path.encode()
-        self.models: ServedModels = self.app.state.served
+        self._models: ServedModels = self.app.state.served
         self._direct: Exchange | None = None  # the exchange whose request arrives
         self._plain = PlainHead(self._hottest.method, self._hottest.path)
         self._arriving = False  # between the beginning of a request and its end
@@ -84,7 +84,7 @@ class Protocol(HttpToolsProtocol):
         """Refuse a request that is whole and plain by its head, if there is no time for it."""
         if self._arriving or not self._free or (headers := self._plain.fields(data)) is None:
             return False
-        exchange = Exchange(self, self.models, self._hottest, self._hottest.path, headers)
+        exchange = Exchange(self, self._models, self._hottest, self._hottest.path, headers)
         if refused := self._hottest.refuse(exchange.request(self._connection)):
             self.cycle = exchange  # type: ignore[assignment]  # it has what uvicorn asks of one
             exchange.send(*refused)
@@ -113,7 +113,7 @@ class Protocol(HttpToolsProtocol):
                 self.transport.close()
                 return
         path = self.url.partition(b"?")[0].decode("ascii", "backslashreplace")
-        exchange = Exchange(self, self.models, self._hottest, path, {})
+        exchange = Exchange(self, self._models, self._hottest, path, {})
         exchange.keep_alive = False
         method = self.parser.get_method().decode() if path else ""  # not known before there is one
         exchange.send(*self._routes.malformed(method, path, msg))
@@ -140,12 +140,12 @@ class Protocol(HttpToolsProtocol):
         headers = joined(self.headers)
         route = self._hottest if path == self._path else self._find(path)
         if route and self._goes_direct(route, headers.get(b"content-length", b"")):
-            exchange = Exchange(self, self.models, route, path.decode(), headers, query)
+            exchange = Exchange(self, self._models, route, path.decode(), headers, query)
             exchange.keep_alive = self.parser.should_keep_alive()
             self.cycle = self._direct = exchange  # type: ignore[assignment]  # as above
         else:
             super().on_headers_complete()
-            if self.cycle and self.models.draining:  # the next request is for another instance
+            if self.cycle and self._models.draining:  # the next request is for another instance
                 self.cycle.keep_alive = False
         self._in_head, self._more_bytes = False, 0
 

@@ -1,48 +1,24 @@
-"""models/<name>/<version>/ → verified, loaded and warmed models. Nothing becomes active that has not proven itself.
+"""models/<name>/<version>/ → which versions serve, which of them is active for each name, and why others don't serve.
 
-A version is read from its metadata, its files are checked against their digests, its golden samples are replayed
-on the provider that will serve it, and every batch size is run once. What fails keeps its reason and does not serve.
+What fails to load keeps its reason and does not serve; nothing becomes active that has not proven itself.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-import time
-import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
-import numpy as np
-
 from service.choices import Choice
-from service.engine import Engine
 from service.errors import ModelNotFound, ServiceError, StartupError
-from service.metadata import CARD, FILE_NAME, ModelMetadata, Name, Precision
-from service.prediction import ModelIdentity
-from service.preprocessing import RESIZE_POLICIES
-from service.settings import Settings
-from service.stages import StageViewer
-from service.types import Probabilities, Rows
+from service.loading import LoadedModel, OpenEngine, load_version
+from service.metadata import FILE_NAME, ModelMetadata, Name
 
-GOLDEN_TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2, "int8": 5e-2}  # int8: processors round apart
 NAME = re.compile(get_args(Name)[1].pattern)
-OpenEngine = Callable[[ModelMetadata, Mapping[Precision, Path]], Engine]
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A version that is ready to answer."""
-
-    identity: ModelIdentity
-    metadata: ModelMetadata
-    engine: Engine
-    canary: Rows  # one golden picture, (1, H, W, 3): what health checks infer
-    stages: StageViewer
-    card: str
 
 
 @dataclass(frozen=True)
@@ -95,7 +71,7 @@ class ModelRepository:
                     found.failed.update({(folder.name, version): _reason(exc) for version in self.stored(folder.name)})
                     logger.error("model %s is not served: %s", folder.name, exc)
                 else:
-                    self._find(folder, choice, found)
+                    self._load_versions(folder, choice, found)
         except BaseException:  # nobody gets what has been loaded so far
             self.discard(found)
             raise
@@ -112,7 +88,7 @@ class ModelRepository:
                 logger.warning("the folder %a is passed over: no model can be called that", f"{model.name}/{version}")
         return sorted(folders)
 
-    def _find(self, folder: Path, choice: Choice, found: Inventory) -> None:
+    def _load_versions(self, folder: Path, choice: Choice, found: Inventory) -> None:
         """Add one model's versions to those found."""
         name = folder.name
         loaded = found.loaded[name] = {}
@@ -192,25 +168,6 @@ class ModelRepository:
         return loaded if loaded is not None and loaded.metadata == ModelMetadata.read(folder) else None
 
 
-def opener(settings: Settings, *, threads: int, number: int = 0) -> OpenEngine:
-    """What opens a model's engine as the settings say, in the process of that `number` among its like."""
-
-    def open_engine(metadata: ModelMetadata, files: Mapping[Precision, Path]) -> Engine:
-        return Engine(
-            files,
-            device=settings.device,
-            precision=None if settings.precision == "auto" else settings.precision,
-            classes=len(metadata.labels),
-            height=metadata.input.height,
-            width=metadata.input.width,
-            max_batch_size=settings.max_batch_size or None,
-            threads=threads,
-            number=number,
-        )
-
-    return open_engine
-
-
 def _version_folders(root: Path) -> Iterator[Path]:
     """root/<name>/<version>/ with metadata in it, whatever else comes and goes there meanwhile."""
     for model in _visible(root):
@@ -230,65 +187,3 @@ def _visible(folder: Path) -> list[Path]:
 def _reason(exc: Exception) -> str:
     """Why a version does not serve, as everybody may read it: without the path."""
     return f"a file of it can't be read: {exc.strerror or 'the log says why'}" if isinstance(exc, OSError) else str(exc)
-
-
-def load_version(folder: Path, open_engine: OpenEngine, *, warm_up: bool = True) -> LoadedModel:
-    """The version in `folder`, verified; raises `OSError`, `ValueError`, `ServiceError` or `StartupError`."""
-    began = time.monotonic()
-    metadata = ModelMetadata.read(folder)
-    if (metadata.name, metadata.version) != (folder.parent.name, folder.name):
-        raise ValueError(f"its metadata says it is {metadata.name}/{metadata.version}")
-    if metadata.input.resize_policy not in RESIZE_POLICIES:
-        raise ValueError(f"its resize policy {metadata.input.resize_policy} is not one of {', '.join(RESIZE_POLICIES)}")
-    card = _read_card(folder / CARD)
-    engine = open_engine(metadata, {kind: file.verify(folder) for kind, file in metadata.files.items()})
-    pictures, expected = _read_golden(metadata.golden.verify(folder), engine.precision)
-    _replay(engine, pictures, expected, GOLDEN_TOLERANCE[engine.precision])
-    if warm_up:
-        engine.warm_up()
-    logger.info(
-        "model %s/%s serves on %s, %s, after %.2f s",
-        metadata.name,
-        metadata.version,
-        engine.provider,
-        engine.precision,
-        time.monotonic() - began,
-    )
-    digest = f"sha256:{metadata.files[engine.precision].sha256}"
-    return LoadedModel(
-        identity=ModelIdentity(metadata.name, metadata.version, digest, metadata.labels),
-        metadata=metadata,
-        engine=engine,
-        canary=pictures[:1],
-        stages=StageViewer(folder, metadata.files["fp32"], metadata.stages),
-        card=card,
-    )
-
-
-def _read_card(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8") if path.is_file() else ""
-    except UnicodeDecodeError as exc:
-        raise ValueError(f"{path.name} is not UTF-8 text; save it as that") from exc
-
-
-def _read_golden(path: Path, precision: Precision) -> tuple[Rows, Probabilities]:
-    """The pictures, and what the file of that precision gave for them at export, or torch where that is not kept."""
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:  # it leaves a damaged file open
-            return arrays["images"], arrays.get(f"probabilities_{precision}", arrays["probabilities"])
-    except (KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as exc:
-        raise ValueError(f"{path.name} has no images and probabilities; export the model again") from exc
-
-
-def _replay(engine: Engine, pictures: Rows, expected: Probabilities, tolerance: float) -> None:
-    """Raise `ValueError` unless the engine gives what was given at export."""
-    size = engine.max_batch_size
-    got = np.concatenate([engine.infer(pictures[i : i + size]) for i in range(0, len(pictures), size)])
-    if got.shape != expected.shape:
-        raise ValueError(f"its golden samples are of the shape {expected.shape}, the model's answers {got.shape}")
-    difference = float(np.abs(got - expected).max())
-    if not difference <= tolerance:
-        raise ValueError(
-            f"its golden samples come out differently here, by up to {difference:.1e} (allowed: {tolerance:.0e})"
-        )

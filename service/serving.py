@@ -21,9 +21,10 @@ from service.errors import (
     ServiceError,
     StartupError,
 )
+from service.loading import LoadedModel
 from service.metrics import Metrics, ModelMetrics
 from service.queueing import Priority
-from service.repository import Inventory, LoadedModel, ModelRepository
+from service.repository import Inventory, ModelRepository
 from service.settings import Settings
 from service.types import Probabilities, Rows, Run
 

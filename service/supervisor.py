@@ -1,63 +1,29 @@
-"""One parent that listens and N whole copies of the service; each new connection goes to the copy that has the fewest.
+"""One parent and N whole copies of the service: it starts them, passes on what signals ask for, and ends them.
 
-With a shared listening socket whoever wakes first takes the connection, and a few of them often end up in one process
-while another core idles. Here the parent accepts and hands the connection itself over (SCM_RIGHTS), once per
-connection: no request passes through it. A copy that dies is replaced; what it counted stays counted.
+A copy that dies is replaced: what it counted stays counted, and connections that it has not taken yet go to others.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
 import signal
 import socket
 import sys
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
+from service.accepting import Acceptor, Worker
 from service.channel import Channel, Message
 from service.counters import STRIP_BYTES
-from service.listening import SILENCE_S, last_connections
+from service.listening import SILENCE_S
 
 RESTART_DELAYS_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)  # for workers that die soon after their start, again and again
 SOON_S = 60.0
-NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-FULL_S = 1.0  # until a process without a free descriptor accepts connections again
 REASON_S = 10.0  # how long the first worker may take to say why none can start, once another knows
 logger = logging.getLogger(__name__)
-
-
-class Worker:
-    """A running copy and the parent's end of the channel to it."""
-
-    def __init__(self, process: asyncio.subprocess.Process, channel: Channel) -> None:
-        self.process, self.channel = process, channel
-        self.ready, self.connections = False, 0
-        self.given: deque[socket.socket] = deque()  # connections that it has not said it has
-        self.reloaded = asyncio.Event()  # or gone: nobody need wait for it
-
-    def give(self, connection: socket.socket) -> bool:
-        """Hand over a connection; False when the worker does not take any now."""
-        if not self.channel.hand_over(connection):
-            return False
-        self.given.append(connection)
-        self.connections += 1
-        return True
-
-    def stop(self) -> None:
-        """Let it finish what runs; SIGTERM, of which no other takes notice, ends one that still loads its models."""
-        self.channel.send(Message.STOP)
-        if not self.ready:
-            self.signal(signal.SIGTERM)
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send it, unless the process has ended, of which its keeper may not have heard yet."""
-        with suppress(ProcessLookupError):
-            self.process.send_signal(number)
 
 
 class Supervisor:
@@ -73,12 +39,11 @@ class Supervisor:
         drain_timeout_s: float,
         announce: Callable[[], None],
     ) -> None:
-        self._listener, self._settings, self._count = listener, settings, count
+        self._settings, self._count = settings, count
         self._lame_duck_s, self._drain_timeout_s, self._announce = lame_duck_s, drain_timeout_s, announce
         self._workers: list[Worker] = []
+        self._acceptor = Acceptor(listener, self._workers)
         self._keepers: list[asyncio.Task[None]] = []  # of each worker in turn
-        self._homeless: deque[socket.socket] = deque()  # connections that no worker has
-        self._turn = 0
         self._announced = self._failed = False
         self._stop, self._reload_asked = asyncio.Event(), asyncio.Event()
         self._hurried = asyncio.Event()  # by SIGINT: nobody's balancer has to notice
@@ -89,7 +54,6 @@ class Supervisor:
     async def run(self) -> int:
         """Serve until told to stop; the exit status: 1 when no worker ever became ready."""
         loop = asyncio.get_running_loop()
-        self._listener.setblocking(False)
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
         loop.add_signal_handler(signal.SIGINT, self._interrupted)
         loop.add_signal_handler(signal.SIGHUP, self._reload_asked.set)
@@ -106,11 +70,7 @@ class Supervisor:
             for worker in self._workers:
                 worker.channel.send(Message.SILENCE)
             await asyncio.sleep(SILENCE_S / 2)  # they may hear it a little later
-        loop.remove_reader(self._listener)
-        last = last_connections(self._listener)  # who has connected already is answered too
-        self._listener.close()
-        for connection in last:
-            self._place(connection)
+        self._acceptor.close()
         for worker in self._workers:
             worker.stop()
         _, late = await asyncio.wait(self._keepers, timeout=self._drain_timeout_s + 5)
@@ -144,7 +104,8 @@ class Supervisor:
             deaths = deaths + 1 if loop.time() - began < SOON_S else 0
             delay = RESTART_DELAYS_S[min(deaths, len(RESTART_DELAYS_S) - 1)]
             logger.error("%s; another starts in %.0f s", ended, delay)
-            await asyncio.wait([asyncio.create_task(self._stop.wait())], timeout=delay)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), delay)
 
     async def _live(self, strip: int) -> str:
         """A worker from its start to its end; what became of it."""
@@ -198,14 +159,14 @@ class Supervisor:
         """It has ended, or will: `_keep` hears of that."""
         worker.ready = False
         worker.reloaded.set()
-        self._listen_or_wait()
+        self._acceptor.accept_or_wait()
 
     def _forget(self, worker: Worker) -> None:
         worker.channel.close()
         worker.reloaded.set()
         self._workers.remove(worker)
-        self._homeless.extend(worker.given)
-        self._listen_or_wait()
+        self._acceptor.take_back(worker)
+        self._acceptor.accept_or_wait()
 
     def _hear(self, worker: Worker, message: Message, _connection: socket.socket | None) -> None:
         match message:
@@ -220,45 +181,9 @@ class Supervisor:
             case Message.CHANGED:
                 self._changers.append(worker)
                 self._reload_asked.set()
-        self._listen_or_wait()
+        self._acceptor.accept_or_wait()
         if self._announced or self._stop.is_set():  # whoever becomes ready now has come too late
             return
         if len(self._workers) == self._count and all(worker.ready for worker in self._workers):
             self._announced = True
             self._announce()
-
-    def _listen_or_wait(self) -> None:
-        """Accept while a worker is ready; otherwise connections wait where the kernel keeps them."""
-        if self._listener.fileno() < 0:
-            return
-        loop = asyncio.get_running_loop()
-        if not any(worker.ready for worker in self._workers):
-            loop.remove_reader(self._listener)
-            return
-        for _ in range(len(self._homeless)):
-            self._place(self._homeless.popleft())
-        loop.add_reader(self._listener, self._accept)
-
-    def _accept(self) -> None:
-        """Take a connection, if there is one."""
-        try:
-            connection, _ = self._listener.accept()
-        except OSError as exc:
-            if exc.errno in NO_ROOM:
-                logger.error("no more connections can be accepted: %s", exc.strerror)
-                loop = asyncio.get_running_loop()
-                loop.remove_reader(self._listener)  # it would ring again at once, and again
-                loop.call_later(FULL_S, self._listen_or_wait)
-            return  # otherwise it has gone again
-        self._place(connection)
-
-    def _place(self, connection: socket.socket) -> None:
-        """Give a connection to a worker, or keep it until one takes it."""
-        self._turn += 1
-        count = len(self._workers)
-        for _, worker in sorted(  # among equals each in its turn
-            enumerate(self._workers), key=lambda entry: (entry[1].connections, (entry[0] - self._turn) % count)
-        ):
-            if worker.ready and worker.give(connection):
-                return
-        self._homeless.append(connection)

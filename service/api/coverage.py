@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from service.errors import MalformedRequest
-from service.repository import LoadedModel
+from service.loading import LoadedModel
 
 
 class Coverage(NamedTuple):

@@ -12,7 +12,8 @@ from service.api import problems
 from service.api.authentication import AdminRight
 from service.api.bodies import ModelList, ModelSummary, VersionDetail, VersionSummary
 from service.errors import ModelNotFound
-from service.repository import LoadedModel, ModelRepository
+from service.loading import LoadedModel
+from service.repository import ModelRepository
 from service.settings import Settings
 
 CHANGES = {

@@ -1,6 +1,5 @@
 """What a worker process does for batches beside its requests: claim a piece of work, do it, write it down, again.
 
-Images go through the same classifier as requests do, in pieces so small that a request behind one hardly waits.
 Whatever ends the process, its claims end too, and another one does the work anew with the same result.
 """
 
@@ -10,8 +9,6 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 
 import orjson
 
@@ -20,39 +17,34 @@ from service.errors import (
     DeviceLost,
     Draining,
     EmptyRequest,
-    InferenceFailed,
-    InvalidImage,
     InvalidSource,
     ModelNotFound,
-    Overloaded,
     ServiceError,
     StorageFailed,
 )
 from service.jobs import results, spool
 from service.jobs.database import Batch
 from service.jobs.inputs import Limits
+from service.jobs.lease import held
+from service.jobs.pieces import Pieces
 from service.jobs.prepare import TOO_MUCH, Order, ReaderDied, in_a_process
 from service.jobs.store import Store
 from service.jobs.work import PREPARING, Claim, Work
-from service.prediction import ModelIdentity, Prediction
-from service.queueing import Priority
-from service.serving import Served, ServedModels
+from service.prediction import Prediction
+from service.serving import ServedModels
 from service.settings import Settings
 
 IDLE_S = 1.0  # how often to look for what other processes have accepted or left
-RETRY_S = 10.0  # after trouble: with the disk, or with one batch
+RETRY_S = 10.0  # after trouble that may meet every batch
 BEHIND_S = 60.0  # how long no process may have a batch's model: those that are to have it may be starting
 TIDY_S = 60.0
 STOP_S = 5.0  # for what is under way to be let go: others take it over all the same, once this process has ended
 MOST_DEATHS = 3  # of processes that read one upload: each may have been another's fault, but not all
-PIECE_S = 0.008  # how long a piece may keep the engine from requests; a single image may take longer
-TURNS = 16  # of the event loop before each piece: a request takes several from its arrival to its answer
 LOST = "The batch's images are not on the server's disk any more; send the batch again."
 NO_ROOM = (
     "The batch's results would take more than there is room for; ask for a smaller top_k, send it in parts, or once "
     "others are finished or deleted."
 )
-Outcome = Prediction | ServiceError
 logger = logging.getLogger(__name__)
 
 
@@ -65,8 +57,8 @@ class Runner:
 
     def __init__(self, store: Store, models: ServedModels, classifier: Classifier, settings: Settings) -> None:
         self.work = Work(store)
-        self._store, self._models, self._classifier, self._settings = store, models, classifier, settings
-        self._pieces: dict[ModelIdentity, int] = {}  # images at a time
+        self._store, self._models, self._settings = store, models, settings
+        self._pieces = Pieces(classifier)
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._tidied = 0.0
@@ -127,7 +119,7 @@ class Runner:
         if (claim := await asyncio.to_thread(self.work.claim, models, BEHIND_S)) is None:
             return False
         try:
-            async with self._held(claim):
+            async with held(self.work, claim):
                 await self._do(claim)
         except DeviceLost:
             raise
@@ -149,47 +141,6 @@ class Runner:
             if isinstance(exc, ModelNotFound) and not claim.nobodys:
                 raise Gone(exc.detail) from exc
             await asyncio.to_thread(self.work.fail, claim, exc)
-
-    @asynccontextmanager
-    async def _held(self, claim: Claim) -> AsyncIterator[None]:
-        """Renew the lease while the body works; end the body when the work has been taken away."""
-        worker = asyncio.current_task()
-        assert worker is not None
-        taken_away = False
-
-        async def renew() -> None:
-            nonlocal taken_away
-            while True:
-                await asyncio.sleep(self.work.lease_s / 3)
-                if not await asyncio.to_thread(self.work.renew, claim):
-                    taken_away = True
-                    worker.cancel()
-                    return
-
-        renewing = asyncio.create_task(renew())
-        try:
-            yield
-        except asyncio.CancelledError:
-            if not taken_away or worker.uncancel():
-                await self._let_go(claim)
-                raise
-        except (Draining, DeviceLost):  # this process's trouble, and no other's
-            renewing.cancel()  # it would take what is let go for taken away
-            await self._let_go(claim)
-            raise
-        except Exception:
-            renewing.cancel()
-            await asyncio.to_thread(self.work.postpone, claim, RETRY_S)
-            raise
-        finally:
-            renewing.cancel()
-
-    async def _let_go(self, claim: Claim) -> None:
-        """Leave it to others at once, or else when its lease ends: never does an error hide why it is let go."""
-        try:
-            await asyncio.to_thread(self.work.release, claim)
-        except Exception as exc:
-            logger.error("batch %s waits for a lease to end: %s", claim.batch.id, exc)
 
     async def _prepare(self, claim: Claim) -> None:
         """Have the upload read in a process of its own; raises what is wrong with it."""
@@ -219,7 +170,7 @@ class Runner:
                 f"Model {batch.model} {batch.version} is not what it was when the batch was accepted: its weights are "
                 "others. Send the batch again."
             )
-        ids, outcomes = list[str | None](), list[Outcome]()
+        ids, outcomes = list[str | None](), list[Prediction | ServiceError]()
         try:
             if claim.chunk == 0:
                 await asyncio.to_thread(self._check_room, batch)
@@ -228,7 +179,7 @@ class Runner:
                     spool.read, self._store.folder(batch.id), first + len(ids), count - len(ids)
                 )
                 ids += more_ids
-                outcomes += await self._classify(contents, served)
+                outcomes += await self._pieces.classify(contents, served)
         except FileNotFoundError as exc:  # of a batch that was deleted meanwhile nothing is claimed, nor will it fail
             raise InvalidSource(LOST) from exc
         rows = await asyncio.to_thread(results.rows, first, ids, outcomes, batch.top_k)
@@ -242,36 +193,6 @@ class Runner:
         needed_bytes = spool.size(self._store.folder(batch.id)) + rows_bytes
         if others.bytes + needed_bytes > self._settings.jobs_max_bytes:
             raise InvalidSource(NO_ROOM)
-
-    async def _classify(self, contents: Sequence[bytes | InvalidImage], served: Served) -> list[Outcome]:
-        """One outcome per input."""
-        outcomes: list[Outcome] = []
-        engine = served.loaded.engine
-        while len(outcomes) < len(contents):
-            size = engine.max_batch_size if engine.background else self._pieces.get(served.loaded.identity, 1)
-            piece = contents[len(outcomes) : len(outcomes) + size]
-            if not engine.background:
-                for _ in range(TURNS):
-                    await asyncio.sleep(0)
-            began = time.monotonic()
-            try:
-                outcomes += await self._classifier.classify(piece, model=served, priority=Priority.BULK)
-            except Overloaded as exc:  # requests first
-                await asyncio.sleep(exc.retry_after_s or 1)
-                continue
-            except InferenceFailed as exc:  # on every image of the piece
-                outcomes += [exc] * len(piece)
-            if served.loaded.engine.lost:  # perhaps on some of them: their rows are for the process that comes next
-                raise DeviceLost
-            self._pace(served, size, len(piece), time.monotonic() - began)
-        return outcomes
-
-    def _pace(self, served: Served, size: int, count: int, took_s: float) -> None:
-        """Pieces that take turns with requests grow and shrink with the time they take, their waiting included."""
-        if took_s > PIECE_S:
-            self._pieces[served.loaded.identity] = max(1, size // 2)
-        elif took_s < PIECE_S / 3 and count == size:
-            self._pieces[served.loaded.identity] = min(2 * size, served.loaded.engine.max_batch_size)
 
     async def _tidy(self) -> None:
         if time.monotonic() - self._tidied > TIDY_S:

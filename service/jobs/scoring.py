@@ -25,11 +25,11 @@ from service.decoding import decode
 from service.errors import InvalidImage, ServiceError, StartupError
 from service.jobs import results
 from service.jobs.inputs import Content
+from service.loading import LoadedModel, load_version, opener
 from service.metadata import InputSpec
 from service.prediction import Prediction, predictions
 from service.preparation import REDUCED_TO
 from service.preprocessing import fit
-from service.repository import LoadedModel, load_version, opener
 from service.settings import Settings
 from service.types import RGBImage
 

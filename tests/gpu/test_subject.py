@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from service.loading import GOLDEN_TOLERANCE
 from service.metadata import ModelMetadata
-from service.repository import GOLDEN_TOLERANCE
 from tests.gpu import peer
 from tests.gpu.roofline import count
 from tests.gpu.steps import ROOT, Options, Skip

@@ -15,6 +15,7 @@ from service import classifier as classifier_module
 from service import preparation
 from service.app import create_app
 from service.classifier import Classifier
+from service.cores import usable_cores
 from service.errors import DeadlineExceeded, InvalidImage, Overloaded
 from service.prediction import Prediction
 from service.queueing import Priority
@@ -176,5 +177,28 @@ def test_what_clients_have_wait_in_the_background_is_bounded_and_shuts_no_batch_
             over.set()
             for (outcome,) in await asyncio.gather(*waiting):
                 assert isinstance(outcome, Prediction)
+
+    asyncio.run(scenario())
+
+
+def test_no_more_waits_to_be_decoded_than_the_settings_say(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    over, large = threading.Event(), b"x" * 2 * classifier_module.INLINE_BYTES
+
+    def slow(_data: bytes, **_limits: int | None) -> RGBImage:
+        over.wait(30)
+        return np.zeros((8, 8, 3), np.uint8)
+
+    async def scenario() -> None:
+        limit = {"queue_bytes": len(large), "workers": usable_cores()}  # one thread each
+        async with running(settings.model_copy(update=limit)) as (classifier, _):
+            monkeypatch.setattr(preparation, "decode", slow)
+            first = asyncio.create_task(classifier.classify([large]))
+            await asyncio.sleep(0)  # it has begun
+            try:
+                with pytest.raises(Overloaded, match="Too many large images"):
+                    await classifier.classify([large])
+            finally:
+                over.set()
+            assert isinstance((await first)[0], Prediction)
 
     asyncio.run(scenario())

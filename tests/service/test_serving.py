@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import shutil
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +18,7 @@ from service import engine as engine_module
 from service import serving
 from service.app import create_app
 from service.classifier import Classifier
-from service.errors import DeviceLost, Draining, InferenceFailed, ModelNotFound, NotReady, OutOfMemory
+from service.errors import DeviceLost, Draining, InferenceFailed, ModelNotFound, NotReady, OutOfMemory, Overloaded
 from service.prediction import Prediction
 from service.queueing import Priority
 from service.serving import ServedModels
@@ -127,6 +129,48 @@ def test_a_request_does_not_wait_for_bulk_work(settings: Settings, monkeypatch: 
             assert not bulk.done()
             go.set()
             assert [type(outcome) for outcome in await bulk] == [Prediction] * 3
+
+    asyncio.run(scenario())
+
+
+def test_an_image_waits_for_others_as_long_as_the_settings_say(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "INLINE_S", math.inf)  # there are no threads in virtual time
+
+    async def scenario() -> None:
+        async with running(settings.model_copy(update={"max_queue_delay_ms": 250})) as (models, _):
+            active, loop = models.choose(), asyncio.get_running_loop()
+            began = loop.time()
+            await active.batcher.submit(active.loaded.canary)
+            assert loop.time() - began == pytest.approx(0.25)
+
+    virtual_time.run(scenario())
+
+
+def test_no_more_pixels_wait_than_the_settings_say(settings: Settings) -> None:
+    pixels = 8 * 8 * 3  # of one image
+
+    async def scenario() -> None:
+        async with running(settings.model_copy(update={"queue_bytes": 2 * pixels})) as (models, _):
+            active = models.choose()
+            for batcher in (active.batcher, active.bulk):
+                held, over = asyncio.Event(), asyncio.Event()
+
+                async def hold(rows: Rows, held: asyncio.Event = held, over: asyncio.Event = over) -> Probabilities:
+                    held.set()
+                    await over.wait()
+                    return await active.loaded.engine.run(rows)
+
+                batcher._run = hold
+                first = asyncio.create_task(batcher.submit(active.loaded.canary))
+                await held.wait()
+                second = asyncio.create_task(batcher.submit(active.loaded.canary))
+                await asyncio.sleep(0)  # it waits
+                assert batcher.refusal(1, pixels) is None
+                assert isinstance(batcher.refusal(2, 2 * pixels), Overloaded)
+                over.set()
+                await asyncio.gather(first, second)
 
     asyncio.run(scenario())
 
@@ -281,6 +325,29 @@ def test_a_new_version_takes_over_and_who_chose_the_old_one_still_gets_it(
             await asyncio.wait_for(asyncio.gather(*models._retiring.values()), 10)
             assert before.loaded.engine not in models._served
             models.check_ready()
+
+    asyncio.run(scenario())
+
+
+def test_a_version_that_is_retired_answers_no_more_and_leaves_the_memory(
+    own: Settings, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with running(own.model_copy(update={"request_timeout_ms": 1})) as (models, classifier):
+            before = models.choose()
+            engine, close = weakref.ref(before.loaded.engine), Mock()
+            shutil.rmtree(root / "colours" / "2")
+            with monkeypatch.context() as patch:
+                patch.setattr(before.loaded.engine, "close", close)
+                await models.reload()
+                await asyncio.gather(*models._retiring.values())
+            close.assert_called_once_with()
+            with pytest.raises(Draining):
+                await classifier.classify([RED], model=before)
+            before.loaded.engine.close()
+            del before
+            gc.collect()
+            assert engine() is None
 
     asyncio.run(scenario())
 

@@ -17,15 +17,15 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 from unittest.mock import Mock, call
 
 import pytest
 
+from service.accepting import Worker
 from service.bench.load import Load, Outcome, Target
 from service.bench.requests import Head, post
 from service.channel import Channel, Message
-from service.supervisor import Supervisor, Worker
+from service.supervisor import Supervisor
 from tests.conftest import encode, picture, write_colour_model
 from tests.processes import WORKERS, Convoy, running
 
@@ -268,24 +268,6 @@ def test_a_worker_that_dies_while_another_reloads_keeps_nobody_waiting() -> None
     assert told == ["RELOAD", "RELOAD"]
 
 
-@pytest.mark.parametrize("number", [errno.EMFILE, errno.ECONNABORTED])
-def test_a_process_without_descriptors_does_not_ask_again_at_once(number: int) -> None:
-    class Listener(socket.socket):
-        def accept(self) -> NoReturn:
-            raise OSError(number, os.strerror(number))
-
-    async def play() -> bool:
-        with Listener() as listener:
-            supervisor = lone(listener, lambda: None)
-            loop = asyncio.get_running_loop()
-            loop.add_reader(listener, supervisor._accept)
-            supervisor._accept()
-            os.close(supervisor._counters)
-            return loop.remove_reader(listener)
-
-    assert asyncio.run(play()) is (number == errno.ECONNABORTED)
-
-
 def test_workers_that_cannot_start_end_the_service_with_one_sentence(tmp_path: Path) -> None:
     with running(tmp_path) as convoy:
         assert convoy.process.wait(60) == 1
@@ -298,13 +280,27 @@ def lone(listener: socket.socket, announce: Callable[[], None]) -> Supervisor:
     return Supervisor(listener, b"", count=1, lame_duck_s=0, drain_timeout_s=0, announce=announce)
 
 
-@pytest.mark.parametrize(("ready", "signals"), [(False, [call(signal.SIGTERM)]), (True, [])])
-def test_a_worker_that_cannot_hear_yet_that_it_is_to_stop_is_ended(ready: bool, signals: list[object]) -> None:
-    worker = Worker(Mock(), Mock())
-    worker.ready = ready
-    worker.stop()
-    assert worker.channel.send.call_args_list == [call(Message.STOP)]  # type: ignore[attr-defined]
-    assert worker.process.send_signal.call_args_list == signals  # type: ignore[attr-defined]
+def test_what_a_worker_had_not_taken_when_it_died_goes_to_another_and_it_is_forgotten() -> None:
+    channels = [Mock(), Mock()]
+
+    async def play() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            supervisor = lone(listener, lambda: None)
+            dead, living = workers = [Worker(Mock(), channel) for channel in channels]
+            supervisor._workers += workers
+            taken, left = Mock(), Mock()
+            assert dead.give(taken)
+            assert dead.give(left)
+            living.ready = True
+            supervisor._hear(dead, Message.TAKEN, None)
+            supervisor._forget(dead)
+            assert supervisor._workers == [living]
+            assert channels[0].close.call_args_list == [call()]
+            assert channels[1].hand_over.call_args_list == [call(left)]
+            assert [each.close.call_args_list for each in (taken, left)] == [[call()], []]
+            os.close(supervisor._counters)
+
+    asyncio.run(play())
 
 
 @pytest.mark.parametrize(("stopping", "announced"), [(False, ["ready"]), (True, [])])

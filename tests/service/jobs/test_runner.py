@@ -18,8 +18,8 @@ import pytest
 
 from service.app import create_app
 from service.errors import DeviceLost, InferenceFailed, ModelNotFound, Overloaded, StorageFailed
+from service.jobs import lease, pieces, spool
 from service.jobs import runner as runner_module
-from service.jobs import spool
 from service.jobs import store as store_module
 from service.jobs.database import Batch
 from service.jobs.prepare import Order, ReaderDied, in_a_process
@@ -39,6 +39,7 @@ PICTURES = [(f"{i}.png", encode(picture(COLOURS[i % 3]))) for i in range(25)]
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner_module, "IDLE_S", 0.05)
     monkeypatch.setattr(runner_module, "RETRY_S", 0.05)
+    monkeypatch.setattr(lease, "POSTPONED_S", 0.05)
     monkeypatch.setattr(runner_module, "BEHIND_S", 0.0)
     monkeypatch.setattr(store_module, "CHUNK_INPUTS", 10)
 
@@ -358,7 +359,7 @@ def test_a_batch_whose_trouble_stays_keeps_no_other_from_its_end(
                 await score(claim)
 
             monkeypatch.setattr(state.runner, "_score", failing)
-            monkeypatch.setattr(runner_module, "RETRY_S", 3600)
+            monkeypatch.setattr(lease, "POSTPONED_S", 3600)
             assert (await ended(state.store, add(state.store, identity=identity))).status == "succeeded"
             assert not state.store.get(bad.id).ended
 
@@ -375,7 +376,7 @@ def test_an_image_on_which_the_engine_fails_has_its_error(settings: Settings, mo
                     raise InferenceFailed("The model failed.")
                 return await classify(pictures, **options)
 
-            monkeypatch.setattr(runner_module, "PIECE_S", 0)  # one image at a time
+            monkeypatch.setattr(pieces, "PIECE_S", 0)  # one image at a time
             monkeypatch.setattr(state.classifier, "classify", failing)
             batch = add(state.store, identity=state.served.choose().loaded.identity)
             assert (await ended(state.store, batch)).failed == 8
@@ -406,31 +407,6 @@ def test_what_a_lost_device_failed_on_is_scored_by_who_comes_next(
             assert [row["index"] for row in rows(state.store, batch)] == list(range(25))
 
     asyncio.run(scenario())
-
-
-def test_pieces_grow_while_they_are_quick_and_shrink_when_requests_wait(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sizes: list[int] = []
-
-    async def scenario() -> None:
-        async with running(taking_turns(settings)) as state:
-            classify = state.classifier.classify
-
-            async def watched(pictures: Sequence[Any], **options: Any) -> Any:  # noqa: ANN401
-                sizes.append(len(pictures))
-                return await classify(pictures, **options)
-
-            monkeypatch.setattr(state.classifier, "classify", watched)
-            runner: Runner = state.runner
-            served = state.served.choose()
-            monkeypatch.setattr(runner_module, "PIECE_S", 60)
-            await runner._classify([b""] * 31, served)
-            monkeypatch.setattr(runner_module, "PIECE_S", 0)
-            await runner._classify([b""] * 64, served)
-
-    asyncio.run(scenario())
-    assert sizes == [1, 2, 4, 8, 16, 32, 16, 8, 4, 2, 1, 1]
 
 
 def test_work_for_a_batch_that_is_deleted_stops(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -469,23 +445,6 @@ async def at_work(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncI
         add(state.store, identity=state.served.choose().loaded.identity)
         await asyncio.wait_for(begun.wait(), 60)
         yield state.runner
-
-
-def test_a_claim_that_can_not_be_released_keeps_no_process_from_its_end(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(_claim: Claim) -> None:
-        raise StorageFailed("full")
-
-    async def scenario() -> None:
-        async with at_work(settings, monkeypatch) as runner:
-            with monkeypatch.context() as context:
-                context.setattr(runner.work, "release", full)
-                await runner.stop()
-            assert runner._task
-            assert runner._task.cancelled()
-
-    asyncio.run(scenario())
 
 
 def test_a_stop_does_not_wait_for_ever(
