@@ -4,12 +4,12 @@ Where to look:
 
 - the flow: `classifier` first, then `preparation` (`decoding`, `preprocessing`, `turns`), `batching` (`queueing`,
   `pace`, `deadlines`, `shares`, `bisection`, `observer`), `engine` (`providers`, `cuda`, `binding`), `prediction`
-- the models: `metadata`, `repository`, `serving`, `choices`, `administration`
+- the models: `metadata`, `loading`, `repository`, `serving`, `choices`, `administration`
 - what a network sees: `explain` (`stages`, `drawing`)
 - HTTP: `api`, one file for each route; below it `protocol`, `heads` and `exchange`, which carry the hottest past ASGI
 - other ways in: `rpc` (gRPC), `jobs` (batch scoring), `client`, `cluster` (Ray), `web` (the page)
-- the parts put together: `app`; processes and sockets: `__main__`, `supervisor`, `channel`, `worker`, `server`,
-  `listening`, `event_loop`, `counters`
+- the parts put together: `app`; processes and sockets: `__main__`, `command`, `streams`, `supervisor`,
+  `accepting`, `channel`, `worker`, `server`, `listening`, `event_loop`, `counters`
 - what the operator decides and sees: `settings`, `keys`, `cores`, `metrics`, `telemetry`, `bench`, `deploy`
 - leaves: `errors`, `types`
 """

@@ -15,6 +15,7 @@ from service.administration import Administration
 from service.api import batches, explain, health, models, openapi, page, predict, problems, queries
 from service.api import metrics as metrics_route
 from service.api.authentication import AdminRight, Keys, KeysMiddleware
+from service.api.body_room import BodyRoom
 from service.api.direct import DirectRoute, DirectRoutes
 from service.api.open_inference import routes as open_inference
 from service.api.request_log import RequestLog, RequestLogMiddleware
@@ -26,8 +27,9 @@ from service.explain import Explainer
 from service.jobs.runner import Runner
 from service.jobs.store import Store
 from service.keys import read_keys
+from service.loading import opener
 from service.metrics import Metrics
-from service.repository import ModelRepository, opener
+from service.repository import ModelRepository
 from service.serving import ServedModels
 from service.settings import Settings
 
@@ -49,7 +51,7 @@ class Application(FastAPI):
 
 def create_app(settings: Settings, counters: Counters | None = None, number: int = 0) -> Application:
     """The application with its models loaded, as that `number` of several; raises `StartupError` if it can't serve."""
-
+    keys, right = _keys(settings)  # before the models, which take their time
     threads = settings.threads or threads_per_worker(settings.workers or default_workers(settings.device))
     open_engine = opener(settings, threads=threads, number=number)
     repository = ModelRepository(settings.models_dir, settings.default_model, open_engine)
@@ -84,12 +86,11 @@ def create_app(settings: Settings, counters: Counters | None = None, number: int
     )
     app.state.served, app.state.classifier, app.state.metrics = served, classifier, metrics
     app.state.store, app.state.runner, app.state.administration = store, runner, administration
-    keys, right = _keys(settings)
-    log = RequestLog(metrics, settings.log_requests)
+    log, room = RequestLog(metrics, settings.log_requests), BodyRoom(settings.queue_bytes)
     app.rpc = None
     if settings.grpc_port is not None:
         app.rpc = _rpc(served, administration, classifier, settings, metrics, log, keys, right)
-    app.direct = _direct(served, classifier, explainer, settings, metrics, log, keys)
+    app.direct = _direct(served, classifier, explainer, settings, metrics, log, room, keys)
     app.include_router(predict.router(app.direct))
     app.include_router(explain.router(app.direct))
     strict = [Depends(queries.only_declared)]
@@ -124,6 +125,7 @@ def _direct(
     settings: Settings,
     metrics: Metrics,
     log: RequestLog,
+    room: BodyRoom,
     keys: Keys | None,
 ) -> DirectRoutes:
     """What infers."""
@@ -132,6 +134,7 @@ def _direct(
         draining=lambda: served.draining,
         keys=keys,
         max_body_bytes=settings.max_body_bytes,
+        room=room,
         log=log,
         metrics=metrics,
     )

@@ -185,6 +185,12 @@ class StorageFailed(ServiceError):
     slug, title, status, retry_after_s = "storage-failed", "Storage failed", HTTPStatus.INSUFFICIENT_STORAGE, 60
 
 
+class StorageBusy(StorageFailed):
+    """Another process keeps the list of batches to itself; nothing was changed."""
+
+    retry_after_s = 5
+
+
 class InferenceFailed(ServiceError):
     """The model failed on these images; the cause is in the log under the request's id."""
 

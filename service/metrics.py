@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -161,11 +162,15 @@ class Metrics:
         """Prometheus' text format, exact over all worker processes.
 
         `looked_up` are numbers that all processes have in one place, and none counts: name and label values → value.
+        This is work for a thread: all workers' counts have to be looked through.
         """
         totals = self._counters.totals()
         totals |= {_sample(name, name, values): value for (name, *values), value in looked_up.items()}
+        samples = defaultdict[str, dict[str, float]](dict)  # by their names, so that none is looked at for all others
+        for key, value in totals.items():
+            samples[key.partition("{")[0]][key] = value
         return "".join(
-            line + "\n" for name, family in METRICS.items() for line in _lines(name, family, totals)
+            line + "\n" for name, family in METRICS.items() for line in _lines(name, family, samples)
         ).encode()
 
 
@@ -175,27 +180,26 @@ def _shown(label: str) -> str:
     return label if cut == label else cut + "…"
 
 
-def _lines(name: str, family: Family, totals: dict[str, float]) -> Iterator[str]:
+def _lines(name: str, family: Family, samples: defaultdict[str, dict[str, float]]) -> Iterator[str]:
     yield f"# HELP {name} {family.help}"
     yield f"# TYPE {name} {'gauge' if family.kind == 'info' else family.kind}"
     if family.kind == "histogram":
-        for key in totals:
-            if key.startswith(f"{name}_sum{{"):
-                yield from _histogram_lines(name, key.removeprefix(f"{name}_sum"), totals)
+        for key, total in samples[f"{name}_sum"].items():
+            yield from _histogram_lines(name, key.removeprefix(f"{name}_sum"), total, samples[f"{name}_bucket"])
         return
-    for key, value in totals.items():
-        if key.startswith(f"{name}{{") and (value or family.kind != "info"):
+    for key, value in samples[name].items():
+        if value or family.kind != "info":
             yield f"{key} {1 if family.kind == 'info' else _number(value)}"
 
 
-def _histogram_lines(name: str, labels: str, totals: dict[str, float]) -> Iterator[str]:
+def _histogram_lines(name: str, labels: str, total: float, buckets: Mapping[str, float]) -> Iterator[str]:
     """Counted one by one, printed cumulated."""
-    count = 0.0
-    for key, value in totals.items():
-        if key.startswith(f"{name}_bucket{labels.removesuffix('}')},le="):
+    count, own = 0.0, f"{name}_bucket{labels.removesuffix('}')},le="
+    for key, value in buckets.items():
+        if key.startswith(own):
             count += value
             yield f"{key} {_number(count)}"
-    yield f"{name}_sum{labels} {_number(totals[f'{name}_sum{labels}'])}"
+    yield f"{name}_sum{labels} {_number(total)}"
     yield f"{name}_count{labels} {_number(count)}"
 
 

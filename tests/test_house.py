@@ -15,12 +15,13 @@ ROOT = Path(__file__).parents[1]
 # From the ground up: a module may import modules of its own tier and those below, never above.
 TIERS = [
     {"cores", "counters", "errors", "observer", "types", "settings", "metadata", "prediction", "telemetry"},
-    {"channel", "event_loop", "heads", "keys", "shares"},
+    {"channel", "event_loop", "heads", "keys", "shares", "streams"},
     {
         "bench",
         "decoding",
         "preprocessing",
         "engine",
+        "loading",
         "repository",
         "binding",
         "cuda",
@@ -29,7 +30,18 @@ TIERS = [
         "drawing",
         "choices",
     },
-    {"bisection", "deadlines", "listening", "pace", "queueing", "metrics", "preparation", "supervisor", "turns"},
+    {
+        "accepting",
+        "bisection",
+        "deadlines",
+        "listening",
+        "pace",
+        "queueing",
+        "metrics",
+        "preparation",
+        "supervisor",
+        "turns",
+    },
     {"batching"},
     {"serving"},
     {"administration", "classifier"},
@@ -40,6 +52,7 @@ TIERS = [
     {"app", "exchange", "protocol"},
     {"server"},
     {"cluster", "worker"},
+    {"command"},
     {"__main__"},
     {"deploy"},
 ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from asyncio import to_thread
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,22 +103,30 @@ class _Room:
 
 
 def _no_room() -> StorageFailed:
-    return StorageFailed("There is no room for another batch until others are finished, or deleted.")
+    return StorageFailed(
+        "There is no room for another batch; delete those whose results you have, or wait: others make room an hour "
+        "after they are finished."
+    )
 
 
 async def receive(request: Incoming, folder: Path, store: Store, settings: Settings) -> Received:
-    """Write the body into `folder`; raises `BodyTooLarge`, `TooManyImages`, `MalformedRequest` or `StorageFailed`."""
+    """Write the body into `folder`.
+
+    Raises as `Incoming.kept` does, and `TooManyImages`, `EmptyRequest`, `MalformedRequest` or `StorageFailed`.
+    """
     media_type, boundary = check_media_type(request)
     limit = settings.max_batch_upload_bytes
     if request.declared_bytes > limit:
         raise BodyTooLarge(f"A batch may be sent in {limit:,} bytes at most; split it.")
     room = _Room(store, settings, folder.name, request.declared_bytes or limit)
     await room.check(request.declared_bytes)
-    chunks = room.within(request.chunks(limit))
     with as_storage_failed():
-        if media_type == MULTIPART:
-            return await _form(chunks, boundary, folder, settings)
-        return await _file(chunks, media_type, folder)
+        if media_type != MULTIPART:
+            return await _file(room.within(request.chunks(limit)), media_type, folder)
+        try:
+            return await _form(room.within(request.kept(limit)), request.let_go, boundary, folder, settings)
+        finally:
+            request.let_go()
 
 
 async def _file(chunks: AsyncIterator[bytes], media_type: str, folder: Path) -> Received:
@@ -136,8 +144,13 @@ async def _file(chunks: AsyncIterator[bytes], media_type: str, folder: Path) -> 
     return Received(found if found and SOURCES[found].media_types else declared, digest.hexdigest())
 
 
-async def _form(chunks: AsyncIterator[bytes], boundary: str, folder: Path, settings: Settings) -> Received:
-    """Each file part goes to the spool at once. A boundary is new in each attempt, so only the parts are compared."""
+async def _form(
+    chunks: AsyncIterator[bytes], written: Callable[[], None], boundary: str, folder: Path, settings: Settings
+) -> Received:
+    """Each file part goes to the spool at once, and it is `written` then.
+
+    A boundary is new in each attempt, so only the parts are compared.
+    """
     digest = hashlib.sha256()
     with SpoolWriter(folder) as spool:
         files = multipart.stream_files(
@@ -149,6 +162,7 @@ async def _form(chunks: AsyncIterator[bytes], boundary: str, folder: Path, setti
         async for file in files:
             digest.update(repr((file.filename, len(file.content))).encode() + file.content)
             await to_thread(spool.add, file.filename, file.content)
+            written()
         if not spool.count:
             raise EmptyRequest("The request holds no image; send at least one.")
         await to_thread(spool.sync)

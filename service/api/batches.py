@@ -18,6 +18,7 @@ from service.api import batch_results, batch_uploads, examples, problems, querie
 from service.api.accept import negotiate
 from service.api.batch_results import POLL_S
 from service.api.bodies import BatchList, BatchStatus
+from service.api.body_room import BodyRoom
 from service.api.incoming import Incoming, text
 from service.api.request_bodies import BATCH_BODIES
 from service.errors import BatchNotFound, MalformedRequest
@@ -67,6 +68,7 @@ class Batches:
 
     def __init__(self, store: Store, runner: Runner, models: ServedModels, settings: Settings) -> None:
         self._store, self._runner, self._models, self._settings = store, runner, models, settings
+        self._room = BodyRoom(settings.queue_bytes)  # their own: their bodies may take hours, and keep nobody from it
 
     async def create(
         self, request: Request, model: str | None, version: str | None, top_k: int | None, key: str | None
@@ -78,6 +80,7 @@ class Batches:
         if key is not None and not (0 < len(key) <= LONGEST_KEY and key.isascii() and key.isprintable()):
             raise MalformedRequest(f"header Idempotency-Key: use up to {LONGEST_KEY} printable ASCII characters.")
         incoming = Incoming.of(request.scope, request.receive)
+        incoming.room = self._room
         batch_uploads.check_media_type(incoming)
         batch_id, folder = await to_thread(self._store.new_folder)
         batch: Batch | None = None
@@ -157,7 +160,7 @@ def router(store: Store, runner: Runner, models: ServedModels, settings: Setting
         status_code=202,
         responses=problems.documented(
             errors.MalformedRequest, errors.ModelNotFound, errors.Conflict, errors.BodyTooLarge, errors.TooManyImages,
-            errors.UnsupportedMediaType, errors.EmptyRequest, errors.StorageFailed, errors.Draining,
+            errors.UnsupportedMediaType, errors.EmptyRequest, errors.Overloaded, errors.StorageFailed, errors.Draining,
         ),
         openapi_extra={"requestBody": BATCH_BODIES},
     )  # fmt: skip

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service import shares, telemetry
 from service.api import problems
 from service.api.authentication import Keys
+from service.api.body_room import BodyRoom
 from service.api.incoming import Incoming, Reply
 from service.api.request_log import CUT_OFF, HEADER, OTHER, UNEXPECTED, RequestLog, identify
 from service.errors import MalformedRequest, ServiceError
@@ -44,6 +45,7 @@ class DirectRoute:
         draining: Callable[[], bool] = lambda: False,
         keys: Keys | None = None,
         max_body_bytes: int,
+        room: BodyRoom,
         log: RequestLog,
         metrics: Metrics,
     ) -> None:
@@ -51,7 +53,7 @@ class DirectRoute:
 
         `draining` says whether the process is about to stop.
         """
-        self.method, self.path, self.max_body_bytes = method, path, max_body_bytes
+        self.method, self.path, self.max_body_bytes, self._room = method, path, max_body_bytes, room
         self.pattern = re.compile(re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", path))
         self._endpoint, self._refusal, self._keys, self._log = endpoint, refusal, keys, log
         self._draining = draining
@@ -86,6 +88,7 @@ class DirectRoute:
         """
         current, error = identify(request.headers.get(HEADER))
         telemetry.request_id.set(current.decode())  # of this task alone
+        request.room = self._room
         try:
             shares.client.set(self._keys.check(request.headers) if self._keys else request.connection.address.encode())
             reply = problems.reply(error, request.path) if error else await self._endpoint(request)
@@ -101,6 +104,8 @@ class DirectRoute:
         except Exception:
             logger.exception("unexpected error")
             reply = problems.reply(UNEXPECTED, request.path)
+        finally:
+            request.let_go()
         # Counted first: whoever has an answer finds it counted, even when this process dies at once.
         self._log.record(self.path, self.method, request.path, reply.status, time.perf_counter() - request.began)
         await send(reply, (HEADER, current))

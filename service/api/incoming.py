@@ -15,13 +15,14 @@ from urllib.parse import parse_qsl
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
+from service.api.body_room import BodyRoom
 from service.api.queries import check_names
 from service.errors import BodyTooLarge, DeadlineExceeded, MalformedRequest
 
 CONNECTION_EXTENSION = "convoy.connection"  # the ASGI extension that our own server offers
 Parsed = TypeVar("Parsed")
 Parts = TypeVarTuple("Parts")
-PARSING = ThreadPoolExecutor(2, "parse")  # asyncio's own threads may all be waiting for the disk of batches
+COMPUTING = ThreadPoolExecutor(2, "compute")  # asyncio's own threads may all be waiting for the disk of batches
 TYPE_BYTES = 1 << 10  # of a Content-Type or Accept: their parsers may take time by its square
 
 
@@ -53,7 +54,7 @@ class Reply(NamedTuple):
 class Incoming:
     """One HTTP request: its head, and its body, whole already or as ASGI's `receive` brings it."""
 
-    __slots__ = ("_body", "_query", "_until", "began", "connection", "headers", "path")
+    __slots__ = ("_body", "_held", "_query", "_until", "began", "connection", "headers", "path", "room")
 
     def __init__(
         self,
@@ -66,6 +67,8 @@ class Incoming:
     ) -> None:
         self.path, self.headers, self._body, self.connection = path, headers, body, connection
         self._until: float | None = None  # how long its body is waited for
+        self.room: BodyRoom | None = None  # for what is kept of its body
+        self._held = 0  # bytes there
         self._query: dict[str, str] = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True)) if query else {}
         self.began = time.perf_counter() if began is None else began
 
@@ -113,11 +116,25 @@ class Incoming:
         return self._until
 
     async def whole(self, limit: int) -> bytes:
-        """The body; raises as `chunks` does."""
+        """The body; raises as `kept` does."""
         body = self._body
         if isinstance(body, bytes) and len(body) <= limit:
             return body
-        return b"".join([chunk async for chunk in self.chunks(limit)])
+        return b"".join([chunk async for chunk in self.kept(limit)])
+
+    async def kept(self, limit: int) -> AsyncIterator[bytes]:
+        """As `chunks`, for who keeps them until `let_go`; raises `Overloaded` too, where there is no room for them."""
+        async for chunk in self.chunks(limit):
+            if self.room:
+                self.room.take(len(chunk), self._held)
+                self._held += len(chunk)
+            yield chunk
+
+    def let_go(self) -> None:
+        """What has come of its body is kept no longer."""
+        if self.room and self._held:
+            self.room.give_back(self._held)
+            self._held = 0
 
     async def chunks(self, limit: int) -> AsyncIterator[bytes]:
         """The body as it arrives.
@@ -138,11 +155,21 @@ class Incoming:
 
     async def parsed(self, parse: Callable[[*Parts], Parsed], *parts: *Parts) -> Parsed:
         """What `parse` makes of `parts` of its body, in a thread; raises `DeadlineExceeded` too."""
-        try:
-            async with asyncio.timeout_at(self._until):
-                return await asyncio.get_running_loop().run_in_executor(PARSING, parse, *parts)
-        except TimeoutError as exc:
-            raise DeadlineExceeded("The request's time was up before it was read; allow more time.") from exc
+        return await parsed(self._until, parse, *parts)
+
+
+async def parsed(until: float | None, parse: Callable[[*Parts], Parsed], *parts: *Parts) -> Parsed:
+    """The same, for a request whose time is up at `until`, on the event loop's clock."""
+    try:
+        async with asyncio.timeout_at(until):
+            return await computed(parse, *parts)
+    except TimeoutError as exc:
+        raise DeadlineExceeded("The request's time was up before it was read; allow more time.") from exc
+
+
+async def computed(compute: Callable[[*Parts], Parsed], *parts: *Parts) -> Parsed:
+    """What takes a processor's time and waits for no disk, in a thread."""
+    return await asyncio.get_running_loop().run_in_executor(COMPUTING, compute, *parts)
 
 
 async def _next(receive: Receive, until: float | None) -> tuple[bytes, bool]:

@@ -95,7 +95,7 @@ def content_type(declared: str) -> tuple[str, dict[str, str]]:
 async def _multipart(request: Incoming, settings: Settings, parameters: dict[str, str]) -> Uploads:
     boundary = parameters.get("boundary", "")
     files = await multipart.read_files(
-        request.chunks(settings.max_body_bytes),
+        request.kept(settings.max_body_bytes),
         boundary.encode("latin-1", "replace"),
         max_files=settings.max_images_per_request,
         max_file_bytes=settings.max_image_bytes,

@@ -1,6 +1,6 @@
 """Batches as a SQLite database knows them, and transactions that are on the disk when they end.
 
-Raises `StorageFailed` where the disk is full or closed to the service.
+Raises `StorageFailed` where the disk is full or closed to the service, `StorageBusy` where another process keeps it.
 """
 
 from __future__ import annotations
@@ -9,18 +9,24 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from service.errors import BatchNotFound, StorageFailed
+from service.errors import BatchNotFound, StorageBusy, StorageFailed
 
 FILE_NAME = "batches.sqlite"
 SPARE = "spare"  # a file that only takes room, for the day when the disk is full: SQLite needs some even to delete
 SPARE_BYTES, PART_BYTES = 1 << 20, 128 << 10
-BUSY_S = 60.0  # how long another process's transaction is waited for
+BUSY_S = 60.0  # how long work waits for other transactions: of many processes on a slow disk,
+REQUEST_S = 5.0  # and requests: whoever waits for an answer can as well ask again
+LOCKED = (
+    "Another process keeps the list of batches locked, and nothing was changed; try again in a moment, and tell the "
+    "operator if it repeats."
+)
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS batches(
     number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, status TEXT NOT NULL,
@@ -72,13 +78,11 @@ class Batch:
 
 
 class Database:
-    """One process's connection, shared by its threads: made when it is first needed, and anew once it is of no use."""
+    """One process's two connections: who reads waits for nobody who writes, or waits to."""
 
     def __init__(self, root: Path) -> None:
         self.root, self._path = root, root / FILE_NAME
-        self._lock = threading.Lock()
-        self._connection: sqlite3.Connection | None = None
-        self._opened: os.stat_result | None = None  # the file that it leads to
+        self._reading, self._writing = _Line(self._path), _Line(self._path)
 
     @property
     def exists(self) -> bool:
@@ -88,17 +92,16 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """For one statement that changes nothing."""
-        with as_storage_failed(), self._lock:
-            try:
-                yield self._connected()
-            except sqlite3.OperationalError:  # what was opened while the disk could only be read stays so
-                self._drop()
-                raise
+        with as_storage_failed(), self._reading.connected(REQUEST_S) as connection:
+            yield connection
 
     @contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
-        """Alone with the database; what is done is on the disk afterwards, or none of it."""
-        with self.reading() as connection:
+    def writing(self, patience_s: float = BUSY_S) -> Iterator[sqlite3.Connection]:
+        """Alone with the database; what is done is on the disk afterwards, or none of it.
+
+        Raises `StorageBusy` where others keep it for longer than that.
+        """
+        with as_storage_failed(), self._writing.connected(patience_s) as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
@@ -119,6 +122,40 @@ class Database:
         path = self.root / SPARE
         with suppress(OSError):
             os.truncate(path, max(0, path.stat().st_size - PART_BYTES))
+
+    def close(self) -> None:
+        """Let go of it."""
+        self._reading.close()
+        self._writing.close()
+
+
+class _Line:
+    """A connection, shared by threads: made when it is first needed, and anew once it is of no use."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._opened: os.stat_result | None = None  # the file that it leads to
+
+    @contextmanager
+    def connected(self, patience_s: float) -> Iterator[sqlite3.Connection]:
+        """The connection, this thread's alone; raises `StorageBusy` where others have it for longer than that.
+
+        What is left of that time is how long it waits for other processes.
+        """
+        until = time.monotonic() + patience_s
+        if not self._lock.acquire(timeout=patience_s):
+            raise StorageBusy(LOCKED)
+        try:
+            connection = self._connected()
+            connection.execute(f"PRAGMA busy_timeout = {max(0, round((until - time.monotonic()) * 1000))}")
+            yield connection
+        except sqlite3.OperationalError:  # what was opened while the disk could only be read stays so
+            self._drop()
+            raise
+        finally:
+            self._lock.release()
 
     def close(self) -> None:
         """Let go of it."""
@@ -146,8 +183,8 @@ class Database:
 
     def _connect(self) -> sqlite3.Connection:
         """A connection that has all it needs, or none."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(self._path, timeout=REQUEST_S, isolation_level=None, check_same_thread=False)
         try:
             self._opened = self._path.stat()
             connection.row_factory = _as_dict
@@ -174,6 +211,8 @@ def as_storage_failed() -> Iterator[None]:
     try:
         yield
     except (OSError, sqlite3.OperationalError) as exc:
+        if getattr(exc, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:  # whatever the reason beyond that
+            raise StorageBusy(LOCKED) from exc
         logger.exception("the storage of batches failed")
         raise StorageFailed(
             "The disk for batches is full or can't be written; delete batches that are not needed, or try again later."

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import orjson
 
-from service.errors import BatchNotFound, Conflict, StorageFailed
-from service.jobs.database import Batch, Database, as_storage_failed, find
+from service.errors import BatchNotFound, Conflict, StorageBusy, StorageFailed
+from service.jobs.database import REQUEST_S, Batch, Database, as_storage_failed, find
 from service.jobs.spool import INPUTS, OFFSETS, sync_folder
 from service.prediction import ModelIdentity
 
@@ -86,7 +86,7 @@ class Store:
         return batch
 
     def _insert(self, new: NewBatch) -> Batch:
-        with self.database.writing() as connection:
+        with self.database.writing(REQUEST_S) as connection:
             if new.key is not None:
                 row = connection.execute("SELECT * FROM batches WHERE key = ?", [new.key]).fetchone()
                 if row and row["fingerprint"] != new.fingerprint:
@@ -145,6 +145,8 @@ class Store:
         """
         try:
             self._forget(batch_id)
+        except StorageBusy:
+            raise
         except StorageFailed:
             self.database.give_spare()
             self.discard(self.get(batch_id).id)
@@ -153,7 +155,7 @@ class Store:
 
     def _forget(self, batch_id: str) -> None:
         self.get(batch_id)
-        with self.database.writing() as connection:
+        with self.database.writing(REQUEST_S) as connection:
             number = find(connection, batch_id).number
             connection.execute("DELETE FROM chunks WHERE batch = ?", [number])
             connection.execute("DELETE FROM batches WHERE number = ?", [number])

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 
 from service.administration import Administration
+from service.api.incoming import computed, parsed
 from service.api.open_inference import bodies, descriptions, inference
 from service.api.uploads import INLINE_BYTES
 from service.classifier import Classifier
@@ -24,7 +26,16 @@ from service.settings import Settings
 SERVICE = "inference.GRPCInferenceService"
 PROBES = {"ServerLive", "ServerReady"}  # they need no key
 FOR_ADMINS = {"RepositoryModelLoad", "RepositoryModelUnload"}  # they need one with the admin right
-Answer = Callable[[Any, float | None], Awaitable[Message]]  # of a request and the seconds that its client waits
+
+
+class Call(NamedTuple):
+    """What is known of a request beside its message."""
+
+    nbytes: int  # of the message
+    left_s: float | None  # for which its client waits
+
+
+Answer = Callable[[Any, Call], Awaitable[Message]]
 
 
 class Methods:
@@ -59,27 +70,30 @@ class Methods:
             "RepositoryModelUnload": (pb.RepositoryModelUnloadRequest, self._unload),
         }
 
-    async def _infer(self, request: pb.ModelInferRequest, left_s: float | None) -> Message:
+    async def _infer(self, request: pb.ModelInferRequest, call: Call) -> Message:
         """Classify images: all of them, or none where one is bad."""
-        began = time.perf_counter()
+        began, arrived = time.perf_counter(), asyncio.get_running_loop().time()
         chosen = self._models.choose(request.model_name or None, request.model_version or None)
-        if request.ByteSize() > INLINE_BYTES:
-            asked = await asyncio.to_thread(messages.read, request, self._settings)
+
+        def until(longest_ms: float) -> float:
+            return arrived + min(longest_ms / 1000, math.inf if call.left_s is None else call.left_s)
+
+        if call.nbytes > INLINE_BYTES:
+            asked = await parsed(until(self._settings.request_timeout_ms), messages.read, request, self._settings)
         else:
             asked = messages.read(request, self._settings)
-        longest_s = inference.longest_ms(asked, self._settings) / 1000
-        deadline = asyncio.get_running_loop().time() + (longest_s if left_s is None else min(longest_s, left_s))
+        deadline = until(inference.longest_ms(asked, self._settings))
         self._received.observe(time.perf_counter() - began)
         predicted = await inference.infer(self._classifier, asked, chosen, deadline)
         return messages.write(chosen.loaded.identity, asked, predicted)
 
-    async def _live(self, _request: pb.ServerLiveRequest, _left_s: float | None) -> Message:
+    async def _live(self, _request: pb.ServerLiveRequest, _call: Call) -> Message:
         return pb.ServerLiveResponse(live=True)
 
-    async def _ready(self, _request: pb.ServerReadyRequest, _left_s: float | None) -> Message:
+    async def _ready(self, _request: pb.ServerReadyRequest, _call: Call) -> Message:
         return pb.ServerReadyResponse(ready=self._is_ready(None))
 
-    async def _model_ready(self, request: pb.ModelReadyRequest, _left_s: float | None) -> Message:
+    async def _model_ready(self, request: pb.ModelReadyRequest, _call: Call) -> Message:
         """A model that is not there is not ready, no error: clients that wait for one ask again and again."""
         try:
             loaded = self._repository.get(request.name, request.version or None)
@@ -87,32 +101,32 @@ class Methods:
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=self._is_ready(loaded.identity.name))
 
-    async def _server(self, _request: pb.ServerMetadataRequest, _left_s: float | None) -> Message:
+    async def _server(self, _request: pb.ServerMetadataRequest, _call: Call) -> Message:
         return ParseDict(descriptions.server().model_dump(), pb.ServerMetadataResponse())
 
-    async def _metadata(self, request: pb.ModelMetadataRequest, _left_s: float | None) -> Message:
+    async def _metadata(self, request: pb.ModelMetadataRequest, _call: Call) -> Message:
         said = descriptions.metadata(self._repository, request.name, request.version or None)
         return ParseDict(said.model_dump(), pb.ModelMetadataResponse())
 
-    async def _config(self, request: pb.ModelConfigRequest, _left_s: float | None) -> Message:
+    async def _config(self, request: pb.ModelConfigRequest, _call: Call) -> Message:
         said = descriptions.config(self._repository, request.name, request.version or None)
         return ParseDict({"config": said.model_dump()}, pb.ModelConfigResponse())
 
-    async def _statistics(self, request: pb.ModelStatisticsRequest, _left_s: float | None) -> Message:
-        name, version = request.name or None, request.version or None
-        said = descriptions.statistics(self._repository, self._metrics, name, version)
+    async def _statistics(self, request: pb.ModelStatisticsRequest, _call: Call) -> Message:
+        chosen = descriptions.chosen(self._repository, request.name or None, request.version or None)
+        said = await computed(descriptions.counted, chosen, self._metrics)
         return ParseDict(said.model_dump(), pb.ModelStatisticsResponse())
 
-    async def _index(self, request: pb.RepositoryIndexRequest, _left_s: float | None) -> Message:
+    async def _index(self, request: pb.RepositoryIndexRequest, _call: Call) -> Message:
         said = descriptions.index(self._repository, ready=request.ready)
         return ParseDict({"models": [entry.model_dump() for entry in said]}, pb.RepositoryIndexResponse())
 
-    async def _load(self, request: pb.RepositoryModelLoadRequest, _left_s: float | None) -> Message:
+    async def _load(self, request: pb.RepositoryModelLoadRequest, _call: Call) -> Message:
         bodies.LoadRequest.of({"parameters": messages.parameters(request.parameters)})
         await self._administration.load_all(request.model_name)
         return pb.RepositoryModelLoadResponse()
 
-    async def _unload(self, request: pb.RepositoryModelUnloadRequest, _left_s: float | None) -> Message:
+    async def _unload(self, request: pb.RepositoryModelUnloadRequest, _call: Call) -> Message:
         bodies.UnloadRequest.of({"parameters": messages.parameters(request.parameters)})
         await self._administration.unload_all(request.model_name)
         return pb.RepositoryModelUnloadResponse()

@@ -19,9 +19,12 @@ from google.protobuf.message import DecodeError, Message
 from service import shares, telemetry
 from service.api import problems
 from service.api.authentication import AdminRight, Keys
+from service.api.body_room import BodyRoom
 from service.api.request_log import HEADER, UNEXPECTED, RequestLog, identify
+from service.api.uploads import INLINE_BYTES
 from service.errors import MalformedRequest, ServiceError
-from service.rpc.methods import FOR_ADMINS, PROBES, SERVICE, Answer, Methods
+from service.rpc import extent
+from service.rpc.methods import FOR_ADMINS, PROBES, SERVICE, Answer, Call, Methods
 from service.settings import Settings
 
 CODES = {
@@ -48,6 +51,7 @@ class RpcServer:
         self, methods: Methods, settings: Settings, log: RequestLog, keys: Keys | None, right: AdminRight
     ) -> None:
         self._methods, self._settings, self._log, self._keys, self._right = methods, settings, log, keys, right
+        self._room = BodyRoom(settings.queue_bytes)
         self._server: grpc.aio.Server | None = None
         self._stopping: asyncio.Future[None] | None = None
         self._abandoning: asyncio.Future[None] | None = None
@@ -115,7 +119,7 @@ class RpcServer:
                 shares.client.set(keys.check(headers) if keys else context.peer().rpartition(":")[0].encode())
                 if right:
                     right.check(headers)
-                reply: Message | ServiceError = await answer(_parsed(request, content), context.time_remaining())
+                reply: Message | ServiceError = await self._reply(request, content, answer, context.time_remaining())
                 status = int(HTTPStatus.OK)
             except ServiceError as exc:
                 reply, status = exc, int(exc.status)
@@ -136,11 +140,20 @@ class RpcServer:
 
         return method
 
+    async def _reply(self, request: type[Message], content: bytes, answer: Answer, left_s: float | None) -> Message:
+        self._room.take(len(content))
+        try:
+            return await answer(_parsed(request, content, self._settings), Call(len(content), left_s))
+        finally:
+            self._room.give_back(len(content))
+
     def _answered(self, _context: object) -> None:
         self._ended += 1
 
 
-def _parsed(request: type[Message], content: bytes) -> Message:
+def _parsed(request: type[Message], content: bytes, settings: Settings) -> Message:
+    if len(content) > INLINE_BYTES:
+        extent.check(content, settings)
     try:
         return request.FromString(content)
     except DecodeError as exc:

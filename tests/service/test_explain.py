@@ -132,6 +132,34 @@ def test_only_the_picture_itself_is_counted_among_what_was_predicted(settings: S
     asyncio.run(scenario())
 
 
+def test_the_hidden_parts_are_waited_for_until_the_deadline_and_no_longer(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, release = threading.Event(), threading.Event()
+
+    def slow(rows: Rows) -> Probabilities:
+        if (rows[:, 0, 0] == GREY).all(-1).any():
+            begun.set()
+            release.wait(60)
+        return np.full((len(rows), 3), 1 / 3, np.float32)
+
+    async def scenario() -> None:
+        async with running(settings) as (explainer, model, _):
+            vars(model.loaded.engine).update(_run=slow, _inline_rows=0)  # on a thread of its own
+            loop = asyncio.get_running_loop()
+            now = loop.time
+            asked = asyncio.create_task(explainer.explain(HALVES, model, in_a_minute()))
+            try:
+                assert await asyncio.to_thread(begun.wait, 30)
+                monkeypatch.setattr(loop, "time", lambda: now() + 60)
+                with pytest.raises(DeadlineExceeded, match="before its prediction"):
+                    await asyncio.wait_for(asked, 10)
+            finally:
+                release.set()
+
+    asyncio.run(scenario())
+
+
 def test_who_waits_for_the_drawing_waits_until_the_deadline_and_no_longer(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import version as version_of
 
 from service.api.open_inference import bodies
+from service.loading import LoadedModel
 from service.metadata import INPUT, OUTPUT
 from service.metrics import Metrics
-from service.repository import LoadedModel, ModelRepository
+from service.repository import ModelRepository
 
 PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"  # Triton's names for what runs here
 EXTENSIONS = [
@@ -47,13 +48,6 @@ def config(repository: ModelRepository, name: str, version: str | None) -> bodie
         input=[bodies.TensorConfig(name=INPUT, data_type="TYPE_UINT8", dims=[image.height, image.width, 3])],
         output=[bodies.TensorConfig(name=OUTPUT, data_type="TYPE_FP32", dims=[classes])],
     )
-
-
-def statistics(
-    repository: ModelRepository, metrics: Metrics, name: str | None, version: str | None
-) -> bodies.Statistics:
-    """What became of images: of one version, of a model's, or of all."""
-    return counted(chosen(repository, name, version), metrics)
 
 
 def chosen(repository: ModelRepository, name: str | None, version: str | None) -> list[LoadedModel]:

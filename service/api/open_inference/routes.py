@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from enum import Enum
 from typing import Annotated, Any
@@ -17,7 +16,7 @@ from service.administration import Administration
 from service.api import problems
 from service.api.authentication import AdminRight
 from service.api.direct import DirectRoutes
-from service.api.incoming import Incoming, Reply, text
+from service.api.incoming import Incoming, Reply, computed, text
 from service.api.open_inference import bodies, descriptions, inference, tensors
 from service.api.uploads import INLINE_BYTES, check_encoding
 from service.classifier import Classifier
@@ -166,7 +165,7 @@ def router(
     async def statistics(model: Model, version: Version) -> bodies.Statistics:
         """What became of images: of one version, of a model's, or of all."""
         chosen = descriptions.chosen(repository, model, version)
-        return await asyncio.to_thread(descriptions.counted, chosen, metrics)
+        return await computed(descriptions.counted, chosen, metrics)
 
     @routes.get("/models/{model}", responses=NOT_FOUND)
     @routes.get("/models/{model}/versions/{version}", responses=NOT_FOUND)

@@ -6,8 +6,10 @@ import asyncio
 import io
 import json
 import shutil
+import sqlite3
 import threading
 from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from service.choices import Choice
 from service.errors import InvalidSource, StorageFailed
 from service.jobs import runner as runner_module
 from service.jobs import store as store_module
-from service.jobs.database import Batch
+from service.jobs.database import FILE_NAME, Batch
 from service.jobs.spool import SyncedFile
 from service.jobs.store import UPLOAD, NewBatch, Store
 from service.settings import Settings
@@ -351,11 +353,30 @@ def test_a_full_disk_is_a_clear_error_and_the_service_goes_on(
     assert send(idle).status_code == 202
 
 
+def test_while_the_list_is_locked_batches_are_shown_and_none_is_taken_in(
+    idle: TestClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = send(idle).headers["location"]
+    monkeypatch.setattr(store_module, "REQUEST_S", 0.01)
+    with closing(sqlite3.connect(settings.jobs_dir / FILE_NAME)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        answers = [send(idle), idle.delete(url)]
+        assert [idle.get(path).status_code for path in (url, f"{url}/results", "/v1/batches")] == [200, 200, 200]
+    for answer in answers:
+        assert (answer.status_code, answer.json()["type"]) == (507, "/problems/storage-failed")
+        assert answer.headers["retry-after"] == "5"
+        assert "try again in a moment" in answer.json()["detail"]
+    assert len(list(settings.jobs_dir.glob("batch-*"))) == 1
+    assert idle.delete(url).status_code == 204
+
+
 def test_no_batch_is_accepted_beyond_what_all_may_take(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner_module.Runner, "start", lambda _: None)
     with TestClient(create_app(settings.model_copy(update={"jobs_max_bytes": len(ZIP) + 100}))) as client:
         assert send(client).status_code == 202
-        assert send(client).json()["type"] == "/problems/storage-failed"
+        refused = send(client).json()
+    assert refused["type"] == "/problems/storage-failed"
+    assert "others make room an hour after they are finished" in refused["detail"]
 
 
 def test_what_is_larger_than_a_batch_may_be_costs_no_other_its_rows(settings: Settings) -> None:

@@ -9,7 +9,9 @@ from collections.abc import Awaitable, Callable
 import orjson
 import pytest
 from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive
 
+from service.api.body_room import BodyRoom
 from service.api.direct import DirectRoute, Header
 from service.api.incoming import Connection, Incoming, Reply
 from service.api.request_log import RequestLog
@@ -38,6 +40,8 @@ async def handle(
     ended: bool = False,
     draining: bool = False,
     metrics: Metrics | None = None,
+    room: BodyRoom | None = None,
+    receive: Receive | None = None,
 ) -> tuple[Reply, Header]:
     sent: list[tuple[Reply, Header]] = []
 
@@ -46,9 +50,18 @@ async def handle(
 
     metrics, connection = metrics or Metrics(Counters.alone()), Connection()
     connection.ended = ended
-    log = RequestLog(metrics, "failed")
-    route = DirectRoute("POST", "/x", endpoint, draining=lambda: draining, max_body_bytes=9, log=log, metrics=metrics)
-    await route.handle(Incoming("/x", {} if given is None else {b"x-request-id": given}, b"", b"", connection), send)
+    log, headers = RequestLog(metrics, "failed"), {} if given is None else {b"x-request-id": given}
+    route = DirectRoute(
+        "POST",
+        "/x",
+        endpoint,
+        draining=lambda: draining,
+        max_body_bytes=9,
+        room=room or BodyRoom(9),
+        log=log,
+        metrics=metrics,
+    )
+    await route.handle(Incoming("/x", headers, b"", receive or b"", connection), send)
     (answer,) = sent
     return answer
 
@@ -107,3 +120,28 @@ def test_requests_are_counted_by_status() -> None:
     assert 'convoy_requests_total{route="/x",method="POST",status="200"} 2' in text
     assert 'convoy_requests_total{route="/x",method="POST",status="503"} 1' in text
     assert 'convoy_stage_seconds_count{stage="respond"} 2' in text
+
+
+def test_a_body_keeps_its_room_until_the_answer_and_no_longer() -> None:
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"abcdef"}
+
+    async def scenario() -> None:
+        room, reading, free = BodyRoom(9), asyncio.Event(), asyncio.Event()
+
+        async def read(request: Incoming) -> Reply:
+            await request.whole(9)
+            reading.set()
+            await free.wait()
+            return await fine(request)
+
+        first = asyncio.create_task(handle(read, room=room, receive=receive))
+        await reading.wait()
+        refused, _ = await asyncio.wait_for(handle(read, room=room, receive=receive), 30)
+        assert (refused.status, orjson.loads(refused.body)["type"]) == (503, "/problems/overloaded")
+        assert (b"retry-after", b"1") in refused.headers
+        free.set()
+        assert (await first)[0].status == 200
+        assert (await handle(read, room=room, receive=receive))[0].status == 200
+
+    asyncio.run(scenario())

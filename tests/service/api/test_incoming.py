@@ -10,8 +10,9 @@ import pytest
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
+from service.api.body_room import BodyRoom
 from service.api.incoming import TYPE_BYTES, Connection, Incoming, joined, positive, text
-from service.errors import BodyTooLarge, DeadlineExceeded, MalformedRequest
+from service.errors import BodyTooLarge, DeadlineExceeded, MalformedRequest, Overloaded
 
 
 def incoming(
@@ -62,6 +63,24 @@ def test_a_length_may_have_zeros_before_it(digits: bytes, declared: int) -> None
 def test_a_length_of_more_digits_than_python_reads_is_too_large() -> None:
     with pytest.raises(BodyTooLarge):
         asyncio.run(incoming(b"ab", headers={b"content-length": b"9" * 5000}).whole(3))
+
+
+def test_bodies_that_are_kept_have_room_together() -> None:
+    room, (first, second) = BodyRoom(5), (incoming(b"ab", b"cd"), incoming(b"ef"))
+    first.room = second.room = room
+
+    async def scenario() -> None:
+        assert await first.whole(9) == b"abcd"
+        with pytest.raises(Overloaded):
+            await second.whole(9)
+        first.let_go()
+        first.let_go()
+        third = incoming(b"gh")
+        third.room = room
+        assert await third.whole(9) == b"gh"
+        assert [piece async for piece in incoming(b"ijklmn").chunks(9)] == [b"ijklmn"]  # of which none is kept
+
+    asyncio.run(scenario())
 
 
 def test_a_body_that_is_cut_off_is_no_body() -> None:

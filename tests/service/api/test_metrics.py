@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from service.api import metrics as metrics_route
+from service.counters import Counters
 from service.metrics import MEDIA_TYPE
 from tests.conftest import COLOURS, SIZE, encode, picture
 from tests.service.api.test_predict import NPY, npy, post
@@ -72,6 +73,23 @@ def test_names_that_clients_make_up_become_no_labels(client: TestClient) -> None
     for i in range(5):
         client.request(f"VERB{i}", f"/path{i}")
     assert not any("VERB" in value or "path" in value for key in scrape(client) for value in key)
+
+
+def test_nothing_else_waits_while_counts_are_looked_through(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of many processes take their time; and threads of asyncio's own may all wait for the disk of batches."""
+    looked: list[str] = []
+    counts: Counters = client.app.state.metrics._counters  # type: ignore[attr-defined]
+    totals = counts.totals
+
+    def look(prefix: str = "") -> dict[str, float]:
+        looked.append(threading.current_thread().name.partition("_")[0])
+        return totals(prefix)
+
+    monkeypatch.setattr(counts, "totals", look)
+    assert client.get("/metrics").status_code == client.get("/v2/models/stats").status_code == 200
+    assert looked == ["compute", "compute"]
 
 
 def test_while_the_database_does_not_answer_the_last_counts_are_shown_and_one_look_waits(

@@ -7,12 +7,12 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
-from service.errors import BatchNotFound, Conflict, StorageFailed
+from service.errors import BatchNotFound, Conflict, StorageBusy, StorageFailed
 from service.jobs import database as database_module
 from service.jobs import store as store_module
 from service.jobs.database import Batch
@@ -233,7 +233,7 @@ def test_a_batch_is_deleted_on_a_full_disk(store: Store, monkeypatch: pytest.Mon
     assert spare.stat().st_blocks * 512 >= 1 << 20
 
     @contextmanager
-    def where_there_is_room() -> Iterator[sqlite3.Connection]:
+    def where_there_is_room(_patience_s: float) -> Iterator[sqlite3.Connection]:
         if store.folder(batch.id).exists() or spare.stat().st_size == 1 << 20:
             raise StorageFailed("full")
         with writing() as connection:
@@ -245,6 +245,19 @@ def test_a_batch_is_deleted_on_a_full_disk(store: Store, monkeypatch: pytest.Mon
         store.get(batch.id)
     store.tidy(keep_s=1e9, max_bytes=1 << 30)
     assert spare.stat().st_size == 1 << 20
+
+
+def test_a_batch_that_can_not_be_deleted_now_keeps_its_files(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, other = add(store, content=b"x"), sqlite3.connect(store.database.root / database_module.FILE_NAME)
+    monkeypatch.setattr(store_module, "REQUEST_S", 0.01)
+    with closing(other):
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StorageBusy):
+            store.delete(batch.id)
+        with pytest.raises(StorageBusy):
+            add(store)
+    assert (store.folder(batch.id) / "upload").read_bytes() == b"x"
+    store.delete(batch.id)
 
 
 def test_only_a_batch_is_deleted_on_a_full_disk(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
