@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -16,7 +17,8 @@ def main(arguments: list[str] | None = None) -> int:
     except ImportError as exc:  # ONNX Runtime makes one of Ctrl-C during its own import
         if not isinstance(exc.__cause__, KeyboardInterrupt):
             raise
-    print("convoy: stopped.", file=sys.stderr)
+    with suppress(OSError):  # nobody may be there
+        print("convoy: stopped.", file=sys.stderr)
     return 130
 
 

@@ -19,7 +19,7 @@ Amount = Annotated[int, Field(gt=0, le=1 << 53)]  # as good as no limit, and sti
 Wait = Annotated[int, Field(ge=0, le=DAY_MS)]
 PREFIX = "CONVOY_"
 ELSEWHERE = re.compile("CONVOY_(CPUS|DATA|MEMORY|STOP_GRACE|TEST_.+)")  # of the compose file, training and the tests
-VALUE = """('[^']*'|"[^"]*"|[^\\s'"#].*)?"""
+VALUE = r"""('([^'\\]|\\.)*'|"([^"\\]|\\.)*"|[^\s'"#].*)?"""
 LINE = re.compile(rf"\s*((export\s+)?[^\s=#]+\s*=\s*{VALUE}\s*)?(#.*)?")  # of a settings file
 LINKS = re.compile("CONVOY_(PORT|SERVICE)_.*")  # what Kubernetes and Docker set for a service called convoy
 
@@ -34,7 +34,7 @@ class Settings(BaseSettings):
         ser_json_inf_nan="constants",  # workers get them as JSON, and hours may well be infinite
     )
 
-    host: str = Field("127.0.0.1", description="address to listen on")
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     grpc_port: Annotated[
         int | None, Field(ge=0, le=65535), BeforeValidator(lambda given: None if given == "" else given)
@@ -87,7 +87,8 @@ class Settings(BaseSettings):
     queue_capacity: Amount = Field(4096, description="images that may wait; beyond that requests get 503")
     queue_bytes: Amount = Field(
         256 * MIB,
-        description="and how many bytes of pixels they may have together; bodies that are being read may have as many",
+        description="and how many bytes of pixels they may have together; large bodies of requests under way may have "
+        "as many",
     )
     client_share: float = Field(
         1.0,

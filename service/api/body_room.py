@@ -17,7 +17,7 @@ class BodyRoom:
     def take(self, more: int, own: int = 0) -> None:
         """Hold so many bytes for a request that has `own` already; raises `Overloaded`."""
         if self._held > own and self._held + more > self._most:
-            raise Overloaded("Too many large bodies are being read; try again in a moment, or send less at a time.")
+            raise Overloaded("Too many large requests are under way; try again in a moment, or send less at a time.")
         self._held += more
 
     def give_back(self, held: int) -> None:

@@ -22,7 +22,8 @@ from service.errors import BodyTooLarge, DeadlineExceeded, MalformedRequest
 CONNECTION_EXTENSION = "convoy.connection"  # the ASGI extension that our own server offers
 Parsed = TypeVar("Parsed")
 Parts = TypeVarTuple("Parts")
-COMPUTING = ThreadPoolExecutor(2, "compute")  # asyncio's own threads may all be waiting for the disk of batches
+PARSING = ThreadPoolExecutor(2, "parse")  # asyncio's own threads may all be waiting for the disk of batches,
+COUNTING = ThreadPoolExecutor(1, "count")  # and these two be busy for seconds with bodies: no scrape waits so long
 TYPE_BYTES = 1 << 10  # of a Content-Type or Accept: their parsers may take time by its square
 
 
@@ -125,7 +126,7 @@ class Incoming:
     async def kept(self, limit: int) -> AsyncIterator[bytes]:
         """As `chunks`, for who keeps them until `let_go`; raises `Overloaded` too, where there is no room for them."""
         async for chunk in self.chunks(limit):
-            if self.room:
+            if self.room and not isinstance(self._body, bytes):  # or it is there already
                 self.room.take(len(chunk), self._held)
                 self._held += len(chunk)
             yield chunk
@@ -162,14 +163,14 @@ async def parsed(until: float | None, parse: Callable[[*Parts], Parsed], *parts:
     """The same, for a request whose time is up at `until`, on the event loop's clock."""
     try:
         async with asyncio.timeout_at(until):
-            return await computed(parse, *parts)
+            return await asyncio.get_running_loop().run_in_executor(PARSING, parse, *parts)
     except TimeoutError as exc:
         raise DeadlineExceeded("The request's time was up before it was read; allow more time.") from exc
 
 
-async def computed(compute: Callable[[*Parts], Parsed], *parts: *Parts) -> Parsed:
-    """What takes a processor's time and waits for no disk, in a thread."""
-    return await asyncio.get_running_loop().run_in_executor(COMPUTING, compute, *parts)
+async def added_up(add_up: Callable[[*Parts], Parsed], *parts: *Parts) -> Parsed:
+    """What `add_up` makes of all workers' counts, in a thread that does nothing else."""
+    return await asyncio.get_running_loop().run_in_executor(COUNTING, add_up, *parts)
 
 
 async def _next(receive: Receive, until: float | None) -> tuple[bytes, bool]:

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from fastapi import APIRouter, Response
 
-from service.api.incoming import computed
+from service.api.incoming import added_up
 from service.jobs.store import Store
 from service.metrics import MEDIA_TYPE, Metrics
 
@@ -48,6 +48,6 @@ def router(metrics: Metrics, store: Store) -> APIRouter:
         """Prometheus' text format."""
         counts = await kept.counts()
         batches: dict[tuple[str, ...], float] = {("convoy_batches", status): count for status, count in counts.items()}
-        return Response(await computed(metrics.render, batches), media_type=MEDIA_TYPE)
+        return Response(await added_up(metrics.render, batches), media_type=MEDIA_TYPE)
 
     return routes

@@ -21,6 +21,8 @@ OUTPUT = (ModelInferRequest.OUTPUTS_FIELD_NUMBER,)
 ENCODED = (*CONTENTS, InferTensorContents.BYTES_CONTENTS_FIELD_NUMBER)
 VARINT, FIXED64, DELIMITED, FIXED32 = 0, 1, 2, 5  # wire types: protobuf.dev, "Encoding"
 WIDTHS = {FIXED64: 8, FIXED32: 4}
+LONGEST_VARINT = 10  # bytes, of seven bits each
+FOREIGN = "The message has what none of the protocol's has; let a client of it make it."
 
 
 class Field(NamedTuple):
@@ -57,7 +59,7 @@ def _fields(message: memoryview, *path: int) -> Iterator[Field]:
         elif wire_type in WIDTHS:
             place += WIDTHS[wire_type]
         else:
-            raise MalformedRequest("The message has what none of the protocol's has; let a client of it make it.")
+            raise MalformedRequest(FOREIGN)
         field = Field((*path, tag >> 3), message[start:place])
         yield field
         if field.path in (INPUT, CONTENTS, OUTPUT) and wire_type == DELIMITED:
@@ -65,9 +67,11 @@ def _fields(message: memoryview, *path: int) -> Iterator[Field]:
 
 
 def _varint(message: memoryview, place: int) -> tuple[int, int]:
-    """The number there, in groups of seven bits, and where it ends."""
+    """The number there, in groups of seven bits, and where it ends; raises `MalformedRequest`."""
     number = shift = 0
     for end in range(place, len(message)):
+        if end - place == LONGEST_VARINT:
+            raise MalformedRequest(FOREIGN)
         byte = message[end]
         number |= (byte & 127) << shift
         shift += 7

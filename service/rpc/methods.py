@@ -12,7 +12,7 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 
 from service.administration import Administration
-from service.api.incoming import computed, parsed
+from service.api.incoming import added_up, parsed
 from service.api.open_inference import bodies, descriptions, inference
 from service.api.uploads import INLINE_BYTES
 from service.classifier import Classifier
@@ -114,7 +114,7 @@ class Methods:
 
     async def _statistics(self, request: pb.ModelStatisticsRequest, _call: Call) -> Message:
         chosen = descriptions.chosen(self._repository, request.name or None, request.version or None)
-        said = await computed(descriptions.counted, chosen, self._metrics)
+        said = await added_up(descriptions.counted, chosen, self._metrics)
         return ParseDict(said.model_dump(), pb.ModelStatisticsResponse())
 
     async def _index(self, request: pb.RepositoryIndexRequest, _call: Call) -> Message:

@@ -141,11 +141,13 @@ class RpcServer:
         return method
 
     async def _reply(self, request: type[Message], content: bytes, answer: Answer, left_s: float | None) -> Message:
-        self._room.take(len(content))
+        kept = len(content) if len(content) > INLINE_BYTES else 0  # probes and other small ones never wait for room
+        if kept:
+            self._room.take(kept)
         try:
             return await answer(_parsed(request, content, self._settings), Call(len(content), left_s))
         finally:
-            self._room.give_back(len(content))
+            self._room.give_back(kept)
 
     def _answered(self, _context: object) -> None:
         self._ended += 1

@@ -11,6 +11,7 @@ import pytest
 
 from service.__main__ import main
 from service.command import COMMANDS
+from tests.service.conftest import Nobody
 
 
 def test_signals_are_taken_care_of_before_anything_slow_is_imported() -> None:
@@ -46,6 +47,12 @@ def test_ctrl_c_during_the_first_import_is_one_sentence(
     monkeypatch.setattr(sys, "meta_path", [Failing(error), *sys.meta_path])
     assert main(["serve"]) == 130
     assert capfd.readouterr().err == "convoy: stopped.\n"
+
+
+def test_ctrl_c_that_nobody_reads_of_is_still_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(COMMANDS, "serve", ("", Mock(side_effect=KeyboardInterrupt)))
+    monkeypatch.setattr(sys, "stderr", Nobody())
+    assert main(["serve"]) == 130
 
 
 def test_what_is_not_installed_is_no_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:

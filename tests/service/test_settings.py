@@ -33,6 +33,7 @@ def test_an_argument_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) 
         ("device", "tpu"),
         ("max_batch_size", "-1"),
         ("host", None),
+        ("host", ""),
         ("workers", "1025"),
         ("threads", "1025"),
         ("max_batch_size", "4097"),
@@ -119,6 +120,7 @@ def test_lines_may_be_written_as_shells_and_containers_take_them(
         "export CONVOY_PORT = 1 # two",
         "CONVOY_DEFAULT_MODEL='a b'",
         'CONVOY_HOST="::1"  # 3',
+        r'W="a \"b\" \\"',
         "X=",
     ]
     (tmp_path / "convoy.env").write_text("\n".join([*lines, "Y=it's"]))

@@ -16,7 +16,7 @@ from service.administration import Administration
 from service.api import problems
 from service.api.authentication import AdminRight
 from service.api.direct import DirectRoutes
-from service.api.incoming import Incoming, Reply, computed, text
+from service.api.incoming import Incoming, Reply, added_up, text
 from service.api.open_inference import bodies, descriptions, inference, tensors
 from service.api.uploads import INLINE_BYTES, check_encoding
 from service.classifier import Classifier
@@ -165,7 +165,7 @@ def router(
     async def statistics(model: Model, version: Version) -> bodies.Statistics:
         """What became of images: of one version, of a model's, or of all."""
         chosen = descriptions.chosen(repository, model, version)
-        return await computed(descriptions.counted, chosen, metrics)
+        return await added_up(descriptions.counted, chosen, metrics)
 
     @routes.get("/models/{model}", responses=NOT_FOUND)
     @routes.get("/models/{model}/versions/{version}", responses=NOT_FOUND)

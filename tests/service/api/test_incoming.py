@@ -83,6 +83,17 @@ def test_bodies_that_are_kept_have_room_together() -> None:
     asyncio.run(scenario())
 
 
+def test_a_body_that_is_there_already_needs_no_room() -> None:
+    whole = Incoming("/", {}, b"", b"abc", Connection())
+    whole.room = BodyRoom(5)
+    whole.room.take(5)
+
+    async def scenario() -> None:
+        assert [piece async for piece in whole.kept(9)] == [b"abc"]
+
+    asyncio.run(scenario())
+
+
 def test_a_body_that_is_cut_off_is_no_body() -> None:
     with pytest.raises(ClientDisconnect):
         asyncio.run(incoming(b"ab", cut=True).whole(3))

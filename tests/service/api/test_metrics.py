@@ -89,7 +89,7 @@ def test_nothing_else_waits_while_counts_are_looked_through(
 
     monkeypatch.setattr(counts, "totals", look)
     assert client.get("/metrics").status_code == client.get("/v2/models/stats").status_code == 200
-    assert looked == ["compute", "compute"]
+    assert looked == ["count", "count"]
 
 
 def test_while_the_database_does_not_answer_the_last_counts_are_shown_and_one_look_waits(

@@ -52,12 +52,12 @@ def test_large_messages_are_read_and_images_counted_where_no_one_else_waits(
             assert sorted(stats.inference_count for stats in answer.model_stats) == [0, 2]
 
     asyncio.run(scenario())
-    assert threads == [threading.current_thread().name, "compute", "compute"]
+    assert threads == [threading.current_thread().name, "parse", "count"]
 
 
 def test_messages_of_requests_under_way_have_room_together(settings: Settings) -> None:
     async def scenario() -> None:
-        rpc = create_app(settings.model_copy(update={"grpc_port": 0, "queue_bytes": 15})).rpc
+        rpc = create_app(settings.model_copy(update={"grpc_port": 0, "queue_bytes": INLINE_BYTES + 15})).rpc
         assert rpc
         begun, free = asyncio.Event(), asyncio.Event()
 
@@ -66,16 +66,19 @@ def test_messages_of_requests_under_way_have_room_together(settings: Settings) -
             await free.wait()
             return pb.ModelInferResponse(id=request.id)
 
-        def reply() -> Coroutine[Any, Any, Message]:
-            content = pb.ModelInferRequest(id="12345678").SerializeToString()
+        def reply(identity: str) -> Coroutine[Any, Any, Message]:
+            content = pb.ModelInferRequest(id=identity).SerializeToString()
             return asyncio.wait_for(rpc._reply(pb.ModelInferRequest, content, held, None), 30)
 
-        first = asyncio.create_task(reply())
+        large = "1" * INLINE_BYTES
+        first = asyncio.create_task(reply(large))
         await begun.wait()
         with pytest.raises(Overloaded):
-            await reply()
+            await reply(large)
+        small = [asyncio.create_task(reply("")), asyncio.create_task(reply("1" * 15))]  # as probes are
         free.set()
-        assert await first == await reply() == pb.ModelInferResponse(id="12345678")
+        assert await first == await reply(large) == pb.ModelInferResponse(id=large)
+        assert [await task for task in small] == [pb.ModelInferResponse(), pb.ModelInferResponse(id="1" * 15)]
 
     asyncio.run(scenario())
 
