@@ -10,10 +10,13 @@ from pathlib import Path
 import torch
 
 from training import checkpoint, device, exported
+from training.augment import AUGMENTATIONS
 from training.checkpoint import Checkpoint, Teacher
 from training.data import TrainingData
+from training.degrade import DEGRADATIONS
 from training.device import Precision
-from training.errors import TrainingError
+from training.errors import CheckpointError, TrainingError
+from training.optim import LR_SCHEDULES, OPTIMIZERS
 from training.provenance import recorded
 from training.recipes import RECIPES, TrainConfig, with_overrides
 
@@ -57,7 +60,23 @@ def _to_resume(options: argparse.Namespace) -> Plan:
     if given := [name for name in STARTING if getattr(options, name) is not None]:
         raise TrainingError(f"--resume goes on with a run as it was started; leave out --{given[0].replace('_', '-')}.")
     saved = checkpoint.load(options.resume)
+    _check_names(saved.config, options.resume)
     return Plan(saved.recipe, saved.config, saved.teachers, options.resume, saved)
+
+
+def _check_names(config: TrainConfig, folder: Path) -> None:
+    """Raise `CheckpointError` where the run in `folder` was begun with what has another name now, or is gone."""
+    unknown = (
+        {config.optimizer} - OPTIMIZERS.keys()
+        | {config.lr_schedule} - LR_SCHEDULES.keys()
+        | {*config.augmentations} - AUGMENTATIONS.keys()
+        | {*config.degradations} - DEGRADATIONS.keys()
+    )
+    if unknown:
+        raise CheckpointError(
+            f"{folder} was begun with {', '.join(sorted(unknown))}, which this version of Convoy does not know; use "
+            "the version that began it, or train anew into another folder."
+        )
 
 
 def _to_begin(options: argparse.Namespace) -> Plan:

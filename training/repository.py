@@ -25,8 +25,8 @@ def read_model(folder: Path) -> ModelMetadata:
 
 
 def read_models(repository: Path) -> list[ModelMetadata]:
-    """Those of all models in `repository`, by their folders' names."""
-    return [read_model(path.parent) for path in sorted(repository.glob(f"*/*/{FILE_NAME}"))]
+    """Those of all models in `repository`, by their folders' names; what is hidden, as an export under way, is none."""
+    return [read_model(path.parent) for path in sorted(repository.glob(f"[!.]*/[!.]*/{FILE_NAME}"))]
 
 
 def check_target(target: Path) -> None:

@@ -102,7 +102,7 @@ def recipe_steps(config: TrainConfig, data: Path, device: str, precision: str) -
     run = Run("speed", config, there, chosen, choose_precision(precision, chosen))
     run.model.train()
     while True:
-        for indices in torch.split(torch.randperm(len(run.data.train)), config.batch_size):
+        for indices in torch.split(torch.randperm(len(run.data.train)), config.batch_size)[: run.steps_per_epoch]:
             if run.step == run.total_steps:
                 run.step = 0
             train_one_step(run, indices, run.step // run.steps_per_epoch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
 from pathlib import Path
 
 from service.bench import bounds, report, requests, stages
@@ -53,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
         target = Target.of(options.url)
         images = requests.read_images(options.image)
         key = read_keys(options.api_key_file)[0] if options.api_key_file else None
-        head = requests.Head(f"{target.host}:{target.port}", deadline_ms=options.deadline_ms, key=key)
+        head = requests.Head(target.authority, deadline_ms=options.deadline_ms, key=key)
         if options.bulk:
             bodies = requests.bulk(images, options.bulk, head, size=options.size or 32)
         else:
@@ -72,6 +73,7 @@ def run(options: argparse.Namespace) -> int:
         missing = f"does not know the key in {options.api_key_file}" if key else "asks for a key"
         raise StartupError(f"The server {missing} (status {min(outcome.statuses)}); give it one with --api-key-file.")
     where = stages.table(before, stages.read(target.host, target.port))
-    parts = (report.table(outcome), report.plot(outcome), where and f"On the server, per request:\n{where}")
+    plot = report.plot(outcome, sys.stdout.encoding)
+    parts = (report.table(outcome), plot, where and f"On the server, per request:\n{where}")
     say("\n\n".join(filter(None, parts)))
     return 0 if outcome.statuses[200] else 1

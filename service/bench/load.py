@@ -69,7 +69,7 @@ class Target:
 
     @classmethod
     def of(cls, url: str) -> Target:
-        """The host and port of an http URL; raises `Unreachable` for any other."""
+        """The host and port of an http URL that has no more than these; raises `Unreachable` for any other."""
         try:
             parts = urlsplit(url)
             host, port = (parts.hostname or "").encode("idna").decode(), parts.port
@@ -77,7 +77,14 @@ class Target:
             host = ""
         if not host or parts.scheme != "http" or " " in url or not url.isprintable():
             raise Unreachable(f"{url} is no address like http://127.0.0.1:8000.")
+        if "@" in parts.netloc or parts.path not in ("", "/") or parts.query or parts.fragment:
+            raise Unreachable(f"{url} is more than a server's address; leave out all but its host and port.")
         return cls(host, 80 if port is None else port)
+
+    @property
+    def authority(self) -> str:
+        """As requests name it (RFC 3986, section 3.2)."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class Load:

@@ -55,14 +55,15 @@ def percentiles(seconds: Sequence[float], wanted: Sequence[float]) -> list[tuple
     return list(zip(wanted, np.percentile(np.asarray(seconds), wanted).tolist(), strict=True)) if seconds else []
 
 
-def plot(outcome: Outcome, bins: int = 16) -> str:
-    """How the latencies spread, on a logarithmic axis: a bar per bin."""
+def plot(outcome: Outcome, encoding: str = "utf-8", bins: int = 16) -> str:
+    """How the latencies spread, on a logarithmic axis: a bar per bin, of what `encoding` has."""
     if not outcome.latencies_s:
         return ""
     values = np.asarray(outcome.latencies_s) * 1000
     edges = np.geomspace(max(values.min(), 1e-3), max(values.max(), values.min() * 1.01, 1.1e-3), bins + 1)
     counts, _ = np.histogram(values.clip(edges[0], edges[-1]), edges)
+    bar = BAR if BAR.encode(encoding, "ignore") else "#"
     return "\n".join(
-        f"{low:9.2f} ms  {BAR * round(WIDTH * count / counts.max())} {count:,}"
+        f"{low:9.2f} ms  {bar * round(WIDTH * count / counts.max())} {count:,}"
         for low, count in zip(edges, counts.tolist(), strict=False)
     )

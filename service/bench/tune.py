@@ -118,7 +118,7 @@ def run(options: argparse.Namespace) -> int:
 
     def attempt(candidate: Candidate) -> Result:
         with server(candidate) as target:
-            bodies = requests.single(images, requests.Head(f"{target.host}:{target.port}"))
+            bodies = requests.single(images, requests.Head(target.authority))
 
             def measure(connections: int) -> Outcome:
                 load = Load(target, bodies, 1, connections)

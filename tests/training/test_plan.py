@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from training import checkpoint
 from training.__main__ import parser
 from training.data import load_training_data
 from training.device import Precision
-from training.errors import TrainingError
+from training.errors import CheckpointError, TrainingError
 from training.loop import train
 from training.plan import Plan, plan
 from training.recipes import RECIPES
@@ -50,6 +51,18 @@ def test_a_recipe_or_a_run_must_be_named() -> None:
 def test_a_run_goes_on_by_its_own_recipe(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="by its own recipe; leave out tutorial"):
         plan(options("tutorial", "--resume", str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    "gone", [{"optimizer": "x"}, {"lr_schedule": "x"}, {"augmentations": ("mixup", "x")}, {"degradations": ("x",)}]
+)
+def test_a_run_begun_with_what_is_gone_does_not_go_on(
+    gone: dict[str, Any], generated_data: Path, tmp_path: Path
+) -> None:
+    saved = run("tutorial", load_training_data(generated_data)).checkpoint()
+    checkpoint.save(replace(saved, config=replace(saved.config, **gone)), tmp_path)
+    with pytest.raises(CheckpointError, match="was begun with x, which this version of Convoy does not know; use the"):
+        plan(options("--resume", str(tmp_path)))
 
 
 @pytest.mark.parametrize("began", list(Precision))

@@ -15,6 +15,12 @@ def test_every_model_in_the_repository_is_read(models_dir: Path) -> None:
     assert read_model(models_dir / "colours" / "2") == read_models(models_dir)[1]
 
 
+def test_what_a_killed_export_left_is_no_model(models_dir: Path) -> None:
+    before = read_models(models_dir)
+    (models_dir / "colours" / "2").rename(models_dir / "colours" / ".export-x")
+    assert read_models(models_dir) == before[:1]
+
+
 @pytest.mark.parametrize("content", ["", "{}", '{"name": 3}', "\xff"])
 def test_one_that_is_damaged_is_named(content: str, tmp_path: Path) -> None:
     folder = tmp_path / "tiny" / "1"

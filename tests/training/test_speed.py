@@ -45,6 +45,11 @@ def test_the_recipes_side_goes_on_past_its_schedules_end(generated_data: Path) -
     assert list(islice(recipe_steps(CONFIG, generated_data, "cpu", "fp32"), 5)) == [100] * 5
 
 
+def test_the_recipes_side_takes_whole_batches_alone_as_training_does(generated_data: Path) -> None:
+    steps = recipe_steps(replace(CONFIG, batch_size=700), generated_data, "cpu", "fp32")  # of 1,800 images
+    assert list(islice(steps, 3)) == [700] * 3
+
+
 def test_the_ordinary_side_loads_single_pictures_in_batches(
     generated_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

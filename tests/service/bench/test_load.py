@@ -271,3 +271,19 @@ def test_too_few_open_files_are_not_a_server_that_is_away(monkeypatch: pytest.Mo
 def test_other_addresses_are_refused(url: str) -> None:
     with pytest.raises(Unreachable, match=r"is no address like http://127\.0\.0\.1:8000\.$"):
         Target.of(url)
+
+
+@pytest.mark.parametrize("more", ["/v1/predict", "/?top_k=3", "?top_k=3", "#top"])
+def test_what_would_be_passed_over_in_an_address_is_refused(more: str) -> None:
+    with pytest.raises(Unreachable, match=r"is more than a server's address; leave out all but its host and port\.$"):
+        Target.of(f"http://127.0.0.1:8000{more}")
+    with pytest.raises(Unreachable, match="more than a server's address"):
+        Target.of("http://me:word@127.0.0.1:8000")
+
+
+@pytest.mark.parametrize(
+    ("url", "named"),
+    [("http://[::1]:8000/", "[::1]:8000"), ("http://[::1]", "[::1]:80"), ("http://127.0.0.1:8000", "127.0.0.1:8000")],
+)
+def test_a_server_is_named_to_itself_as_in_its_address(url: str, named: str) -> None:
+    assert Target.of(url).authority == named

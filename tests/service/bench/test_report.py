@@ -38,6 +38,13 @@ def test_the_plot_has_every_answer_in_one_of_its_bars() -> None:
     assert sum(counts) == 100
 
 
+def test_the_bars_are_of_what_stdout_can_show() -> None:
+    assert "█" in report.plot(outcome())
+    shown = report.plot(outcome(), "ascii")
+    assert "#" in shown
+    assert shown.isascii()
+
+
 def test_equal_latencies_can_be_plotted() -> None:
     same = outcome()
     same.latencies_s = array("d", [0.005] * 10)
