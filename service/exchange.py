@@ -33,7 +33,8 @@ class Exchange:
         self._path, self._headers, self._query = path, headers, query
         self._began = time.perf_counter()
         self.pieces: list[bytes] = []
-        self.rest: asyncio.Event | None = None  # for a route that waits for it itself: all of the body is there
+        self.more: asyncio.Event | None = None  # for a route that reads the body as it comes: there is more of it
+        self.is_whole = False  # that body; of others nobody asks
         self.keep_alive = True  # uvicorn takes it back when it stops
         self.disconnected = self.response_complete = False
 
@@ -42,23 +43,26 @@ class Exchange:
         return Incoming(self._path, self._headers, self._query, self._body(), connection, self._began)
 
     def slow_request(self, connection: Connection) -> Incoming:
-        """What has arrived so far: its route waits for the rest, no longer than for one that comes through ASGI."""
-        self.rest = asyncio.Event()
+        """What has arrived and what will: its route reads it as it comes, no longer than what comes through ASGI."""
+        self.more = asyncio.Event()
+        self.more.set()
         return Incoming(self._path, self._headers, self._query, self._receive, connection, self._began)
 
     @property
     def is_waited_for(self) -> bool:
         """Whether its route waits for the rest."""
-        return self.rest is not None and not self.rest.is_set()
+        return self.more is not None and not self.is_whole
 
     def _body(self) -> bytes:
         return self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
 
     async def _receive(self) -> dict[str, Any]:
-        """All of the body as ASGI's one message."""
-        assert self.rest
-        await self.rest.wait()
-        return {"type": "http.request", "body": self._body()}
+        """What has come of the body since the last one, as ASGI's message."""
+        assert self.more
+        await self.more.wait()
+        self.more.clear()
+        body, self.pieces = self._body(), []
+        return {"type": "http.request", "body": body, "more_body": not self.is_whole}
 
     async def run(self, request: Incoming) -> None:
         """Have the request answered; without an answer the connection ends."""

@@ -15,11 +15,13 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.api.direct import DirectRoute, DirectRoutes
 from service.api.incoming import CONNECTION_EXTENSION, Connection, Incoming, joined
+from service.api.request_log import CUT_OFF
+from service.errors import MalformedRequest, ServiceError
 from service.exchange import Exchange
 from service.heads import PlainHead, without_upgrade
 from service.serving import ServedModels
 
-FIRST_REQUEST_S = 0.5  # how long a stopping process waits for the first request on a connection
+HEAD_S = 0.5  # how long a stopping process waits for a connection's first head, or for one that has begun
 DIRECT_BYTES = 1 << 20  # larger bodies are worth being read with ASGI's care, piece by piece
 SLOW_S = 0.1  # after which a body that goes direct is waited for by its route, which knows how long it may
 HEAD_BYTES = 64 << 10  # how much of a head, or of what is no body, may arrive beyond its first piece
@@ -112,11 +114,15 @@ class Protocol(HttpToolsProtocol):
             if self.cycle.response_started:  # nothing more can be said
                 self.transport.close()
                 return
+        self._end_with(MalformedRequest(msg))
+
+    def _end_with(self, error: ServiceError) -> None:
+        """Say it in answer to what is no whole request, and nothing more."""
         path = self.url.partition(b"?")[0].decode("ascii", "backslashreplace")
         exchange = Exchange(self, self._models, self._hottest, path, {})
         exchange.keep_alive = False
         method = self.parser.get_method().decode() if path else ""  # not known before there is one
-        exchange.send(*self._routes.malformed(method, path, msg))
+        exchange.send(*self._routes.no_request(error, method, path))
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -175,23 +181,23 @@ class Protocol(HttpToolsProtocol):
         self._more_bytes, self._quiet_since = 0, self.loop.time()
         if self._direct:
             self._direct.pieces.append(body)
+            if self._direct.more:
+                self._direct.more.set()
         else:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The request is there."""
         self._arriving, self._more_bytes = False, 0
-        if self._direct:
-            if self._direct.rest:
-                self._direct.rest.set()
-                return
-            request = self._direct.request(self._connection)
-            if refused := self._direct.route.refuse(request):
-                self._direct.send(*refused)
-                return
-            self._run(self._direct, request)
-        else:
+        if not self._direct:
             super().on_message_complete()
+        elif self._direct.more:
+            self._direct.is_whole = True
+            self._direct.more.set()
+        elif refused := self._direct.route.refuse(request := self._direct.request(self._connection)):
+            self._direct.send(*refused)
+        else:
+            self._run(self._direct, request)
 
     def _run(self, exchange: Exchange, request: Incoming) -> None:
         task = self.loop.create_task(exchange.run(request))
@@ -206,6 +212,7 @@ class Protocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """A reply is done. One timer that looks when it rings costs less than one that is set anew for each request."""
         self._quiet_since = self.loop.time()
+        self._direct = None  # what may still come of its body is not kept
         if self.timeout_keep_alive_task is None or self.pipeline:
             super().on_response_complete()
         else:
@@ -214,9 +221,8 @@ class Protocol(HttpToolsProtocol):
 
     @property
     def _unwaited(self) -> Exchange | None:
-        """The exchange whose body is not whole, unless its route waits for that or it has its answer."""
-        direct = self._direct if self._arriving else None
-        return None if direct is None or direct.rest or direct.response_complete else direct
+        """The exchange whose body is not whole, unless its route waits for that."""
+        return self._direct if self._arriving and self._direct and not self._direct.more else None
 
     def _look_soon(self) -> None:
         """Let the timer ring in time for a body that is not there yet; mostly it does anyway, for one before."""
@@ -253,16 +259,25 @@ class Protocol(HttpToolsProtocol):
         """Let it run."""
 
     def shutdown(self) -> None:
-        """The process stops: whoever has just connected may still have one request answered."""
-        if self.cycle is None:
-            self.loop.call_later(FIRST_REQUEST_S, super().shutdown)
+        """The process stops: whoever has just connected, or begun a request, may still have one answered."""
+        if self.cycle is None or self._in_head:
+            self.loop.call_later(HEAD_S, self._shut_down)
         else:
             super().shutdown()
 
+    def _shut_down(self) -> None:
+        self._cut_off_head()
+        super().shutdown()
+
     def cut_off(self) -> None:
-        """The process waits no longer: say so to who has not sent all of a body; uvicorn's tasks know the others."""
+        """The process waits no longer: say so to who has not sent all of a request; uvicorn's tasks know the others."""
         if slow := self._unwaited:
             slow.send(*slow.route.cut_off(slow.request(self._connection)))
+        self._cut_off_head()
+
+    def _cut_off_head(self) -> None:
+        if self._in_head and self._free and not self.transport.is_closing():
+            self._end_with(CUT_OFF)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended, for whatever reason."""

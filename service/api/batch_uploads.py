@@ -21,6 +21,7 @@ from service.jobs.sources import HEAD_BYTES, SOURCES, kind_of
 from service.jobs.sources.tables import parquet_is_available
 from service.jobs.spool import SpoolWriter, SyncedFile
 from service.jobs.store import UPLOAD, Store
+from service.jobs.upkeep import Upkeep
 from service.settings import Settings
 
 MULTIPART = "multipart/form-data"
@@ -56,20 +57,19 @@ def check_media_type(request: Incoming) -> tuple[str, str]:
 class _Room:
     """How much of what all batches may take is left for this one."""
 
-    store: Store
-    settings: Settings
+    upkeep: Upkeep
     batch_id: str
     longest_bytes: int  # that its body may have
     most_bytes: int = 0
 
     async def check(self, declared_bytes: int) -> None:
         """Raise `StorageFailed` where the batch could not stay, whichever others went: none goes for a mere promise."""
-        stays = await to_thread(self.store.unfinished, self.batch_id)
+        stays = await to_thread(self.upkeep.unfinished, self.batch_id)
         if stays.batches >= MOST_UNFINISHED:
             raise StorageFailed(
                 f"{stays.batches:,} batches wait for their end; send this one once some are finished, or many as one."
             )
-        if stays.bytes + declared_bytes > self.settings.jobs_max_bytes:
+        if stays.bytes + declared_bytes > self.upkeep.max_bytes:
             raise _no_room()
 
     async def make(self, received_bytes: int) -> None:
@@ -77,16 +77,10 @@ class _Room:
 
         Room for as much again is made, where it can be had, so that not every chunk of a long body has to ask.
         """
-        most = self.settings.jobs_max_bytes
+        most = self.upkeep.max_bytes
         ahead = min(received_bytes, STEP_BYTES, self.longest_bytes - received_bytes)
         for needed_bytes in dict.fromkeys((received_bytes + ahead, received_bytes)):
-            used = await to_thread(
-                self.store.tidy,
-                keep_s=self.settings.jobs_keep_hours * 3600,
-                max_bytes=most,
-                needed_bytes=needed_bytes,
-                needed_by=self.batch_id,
-            )
+            used = await to_thread(self.upkeep.make_room, self.batch_id, needed_bytes)
             if used <= most:
                 self.most_bytes = needed_bytes + min(most - used, STEP_BYTES)
                 return
@@ -118,7 +112,8 @@ async def receive(request: Incoming, folder: Path, store: Store, settings: Setti
     limit = settings.max_batch_upload_bytes
     if request.declared_bytes > limit:
         raise BodyTooLarge(f"A batch may be sent in {limit:,} bytes at most; split it.")
-    room = _Room(store, settings, folder.name, request.declared_bytes or limit)
+    upkeep = Upkeep(store, settings.jobs_keep_hours * 3600, settings.jobs_max_bytes)
+    room = _Room(upkeep, folder.name, request.declared_bytes or limit)
     await room.check(request.declared_bytes)
     with as_storage_failed():
         if media_type != MULTIPART:

@@ -22,7 +22,7 @@ from service.api.body_room import BodyRoom
 from service.api.incoming import Incoming, text
 from service.api.request_bodies import BATCH_BODIES
 from service.errors import BatchNotFound, MalformedRequest
-from service.jobs.database import Batch
+from service.jobs.database import REQUEST_S, Batch
 from service.jobs.results import RESULTS
 from service.jobs.runner import Runner
 from service.jobs.store import RESULTS as RESULTS_FILE
@@ -240,6 +240,6 @@ def router(store: Store, runner: Runner, models: ServedModels, settings: Setting
     @routes.delete("/{batch_id}", status_code=204, responses=unknown)
     async def delete_batch(batch_id: str) -> None:
         """Cancel the batch, if it runs, and remove it with its results."""
-        await to_thread(store.delete, batch_id)
+        await to_thread(store.delete, batch_id, REQUEST_S)
 
     return routes

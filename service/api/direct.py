@@ -140,9 +140,8 @@ class DirectRoutes:
         """The one for this request, if there is one."""
         return next((each for each in self._routes if each.method == method and each.pattern.fullmatch(path)), None)
 
-    def malformed(self, method: str, path: str, detail: str) -> tuple[Reply, Header]:
-        """The reply to what is no request, as far as its `method` and `path` could be read."""
-        error = MalformedRequest(detail)
+    def no_request(self, error: ServiceError, method: str, path: str) -> tuple[Reply, Header]:
+        """The reply to what is no whole request, as far as its `method` and `path` could be read."""
         current, _ = identify(None)
         self._log.record(OTHER, method, path, int(error.status), 0.0, current)
         return problems.reply(error, path, current.decode()), (HEADER, current)
@@ -151,7 +150,7 @@ class DirectRoutes:
         """What gives that reply to a request whose head could be read."""
 
         async def say(scope: Scope, _receive: Receive, send: Send) -> None:
-            await _send(send, *self.malformed(scope["method"], scope["path"], detail))
+            await _send(send, *self.no_request(MalformedRequest(detail), scope["method"], scope["path"]))
 
         return say
 

@@ -29,6 +29,7 @@ from service.jobs.lease import held
 from service.jobs.pieces import Pieces
 from service.jobs.prepare import TOO_MUCH, Order, ReaderDied, in_a_process
 from service.jobs.store import Store
+from service.jobs.upkeep import Upkeep
 from service.jobs.work import PREPARING, Claim, Work
 from service.prediction import Prediction
 from service.serving import ServedModels
@@ -58,6 +59,7 @@ class Runner:
     def __init__(self, store: Store, models: ServedModels, classifier: Classifier, settings: Settings) -> None:
         self.work = Work(store)
         self._store, self._models, self._settings = store, models, settings
+        self._upkeep = Upkeep(store, settings.jobs_keep_hours * 3600, settings.jobs_max_bytes)
         self._pieces = Pieces(classifier)
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -145,7 +147,7 @@ class Runner:
     async def _prepare(self, claim: Claim) -> None:
         """Have the upload read in a process of its own; raises what is wrong with it."""
         settings, folder = self._settings, self._store.folder(claim.batch.id)
-        others = await asyncio.to_thread(self._store.unfinished, claim.batch.id)
+        others = await asyncio.to_thread(self._upkeep.unfinished, claim.batch.id)
         room = settings.jobs_max_bytes - others.bytes  # its upload not counted: that goes when it has been read
         limits = Limits(
             settings.max_image_bytes,
@@ -189,7 +191,7 @@ class Runner:
     def _check_room(self, batch: Batch) -> None:
         """Raise `InvalidSource` where the rows of all inputs would be more than others leave: none is written then."""
         rows_bytes = (batch.total or 0) * spool.row_bytes(orjson.loads(batch.labels), batch.top_k)
-        others = self._store.unfinished(batch.id)
+        others = self._upkeep.unfinished(batch.id)
         needed_bytes = spool.size(self._store.folder(batch.id)) + rows_bytes
         if others.bytes + needed_bytes > self._settings.jobs_max_bytes:
             raise InvalidSource(NO_ROOM)
@@ -197,10 +199,6 @@ class Runner:
     async def _tidy(self) -> None:
         if time.monotonic() - self._tidied > TIDY_S:
             self._tidied = time.monotonic()
-            await asyncio.to_thread(
-                self._store.tidy,
-                keep_s=self._settings.jobs_keep_hours * 3600,
-                max_bytes=self._settings.jobs_max_bytes,
-            )
+            await asyncio.to_thread(self._upkeep.tidy)
             if self._store.exists:
                 await asyncio.to_thread(self.work.tidy)

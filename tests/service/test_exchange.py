@@ -74,19 +74,21 @@ def test_the_pieces_of_a_body_are_one_request() -> None:
     assert (asyncio.run(request.whole(10)), request.query("top_k"), request.headers) == (b"abc", "3", {b"a": b"b"})
 
 
-def test_a_body_that_is_waited_for_is_one_request_once_all_of_it_is_there() -> None:
-    async def scenario() -> bytes:
+def test_a_slow_body_is_read_as_it_comes() -> None:
+    async def scenario() -> list[bytes]:
         one = exchange(Wire())
         one.pieces.append(b"ab")
-        request = one.slow_request(Connection())
-        whole = asyncio.create_task(request.whole(10))
-        await asyncio.sleep(0)
-        one.pieces.append(b"c")
-        assert one.rest
-        one.rest.set()
-        return await whole
+        chunks = one.slow_request(Connection()).chunks(10)
+        first = await anext(chunks)
+        assert one.more
+        for last in (False, True):
+            one.pieces += [b"c", b"d"]
+            one.is_whole = last
+            one.more.set()
+            await asyncio.sleep(0)
+        return [first, *[chunk async for chunk in chunks]]
 
-    assert asyncio.run(scenario()) == b"abc"
+    assert asyncio.run(scenario()) == [b"ab", b"cdcd"]
 
 
 def test_a_request_that_is_not_answered_ends_its_connection() -> None:

@@ -391,6 +391,23 @@ def test_a_slow_body_that_is_not_wanted_is_read_so_that_its_sender_sees_why(sett
     scenario(settings, play)
 
 
+def test_slow_bodies_have_room_together_and_what_is_refused_is_not_kept(settings: Settings) -> None:
+    async def play(client: Client) -> None:
+        await send_slowly(client, wire(PNG["red"]))
+        refused, late = await asyncio.open_connection(*client.writer.get_extra_info("peername"))
+        late.write(wire(PNG["blue"])[:-20])
+        assert (await read(refused)).status == 503
+        kept = [each for each in client.server.server_state.connections if isinstance(each, Protocol) and each._direct]
+        assert len(kept) == 1
+        late.write(wire(PNG["blue"])[-20:-10])
+        assert (await client.ask(wire(PNG["red"])[-20:])).label == "red"
+        late.write(wire(PNG["blue"])[-10:] + wire(PNG["green"]))
+        assert (await read(refused)).label == "green"
+        late.close()
+
+    scenario(settings.model_copy(update={"queue_bytes": len(PNG["red"])}), play)
+
+
 def test_a_client_that_goes_in_the_midst_of_a_slow_body_is_counted(settings: Settings) -> None:
     async def play(client: Client) -> None:
         protocol = await send_slowly(client, wire(PNG["red"]))

@@ -139,6 +139,46 @@ def test_a_request_that_is_not_whole_when_the_time_is_up_is_told_so(
     scenario(settings.model_copy(update={"drain_timeout_ms": 50}), play)
 
 
+@pytest.mark.parametrize("before", [b"", wire(PNG["red"])], ids=["its first", "another one"])
+@pytest.mark.parametrize("drain_timeout_ms", [50, 30_000])
+def test_a_head_that_is_not_whole_when_the_process_stops_is_told_so(
+    settings: Settings, before: bytes, drain_timeout_ms: int
+) -> None:
+    async def play(client: Client) -> None:
+        if before:
+            assert (await client.ask(before)).label == "red"
+        client.writer.write(wire(PNG["red"])[:40])
+        (protocol,) = client.server.server_state.connections
+        assert isinstance(protocol, Protocol)
+        while not protocol._in_head:
+            await asyncio.sleep(0)
+        client.server.handle_exit(signal.SIGTERM, None)
+        answer = await read(client.reader)
+        assert (answer.status, answer.body["type"]) == (503, "/problems/draining")
+        assert answer.headers["connection"] == "close"
+        assert answer.body["instance"] == answer.headers["x-request-id"]
+        assert await client.reader.read() == b""
+        assert counted(client, 503, "other") == 1
+
+    scenario(settings.model_copy(update={"drain_timeout_ms": drain_timeout_ms}), play)
+
+
+def test_a_head_that_becomes_whole_while_the_process_stops_is_answered(settings: Settings) -> None:
+    async def play(client: Client) -> None:
+        assert (await client.ask(wire(PNG["red"]))).label == "red"
+        client.writer.write(wire(PNG["green"])[:40])
+        (protocol,) = client.server.server_state.connections
+        assert isinstance(protocol, Protocol)
+        while not protocol._in_head:
+            await asyncio.sleep(0)
+        client.app.state.served.draining = True
+        protocol.shutdown()
+        answer = await client.ask(wire(PNG["green"])[40:])
+        assert (answer.label, answer.headers["connection"]) == ("green", "close")
+
+    scenario(settings, play)
+
+
 def test_a_request_that_waits_for_the_engine_when_the_time_is_up_is_told_so(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.testclient import TestClient
 from starlette.types import Message
 
-from service.api import batch_results, batch_uploads
+from service.api import batch_results, batch_uploads, batches
 from service.api.batches import Batches
 from service.api.incoming import Incoming
 from service.app import create_app
@@ -28,9 +28,11 @@ from service.choices import Choice
 from service.errors import InvalidSource, StorageFailed
 from service.jobs import runner as runner_module
 from service.jobs import store as store_module
+from service.jobs import upkeep as upkeep_module
 from service.jobs.database import FILE_NAME, Batch
 from service.jobs.spool import SyncedFile
 from service.jobs.store import UPLOAD, NewBatch, Store
+from service.jobs.upkeep import Upkeep
 from service.settings import Settings
 from tests.conftest import COLOURS, encode, picture
 from tests.service.jobs.packing import PACKERS
@@ -353,20 +355,18 @@ def test_a_full_disk_is_a_clear_error_and_the_service_goes_on(
     assert send(idle).status_code == 202
 
 
-def test_while_the_list_is_locked_batches_are_shown_and_none_is_taken_in(
+def test_while_the_list_is_locked_batches_are_shown_and_none_is_deleted(
     idle: TestClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = send(idle).headers["location"]
-    monkeypatch.setattr(store_module, "REQUEST_S", 0.01)
+    monkeypatch.setattr(batches, "REQUEST_S", 0.01)
     with closing(sqlite3.connect(settings.jobs_dir / FILE_NAME)) as other:
         other.execute("BEGIN IMMEDIATE")
-        answers = [send(idle), idle.delete(url)]
+        answer = idle.delete(url)
         assert [idle.get(path).status_code for path in (url, f"{url}/results", "/v1/batches")] == [200, 200, 200]
-    for answer in answers:
-        assert (answer.status_code, answer.json()["type"]) == (507, "/problems/storage-failed")
-        assert answer.headers["retry-after"] == "5"
-        assert "try again in a moment" in answer.json()["detail"]
-    assert len(list(settings.jobs_dir.glob("batch-*"))) == 1
+    assert (answer.status_code, answer.json()["type"]) == (507, "/problems/storage-failed")
+    assert answer.headers["retry-after"] == "5"
+    assert "try again in a moment" in answer.json()["detail"]
     assert idle.delete(url).status_code == 204
 
 
@@ -392,7 +392,7 @@ def test_what_is_only_announced_costs_no_other_its_rows(
     idle: TestClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No more goes than twice as many bytes as have arrived."""
-    monkeypatch.setattr(store_module, "FETCH_S", -1.0)  # as when they were finished an hour ago
+    monkeypatch.setattr(upkeep_module, "FETCH_S", -1.0)  # as when they were finished an hour ago
     state = idle.app.state  # type: ignore[attr-defined]
     store: Store = state.store
     ids = [send(idle).json()["id"] for _ in range(4)]
@@ -441,7 +441,7 @@ def test_not_any_number_of_batches_may_wait(idle: TestClient, monkeypatch: pytes
 def test_a_body_that_does_not_say_how_long_it_is_has_as_much_room_as_any(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "FETCH_S", -1.0)  # as when they were finished an hour ago
+    monkeypatch.setattr(upkeep_module, "FETCH_S", -1.0)  # as when they were finished an hour ago
     with TestClient(create_app(settings.model_copy(update={"jobs_max_bytes": 20_000}))) as client:
         first, second = (finished(client, send(client))["id"] for _ in range(2))
         size = 20_000 - len(client.get(f"/v1/batches/{first}/results").content)
@@ -461,8 +461,8 @@ def test_bodies_of_no_declared_length_that_arrive_at_once_share_the_room(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch_uploads, "STEP_BYTES", 100)
-    store, own = Store(settings.jobs_dir), settings.model_copy(update={"jobs_max_bytes": 1000})
-    received = [0, 0]
+    store, received = Store(settings.jobs_dir), [0, 0]
+    upkeep = Upkeep(store, keep_s=3600, max_bytes=1000)
 
     async def pieces() -> AsyncIterator[bytes]:
         while True:
@@ -471,7 +471,7 @@ def test_bodies_of_no_declared_length_that_arrive_at_once_share_the_room(
     async def arrive() -> None:
         bodies = []
         for _ in received:
-            room = batch_uploads._Room(store, own, store.new_folder()[0], longest_bytes=own.max_batch_upload_bytes)
+            room = batch_uploads._Room(upkeep, store.new_folder()[0], longest_bytes=settings.max_batch_upload_bytes)
             bodies.append(room.within(pieces()))
         while True:
             for place, body in enumerate(bodies):

@@ -11,7 +11,7 @@ from service.errors import Overloaded
 def test_what_others_hold_leaves_less_until_it_is_given_back() -> None:
     room = BodyRoom(10)
     room.take(7)
-    with pytest.raises(Overloaded, match="Too many large bodies are being read; try again"):
+    with pytest.raises(Overloaded, match="Too many large requests are under way; try again"):
         room.take(4)
     room.take(3)
     room.give_back(7)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -14,13 +14,9 @@ import pytest
 
 from service.errors import BatchNotFound, Conflict, StorageBusy, StorageFailed
 from service.jobs import database as database_module
-from service.jobs import store as store_module
-from service.jobs.database import Batch
-from service.jobs.store import FETCH_S, NewBatch, Store
-from service.prediction import ModelIdentity
-from tests.conftest import COLOURS
-
-IDENTITY = ModelIdentity("colours", "1", "sha256:0", COLOURS)
+from service.jobs.store import Store
+from service.jobs.upkeep import Upkeep
+from tests.service.jobs.stored import add, finish
 
 
 @pytest.fixture
@@ -28,22 +24,6 @@ def store(tmp_path: Path) -> Iterator[Store]:
     opened = Store(tmp_path / "jobs")
     yield opened
     opened.database.close()
-
-
-def add(store: Store, key: str | None = None, fingerprint: str = "x", content: bytes = b"") -> Batch:
-    batch_id, folder = store.new_folder()
-    (folder / "upload").write_bytes(content)
-    return store.create(NewBatch(batch_id, IDENTITY, None, "zip", key, fingerprint))
-
-
-def finish(store: Store, batch: Batch, finished: float, results: bytes = b"") -> None:
-    (store.folder(batch.id) / "results.ndjson").write_bytes(results)
-    with store.database.writing() as connection:
-        connection.execute(
-            "UPDATE batches SET status = 'succeeded', finished = ?, bytes = ? WHERE number = ?",
-            [finished, len(results), batch.number],
-        )
-    store.drop_inputs(batch.id)
 
 
 def test_a_batch_is_what_it_was_created_as(store: Store) -> None:
@@ -54,7 +34,7 @@ def test_a_batch_is_what_it_was_created_as(store: Store) -> None:
 
 def test_nothing_is_made_before_the_first_batch(store: Store, tmp_path: Path) -> None:
     assert store.newest(5) == []
-    assert store.tidy(keep_s=0, max_bytes=0) == 0
+    assert Upkeep(store, keep_s=0, max_bytes=0).tidy() == 0
     with pytest.raises(BatchNotFound):
         store.get("batch-0")
     assert not (tmp_path / "jobs").exists()
@@ -101,134 +81,10 @@ def test_a_deleted_batch_is_gone_with_its_files(store: Store) -> None:
             act(batch.id)
 
 
-def test_old_batches_go_when_they_are_finished(store: Store) -> None:
-    old, new, running = add(store), add(store), add(store)
-    finish(store, old, time.time() - 100)
-    finish(store, new, time.time() - 10)
-    store.tidy(keep_s=50, max_bytes=1 << 30)
-    assert [batch.id for batch in store.newest(9)] == [running.id, new.id]
-
-
-def test_what_has_just_finished_stays_whatever_needs_room(store: Store) -> None:
-    """Else who sent it may come too late for its rows."""
-    old, new, (arriving, _) = add(store), add(store), store.new_folder()
-    finish(store, old, time.time() - FETCH_S - 1, bytes(1000))
-    finish(store, new, time.time(), bytes(1000))
-    assert store.unfinished(arriving) == (0, 1000)
-    assert store.tidy(keep_s=1e9, max_bytes=100) == 1000
-    assert [batch.id for batch in store.newest(9)] == [new.id]
-    assert store.tidy(keep_s=1e9, max_bytes=1500, needed_bytes=501, needed_by=arriving) == 1501
-    assert store.tidy(keep_s=-1, max_bytes=1500) == 501
-
-
-def test_none_goes_for_what_has_no_room_beside_what_has_just_finished(store: Store) -> None:
-    old, new = add(store), add(store)
-    finish(store, old, time.time() - FETCH_S - 1, bytes(1000))
-    finish(store, new, time.time(), bytes(1000))
-    assert store.tidy(keep_s=1e9, max_bytes=2000, needed_bytes=1001) == 3001
-    assert len(store.newest(9)) == 2
-
-
-def test_the_oldest_finished_go_where_room_is_needed(store: Store) -> None:
-    batches = [add(store, content=bytes(1000)) for _ in range(4)]
-    for age, batch in enumerate(batches[:3]):
-        finish(store, batch, time.time() - FETCH_S - 10 + age, bytes(1000))
-    assert store.tidy(keep_s=1e9, max_bytes=3000, needed_bytes=500) == 2500
-    assert [batch.id for batch in store.newest(9)] == [batches[3].id, batches[2].id]
-    assert store.tidy(keep_s=1e9, max_bytes=100) == 1000  # what runs stays, whatever it takes
-
-
-def test_none_goes_for_what_has_no_room_even_so(store: Store) -> None:
-    batches = [add(store), add(store, content=bytes(1000))]
-    finish(store, batches[0], time.time() - FETCH_S - 1, bytes(1000))
-    assert store.tidy(keep_s=1e9, max_bytes=2500, needed_bytes=1501) == 3501
-    assert len(store.newest(9)) == 2
-    assert store.tidy(keep_s=1e9, max_bytes=2500, needed_bytes=1500) == 2500
-    assert [batch.id for batch in store.newest(9)] == [batches[1].id]
-
-
-def test_what_has_arrived_is_not_counted_beside_what_is_needed(store: Store) -> None:
-    batch, (arriving, folder) = add(store), store.new_folder()
-    (folder / "upload").write_bytes(bytes(700))
-    finish(store, batch, time.time(), bytes(1000))
-    assert store.tidy(keep_s=1e9, max_bytes=2000, needed_bytes=1000, needed_by=arriving) == 2000
-    assert len(store.newest(9)) == 1
-
-
-def test_what_is_still_to_come_of_an_upload_is_not_there_for_another(store: Store) -> None:
-    (first, _), (second, folder) = store.new_folder(), store.new_folder()
-    assert store.tidy(keep_s=1e9, max_bytes=2000, needed_bytes=1500, needed_by=first) == 1500
-    assert store.tidy(keep_s=1e9, max_bytes=2000, needed_bytes=700, needed_by=second) == 2200
-    store.discard(first)
-    (folder / "upload").write_bytes(bytes(600))
-    assert store.tidy(keep_s=1e9, max_bytes=2000) == 700
-    (folder / "upload").write_bytes(bytes(800))
-    assert store.tidy(keep_s=1e9, max_bytes=2000) == 800
-
-
-def test_a_batch_takes_what_it_has_not_what_was_expected(store: Store) -> None:
-    batch_id, folder = store.new_folder()
-    store.tidy(keep_s=1e9, max_bytes=2000, needed_bytes=1500, needed_by=batch_id)
-    (folder / "upload").write_bytes(bytes(600))
-    store.create(NewBatch(batch_id, IDENTITY, None, "zip", None, "x"))
-    assert store.tidy(keep_s=1e9, max_bytes=2000) == 600
-
-
-def test_uploads_that_never_ended_go(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    add(store)
-    _, young = store.new_folder()
-    _, old = store.new_folder()
-    os.utime(old, (0, 0))
-    store.tidy(keep_s=1e9, max_bytes=1 << 30)
-    assert young.exists()
-    assert not old.exists()
-    monkeypatch.setattr(store_module, "ORPHAN_S", -1)
-    store.tidy(keep_s=1e9, max_bytes=1 << 30)
-    assert not young.exists()
-
-
-def test_what_the_death_of_a_process_left_of_a_finished_batch_goes(store: Store) -> None:
-    batch = add(store)
-    finish(store, batch, time.time(), b"rows")
-    (store.folder(batch.id) / "inputs").write_bytes(bytes(1000))
-    store.tidy(keep_s=1e9, max_bytes=1 << 30)
-    assert [path.name for path in store.folder(batch.id).iterdir()] == ["results.ndjson"]
-
-
-def test_finished_batches_are_not_looked_at_one_by_one(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many there are: before another one is accepted the database tells their size."""
-    for _ in range(3):
-        finish(store, add(store), time.time(), bytes(100))
-    waiting, (arriving, _) = add(store, content=bytes(10)), store.new_folder()
-    looked_at, measure = list[str](), store_module._measure
-
-    def measured(folder: Path) -> tuple[int, float]:
-        looked_at.append(folder.name)
-        return measure(folder)
-
-    monkeypatch.setattr(store_module, "_measure", measured)
-    assert store.unfinished(arriving) == (1, 310)
-    assert store.tidy(keep_s=1e9, max_bytes=1000, needed_bytes=5, needed_by=arriving) == 315
-    assert set(looked_at) == {waiting.id}
-
-
-def test_what_is_looked_for_in_the_database_has_an_index(store: Store) -> None:
-    add(store)
-    queries = (
-        "SELECT id FROM batches WHERE status IN ('queued', 'running')",
-        "SELECT sum(bytes) AS bytes FROM batches WHERE finished > 0 AND finished <= 1",
-        "SELECT * FROM batches WHERE finished IS NOT NULL ORDER BY finished, number LIMIT 1",
-    )
-    with store.database.reading() as connection:
-        for query in queries:
-            (plan,) = connection.execute(f"EXPLAIN QUERY PLAN {query}").fetchall()
-            assert "USING" in plan["detail"], plan
-
-
 def test_a_batch_is_deleted_on_a_full_disk(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """What its files leave, and the spare, is enough for the database."""
     batch, writing = add(store, content=b"x"), store.database.writing
-    store.tidy(keep_s=1e9, max_bytes=1 << 30)
+    store.database.keep_spare()
     spare = store.database.root / "spare"
     assert spare.stat().st_blocks * 512 >= 1 << 20
 
@@ -243,27 +99,38 @@ def test_a_batch_is_deleted_on_a_full_disk(store: Store, monkeypatch: pytest.Mon
     store.delete(batch.id)
     with pytest.raises(BatchNotFound):
         store.get(batch.id)
-    store.tidy(keep_s=1e9, max_bytes=1 << 30)
+    store.database.keep_spare()
     assert spare.stat().st_size == 1 << 20
 
 
-def test_a_batch_that_can_not_be_deleted_now_keeps_its_files(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_can_not_be_deleted_now_keeps_its_files(store: Store) -> None:
     batch, other = add(store, content=b"x"), sqlite3.connect(store.database.root / database_module.FILE_NAME)
-    monkeypatch.setattr(store_module, "REQUEST_S", 0.01)
     with closing(other):
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StorageBusy):
-            store.delete(batch.id)
-        with pytest.raises(StorageBusy):
-            add(store)
+            store.delete(batch.id, patience_s=0.01)
     assert (store.folder(batch.id) / "upload").read_bytes() == b"x"
     store.delete(batch.id)
+
+
+def test_a_batch_that_has_been_sent_waits_for_a_list_that_is_locked_for_a_while(store: Store) -> None:
+    batch = add(store)
+    with (
+        closing(sqlite3.connect(store.database.root / database_module.FILE_NAME, check_same_thread=False)) as other,
+        ThreadPoolExecutor() as threads,
+    ):
+        other.execute("BEGIN IMMEDIATE")
+        accepted = threads.submit(add, store)
+        with pytest.raises(StorageBusy):
+            store.delete(batch.id, patience_s=0.01)
+        other.rollback()
+        assert accepted.result(30).status == "queued"
 
 
 def test_only_a_batch_is_deleted_on_a_full_disk(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     batch, left = add(store), [StorageFailed("full")]
 
-    def forget(batch_id: str) -> None:
+    def forget(batch_id: str, _patience_s: float) -> None:
         if left:
             raise left.pop()
         store.get(batch_id)
