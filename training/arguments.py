@@ -46,6 +46,6 @@ def seeds(text: str) -> int:
 
 
 def _whole(text: str, low: int, high: int) -> int:
-    if not text.isdecimal() or not low <= int(text[:DIGITS]) <= high:
+    if not text.isdecimal() or len(text) > DIGITS or not low <= int(text) <= high:
         raise ArgumentTypeError(f"{text[:DIGITS]!r} is not a whole number from {low} to {high:,}")
     return int(text)

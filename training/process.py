@@ -37,7 +37,13 @@ def stop_requests(time_budget_s: float = math.inf) -> Iterator[Callable[[], bool
 def orderly_end() -> Iterator[None]:
     """Within it SIGTERM and SIGHUP end a command as Ctrl-C does, and nothing half done is left on the disk."""
     heeded = _not_ignored(signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, signal.default_int_handler) for number in heeded}
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for each in heeded:  # a second one would end the tidying up
+            signal.signal(each, signal.SIG_IGN)
+        signal.default_int_handler(number, frame)
+
+    before = {number: signal.signal(number, end) for number in heeded}
     try:
         yield
     finally:

@@ -6,11 +6,14 @@ judged here: that is the work of a process of its own, later.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from asyncio import to_thread
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar, TypeVarTuple
 
 from service.api import multipart
 from service.api.incoming import Incoming
@@ -24,6 +27,9 @@ from service.jobs.store import UPLOAD, Store
 from service.jobs.upkeep import Upkeep
 from service.settings import Settings
 
+Changed = TypeVar("Changed")
+Parts = TypeVarTuple("Parts")
+WAITING = ThreadPoolExecutor(4, "wait")  # for a list that others keep locked: who only reads it is not to wait behind
 MULTIPART = "multipart/form-data"
 MEDIA_TYPES = {media_type: name for name, source in SOURCES.items() for media_type in source.media_types}
 WRITE_BYTES = 1 << 20
@@ -80,7 +86,7 @@ class _Room:
         most = self.upkeep.max_bytes
         ahead = min(received_bytes, STEP_BYTES, self.longest_bytes - received_bytes)
         for needed_bytes in dict.fromkeys((received_bytes + ahead, received_bytes)):
-            used = await to_thread(self.upkeep.make_room, self.batch_id, needed_bytes)
+            used = await waited(self.upkeep.make_room, self.batch_id, needed_bytes)
             if used <= most:
                 self.most_bytes = needed_bytes + min(most - used, STEP_BYTES)
                 return
@@ -94,6 +100,11 @@ class _Room:
             if received > self.most_bytes:
                 await self.make(received)
             yield chunk
+
+
+async def waited(change: Callable[[*Parts], Changed], *parts: *Parts) -> Changed:
+    """What `change` makes of the list of batches, in one of few threads."""
+    return await asyncio.get_running_loop().run_in_executor(WAITING, change, *parts)
 
 
 def _no_room() -> StorageFailed:

@@ -89,7 +89,7 @@ class Batches:
             # The version as asked for: who asks again after another one became active means the same batch.
             fingerprint = f"{received.fingerprint} {identity.name} {version} {top_k}"
             new = NewBatch(batch_id, identity, top_k, received.source, key, fingerprint, received.total)
-            creation = asyncio.ensure_future(to_thread(self._store.create, new))
+            creation = asyncio.ensure_future(batch_uploads.waited(self._store.create, new))
             try:
                 batch = await asyncio.shield(creation)
             except asyncio.CancelledError:

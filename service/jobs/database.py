@@ -21,7 +21,8 @@ from service.errors import BatchNotFound, StorageBusy, StorageFailed
 FILE_NAME = "batches.sqlite"
 SPARE = "spare"  # a file that only takes room, for the day when the disk is full: SQLite needs some even to delete
 SPARE_BYTES, PART_BYTES = 1 << 20, 128 << 10
-BUSY_S = 60.0  # how long work and uploads wait for other transactions, of many processes on a slow disk;
+BUSY_S = 60.0  # how long work waits for other transactions: of many processes on a slow disk,
+UPLOAD_S = 20.0  # whoever has sent a batch, which would have to be sent again: less than a process takes to stop,
 REQUEST_S = 5.0  # and other requests: whoever waits for an answer can as well ask again
 LOCKED = (
     "Another process keeps the list of batches locked, and nothing was changed; try again in a moment, and tell the "

@@ -12,7 +12,7 @@ from pathlib import Path
 import orjson
 
 from service.errors import BatchNotFound, Conflict, StorageBusy, StorageFailed
-from service.jobs.database import BUSY_S, Batch, Database, as_storage_failed, find
+from service.jobs.database import UPLOAD_S, Batch, Database, as_storage_failed, find
 from service.jobs.spool import INPUTS, OFFSETS, sync_folder
 from service.prediction import ModelIdentity
 
@@ -73,7 +73,7 @@ class Store:
         return batch
 
     def _insert(self, new: NewBatch) -> Batch:
-        with self.database.writing() as connection:  # with patience: it has all been sent
+        with self.database.writing(UPLOAD_S) as connection:
             if new.key is not None:
                 row = connection.execute("SELECT * FROM batches WHERE key = ?", [new.key]).fetchone()
                 if row and row["fingerprint"] != new.fingerprint:
@@ -125,7 +125,7 @@ class Store:
                 counts |= {row["status"]: row["count"] for row in rows}
         return counts
 
-    def delete(self, batch_id: str, patience_s: float = BUSY_S) -> None:
+    def delete(self, batch_id: str, patience_s: float = UPLOAD_S) -> None:
         """Forget the batch and its files, whoever works on it; raises `BatchNotFound`, and as `Database.writing` does.
 
         On a full disk its files go first: the room that they leave is needed to forget it.

@@ -40,9 +40,18 @@ def test_what_nohup_ignores_stays_ignored(within: Callable[[], AbstractContextMa
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_what_ends_a_command_lets_it_tidy_up(number: int) -> None:
-    before = signal.getsignal(number)
+    before, tidied = signal.getsignal(number), list[bool]()
+
+    def command() -> None:
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            os.kill(os.getpid(), number)  # it does not end this
+            tidied.append(True)
+
     with pytest.raises(KeyboardInterrupt), orderly_end():
-        os.kill(os.getpid(), number)
+        command()
+    assert tidied
     assert signal.getsignal(number) == before
 
 

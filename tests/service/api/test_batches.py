@@ -8,7 +8,7 @@ import json
 import shutil
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -368,6 +368,24 @@ def test_while_the_list_is_locked_batches_are_shown_and_none_is_deleted(
     assert answer.headers["retry-after"] == "5"
     assert "try again in a moment" in answer.json()["detail"]
     assert idle.delete(url).status_code == 204
+
+
+def test_those_who_wait_for_a_locked_list_keep_no_thread_from_others(
+    idle: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+
+    def noted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: object) -> object:
+            threads.append(threading.current_thread().name.partition("_")[0])
+            return function(*arguments)
+
+        return call
+
+    monkeypatch.setattr(Store, "create", noted(Store.create))
+    monkeypatch.setattr(Upkeep, "make_room", noted(Upkeep.make_room))
+    assert send(idle).status_code == 202
+    assert threads == ["wait", "wait"]
 
 
 def test_no_batch_is_accepted_beyond_what_all_may_take(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
