@@ -7,6 +7,7 @@ import hashlib
 import io
 import shutil
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -118,12 +119,15 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(scope="session")
-def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with the colour model in two versions; the second is less sure of itself."""
+def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A repository with the colour model in two versions, for all tests; the second is less sure of itself."""
     root = tmp_path_factory.mktemp("models")
     write_colour_model(root / "colours" / "1")
     write_colour_model(root / "colours" / "2", scale=0.01)
-    return root
+    made = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    yield root
+    left = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    assert left == made, "a test has changed what all share; let it copy the folder"
 
 
 @pytest.fixture
