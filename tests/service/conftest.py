@@ -6,7 +6,9 @@ import errno
 import io
 import os
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -25,6 +27,16 @@ def signals_as_before() -> Iterator[None]:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     yield
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def noting_threads(function: Callable[..., Any], threads: list[str]) -> Callable[..., Any]:
+    """The same, which adds the name of the pool whose thread calls it to `threads`."""
+
+    def call(*arguments: object) -> object:
+        threads.append(threading.current_thread().name.partition("_")[0])
+        return function(*arguments)
+
+    return call
 
 
 class Nobody(io.StringIO):

@@ -8,7 +8,7 @@ import json
 import shutil
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from service.jobs.store import UPLOAD, NewBatch, Store
 from service.jobs.upkeep import Upkeep
 from service.settings import Settings
 from tests.conftest import COLOURS, encode, picture
+from tests.service.conftest import noting_threads
 from tests.service.jobs.packing import PACKERS
 
 PICTURES = [(f"{i:02}.png", encode(picture(COLOURS[i % 3]))) for i in range(25)]
@@ -374,16 +375,8 @@ def test_those_who_wait_for_a_locked_list_keep_no_thread_from_others(
     idle: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: list[str] = []
-
-    def noted(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: object) -> object:
-            threads.append(threading.current_thread().name.partition("_")[0])
-            return function(*arguments)
-
-        return call
-
-    monkeypatch.setattr(Store, "create", noted(Store.create))
-    monkeypatch.setattr(Upkeep, "make_room", noted(Upkeep.make_room))
+    monkeypatch.setattr(Store, "create", noting_threads(Store.create, threads))
+    monkeypatch.setattr(Upkeep, "make_room", noting_threads(Upkeep.make_room, threads))
     assert send(idle).status_code == 202
     assert threads == ["wait", "wait"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any
 
 import pytest
@@ -19,6 +19,7 @@ from service.rpc import open_inference_pb2 as pb
 from service.rpc.methods import Call
 from service.settings import Settings
 from tests.conftest import SIZE
+from tests.service.conftest import noting_threads
 
 IMAGE = pb.ModelInferRequest.InferInputTensor(name="image", datatype="UINT8", shape=[1, SIZE, SIZE, 3])
 REQUEST = pb.ModelInferRequest(model_name="colours", inputs=[IMAGE], raw_input_contents=[bytes(SIZE * SIZE * 3)])
@@ -29,16 +30,8 @@ def test_large_messages_are_read_and_images_counted_where_no_one_else_waits(
 ) -> None:
     """Not in threads of asyncio's own either, which may all wait for the disk of batches."""
     threads: list[str] = []
-
-    def noted(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: object) -> object:
-            threads.append(threading.current_thread().name.partition("_")[0])
-            return function(*arguments)
-
-        return call
-
-    monkeypatch.setattr(messages, "read", noted(messages.read))
-    monkeypatch.setattr(descriptions, "counted", noted(descriptions.counted))
+    monkeypatch.setattr(messages, "read", noting_threads(messages.read, threads))
+    monkeypatch.setattr(descriptions, "counted", noting_threads(descriptions.counted, threads))
 
     async def scenario() -> None:
         app = create_app(settings.model_copy(update={"grpc_port": 0}))
