@@ -102,9 +102,9 @@ class _Room:
             yield chunk
 
 
-async def waited(change: Callable[[*Parts], Changed], *parts: *Parts) -> Changed:
-    """What `change` makes of the list of batches, in one of few threads."""
-    return await asyncio.get_running_loop().run_in_executor(WAITING, change, *parts)
+def waited(change: Callable[[*Parts], Changed], *parts: *Parts) -> asyncio.Future[Changed]:
+    """What `change` makes of the list of batches, in one of few threads: no task for an ending loop to cancel."""
+    return asyncio.get_running_loop().run_in_executor(WAITING, change, *parts)
 
 
 def _no_room() -> StorageFailed:

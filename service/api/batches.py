@@ -6,6 +6,7 @@ import asyncio
 import time
 from asyncio import to_thread
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -89,12 +90,11 @@ class Batches:
             # The version as asked for: who asks again after another one became active means the same batch.
             fingerprint = f"{received.fingerprint} {identity.name} {version} {top_k}"
             new = NewBatch(batch_id, identity, top_k, received.source, key, fingerprint, received.total)
-            creation = asyncio.ensure_future(batch_uploads.waited(self._store.create, new))
-            try:
-                batch = await asyncio.shield(creation)
-            except asyncio.CancelledError:
-                batch = await creation  # the thread goes on: what is in the list must keep its files
-                raise
+            creation = batch_uploads.waited(self._store.create, new)
+            while not creation.done():
+                with suppress(asyncio.CancelledError):  # the thread goes on: what it lists is accepted
+                    await asyncio.shield(creation)
+            batch = creation.result()
         finally:
             if batch is None or batch.id != batch_id:  # it failed, or is known already
                 await to_thread(self._store.discard, batch_id)
