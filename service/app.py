@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -49,30 +50,38 @@ class Application(FastAPI):
         await (direct or super().__call__)(scope, receive, send)
 
 
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What requests have in common."""
+
+    settings: Settings
+    keys: Keys | None
+    right: AdminRight
+    repository: ModelRepository
+    metrics: Metrics
+    log: RequestLog
+    served: ServedModels
+    administration: Administration
+    classifier: Classifier
+    explainer: Explainer
+    store: Store
+    runner: Runner
+
+
 def create_app(settings: Settings, counters: Counters | None = None, number: int = 0) -> Application:
     """The application with its models loaded, as that `number` of several; raises `StartupError` if it can't serve."""
-    keys, right = _keys(settings)  # before the models, which take their time
-    threads = settings.threads or threads_per_worker(settings.workers or default_workers(settings.device))
-    open_engine = opener(settings, threads=threads, number=number)
-    repository = ModelRepository(settings.models_dir, settings.default_model, open_engine)
-    metrics = Metrics(counters or Counters.alone())
-    served = ServedModels(repository, settings, metrics)
-    administration = Administration(served)
-    classifier = Classifier(served, settings, metrics)
-    explainer = Explainer(classifier, settings.client_images)
-    store = Store(settings.jobs_dir)
-    runner = Runner(store, served, classifier, settings)
+    parts = _parts(settings, Metrics(counters or Counters.alone()), number)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        await served.start()
-        runner.start()
+        await parts.served.start()
+        parts.runner.start()
         yield
         if app.rpc:
             await app.rpc.stop()  # its requests need what ends here
-        await runner.stop()
-        await served.stop()
-        explainer.close()
+        await parts.runner.stop()
+        await parts.served.stop()
+        parts.explainer.close()
 
     app = Application(
         title="Convoy",
@@ -84,30 +93,43 @@ def create_app(settings: Settings, counters: Counters | None = None, number: int
         redoc_url=None,
         redirect_slashes=False,  # to the scheme and host that a balancer knows, and this process does not
     )
-    app.state.served, app.state.classifier, app.state.metrics = served, classifier, metrics
-    app.state.store, app.state.runner, app.state.administration = store, runner, administration
-    log, room = RequestLog(metrics, settings.log_requests), BodyRoom(settings.queue_bytes)
-    app.rpc = None
-    if settings.grpc_port is not None:
-        app.rpc = _rpc(served, administration, classifier, settings, metrics, log, keys, right)
-    app.direct = _direct(served, classifier, explainer, settings, metrics, log, room, keys)
-    app.include_router(predict.router(app.direct))
-    app.include_router(explain.router(app.direct))
-    strict = [Depends(queries.only_declared)]
-    app.include_router(batches.router(store, runner, served, settings), dependencies=strict)
-    app.include_router(models.router(repository, administration, right, settings), dependencies=strict)
-    app.include_router(open_inference.router(served, administration, right, metrics, app.direct), dependencies=strict)
-    app.include_router(open_inference.probes(served))
-    app.include_router(health.router(served))
-    app.include_router(metrics_route.router(metrics, store))
-    app.include_router(page.router())
+    app.state.served, app.state.classifier, app.state.metrics = parts.served, parts.classifier, parts.metrics
+    app.state.store, app.state.runner, app.state.administration = parts.store, parts.runner, parts.administration
+    app.rpc = _rpc(parts) if settings.grpc_port is not None else None
+    app.direct = _direct(parts)
+    _include_routes(app, parts)
     problems.install(app)
-    if keys:
-        app.add_middleware(KeysMiddleware, keys=keys)
+    if parts.keys:
+        app.add_middleware(KeysMiddleware, keys=parts.keys)
     # the outermost: what keys refuse is counted too
-    app.add_middleware(RequestLogMiddleware, log=log, draining=lambda: served.draining)
-    app.openapi = cache(partial(openapi.document, app, keyed=keys is not None))  # type: ignore[method-assign]  # FastAPI says to
+    app.add_middleware(RequestLogMiddleware, log=parts.log, draining=lambda: parts.served.draining)
+    document = partial(openapi.document, app, keyed=parts.keys is not None)
+    app.openapi = cache(document)  # type: ignore[method-assign]  # FastAPI says to
     return app
+
+
+def _parts(settings: Settings, metrics: Metrics, number: int) -> _Parts:
+    keys, right = _keys(settings)  # before the models, which take their time
+    threads = settings.threads or threads_per_worker(settings.workers or default_workers(settings.device))
+    open_engine = opener(settings, threads=threads, number=number)
+    repository = ModelRepository(settings.models_dir, settings.default_model, open_engine)
+    served = ServedModels(repository, settings, metrics)
+    classifier = Classifier(served, settings, metrics)
+    store = Store(settings.jobs_dir)
+    return _Parts(
+        settings=settings,
+        keys=keys,
+        right=right,
+        repository=repository,
+        metrics=metrics,
+        log=RequestLog(metrics, settings.log_requests),
+        served=served,
+        administration=Administration(served),
+        classifier=classifier,
+        explainer=Explainer(classifier, settings.client_images),
+        store=store,
+        runner=Runner(store, served, classifier, settings),
+    )
 
 
 def _keys(settings: Settings) -> tuple[Keys | None, AdminRight]:
@@ -118,24 +140,31 @@ def _keys(settings: Settings) -> tuple[Keys | None, AdminRight]:
     return keys, AdminRight(Keys(admins) if admins else None, keys)
 
 
-def _direct(
-    served: ServedModels,
-    classifier: Classifier,
-    explainer: Explainer,
-    settings: Settings,
-    metrics: Metrics,
-    log: RequestLog,
-    room: BodyRoom,
-    keys: Keys | None,
-) -> DirectRoutes:
+def _include_routes(app: Application, parts: _Parts) -> None:
+    strict = [Depends(queries.only_declared)]
+    settings, served, administration, right = parts.settings, parts.served, parts.administration, parts.right
+    app.include_router(predict.router(app.direct))
+    app.include_router(explain.router(app.direct))
+    app.include_router(batches.router(parts.store, parts.runner, served, settings), dependencies=strict)
+    app.include_router(models.router(parts.repository, administration, right, settings), dependencies=strict)
+    tensors = open_inference.router(served, administration, right, parts.metrics, app.direct)
+    app.include_router(tensors, dependencies=strict)
+    app.include_router(open_inference.probes(served))
+    app.include_router(health.router(served))
+    app.include_router(metrics_route.router(parts.metrics, parts.store))
+    app.include_router(page.router())
+
+
+def _direct(parts: _Parts) -> DirectRoutes:
     """What infers."""
+    settings, served, classifier, metrics = parts.settings, parts.served, parts.classifier, parts.metrics
     route = partial(
         DirectRoute,
         draining=lambda: served.draining,
-        keys=keys,
+        keys=parts.keys,
         max_body_bytes=settings.max_body_bytes,
-        room=room,
-        log=log,
+        room=BodyRoom(settings.queue_bytes),
+        log=parts.log,
         metrics=metrics,
     )
     images = predict.Predict(served, classifier, settings, metrics)
@@ -143,26 +172,17 @@ def _direct(
     return DirectRoutes(
         route(predict.METHOD, predict.PATH, images, refusal=images.refusal),
         *(route(open_inference.METHOD, path, tensors) for path in open_inference.PATHS),
-        route(explain.METHOD, explain.PATH, explain.Explain(served, explainer, settings)),
-        log=log,
+        route(explain.METHOD, explain.PATH, explain.Explain(served, parts.explainer, settings)),
+        log=parts.log,
     )
 
 
-def _rpc(
-    served: ServedModels,
-    administration: Administration,
-    classifier: Classifier,
-    settings: Settings,
-    metrics: Metrics,
-    log: RequestLog,
-    keys: Keys | None,
-    right: AdminRight,
-) -> RpcServer:
+def _rpc(parts: _Parts) -> RpcServer:
     """The same core over gRPC."""
     try:
         from service.rpc.methods import Methods
         from service.rpc.server import RpcServer
     except ModuleNotFoundError as exc:
         raise StartupError("gRPC is not installed here; in the checkout: pip install '.[cpu,grpc]'") from exc
-    methods = Methods(served, administration, classifier, settings, metrics)
-    return RpcServer(methods, settings, log, keys, right)
+    methods = Methods(parts.served, parts.administration, parts.classifier, parts.settings, parts.metrics)
+    return RpcServer(methods, parts.settings, parts.log, parts.keys, parts.right)
