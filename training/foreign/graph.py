@@ -161,12 +161,16 @@ def _sizes(path: Path, taken: onnx.ValueInfoProto, *, channels_first: bool, size
 
 
 def _without_softmax(graph: onnx.GraphProto) -> str:
-    """The tensor that a softmax at the end is made of, which is taken away; without one, the first output."""
+    """The tensor that a softmax at the end is made of, and without one, the first output.
+
+    The softmax is taken away, unless other outputs are made of it: nobody asks for them, nor then for it.
+    """
     output = str(graph.output[0].name)
     last = next((node for node in graph.node if output in node.output), None)
     if last is None or last.op_type not in SOFTMAXES:
         return output
-    graph.node.remove(last)
+    if not any(output in node.input for node in graph.node):
+        graph.node.remove(last)
     return str(last.input[0])
 
 
@@ -193,7 +197,7 @@ def count_macs(foreign: Foreign) -> int:
         if node.op_type == "Conv":  # each output value: the filter's inputs × its height × its width
             total += math.prod(shapes.get(node.output[0], [0])) * math.prod(shapes.get(node.input[1], [0])[1:])
         elif node.op_type in {"Gemm", "MatMul"}:
-            left = shapes.get(node.input[0], [0])
+            left = shapes.get(node.input[0]) or [0, 0]  # of a tensor of any rank no dimension is known
             transposed = any(each.name == "transA" and each.i for each in node.attribute)
             total += math.prod(shapes.get(node.output[0], [0])) * (left[-2] if transposed else left[-1])
     return total

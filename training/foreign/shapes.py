@@ -9,7 +9,7 @@ size stands in the shape of a Reshape, or decides how often a tensor is repeated
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from training.foreign.graph import Foreign
 
 SOURCES = {"Shape", "Size"}
 NAMES = "convoy_shape_"  # what is put in begins with it
+CORNER = {"from": [0, 0, 0], "to": [1, 1, 1], "axes": [1, 2, 3]}  # of an image: one number
 Values = npt.NDArray[np.generic]
 
 
@@ -60,9 +61,11 @@ def _computed(graph: onnx.GraphProto) -> set[str]:
     for node in graph.node:
         if node.op_type in SOURCES:
             computed.update(node.output)
+        elif _within(node):  # which may take an image's values without saying so
+            continue
         elif node.op_type == "Constant" or (node.input and constants.issuperset(node.input)):
             constants.update(node.output)
-        elif not _within(node) and node.input and (constants | computed).issuperset(node.input):
+        elif node.input and (constants | computed).issuperset(node.input):
             computed.update(node.output)
     return computed
 
@@ -95,10 +98,8 @@ class _Rewriting:
 
     graph: onnx.GraphProto
     input: str
-
-    def __post_init__(self) -> None:
-        self.constants: list[onnx.TensorProto] = []
-        self.nodes: list[onnx.NodeProto] = []
+    constants: list[onnx.TensorProto] = field(default_factory=list)  # to be added to the graph, as are the nodes
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
 
     def reshape(self, node: onnx.NodeProto, one: Values, two: Values) -> None:
         """Write down what shape `node` makes; one number in it may be open, which it finds by itself."""
@@ -155,6 +156,3 @@ class _Rewriting:
         del self.graph.initializer[:], self.graph.input[:]
         self.graph.initializer.extend(constants)
         self.graph.input.extend(inputs)  # in old files constants are among them
-
-
-CORNER = {"from": [0, 0, 0], "to": [1, 1, 1], "axes": [1, 2, 3]}  # of an image: one number

@@ -11,7 +11,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from tests.training.foreign.networks import SIZE, frozen, network
+from tests.training.foreign.networks import SIZE, frozen, network, softmax
 from training import golden
 from training.calibrate import Calibrator
 from training.errors import ExportError
@@ -69,6 +69,15 @@ def test_tensors_may_be_called_as_ours_are(tmp_path: Path) -> None:
     assert np.allclose(probabilities, expected.softmax(1), atol=1e-6)
 
 
+def test_other_outputs_may_be_made_of_a_softmax_at_the_end(tmp_path: Path) -> None:
+    model = onnx.load(network(tmp_path / "a.onnx", end=softmax()))
+    model.graph.node.append(helper.make_node("ArgMax", ["output"], ["label"], axis=1, keepdims=0))
+    model.graph.output.append(helper.make_tensor_value_info("label", TensorProto.INT64, ["N"]))
+    onnx.save_model(model, str(tmp_path / "a.onnx"))
+    values = Normalisation()(PICTURES)
+    assert np.array_equal(read(tmp_path / "a.onnx").run(values), read(network(tmp_path / "b.onnx")).run(values))
+
+
 def test_what_is_no_network_is_told(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="There is no file"):
         read(tmp_path / "none.onnx")
@@ -95,3 +104,19 @@ def test_arithmetic_and_parameters_are_counted(tmp_path: Path) -> None:
         foreign = read(network(tmp_path / "a.onnx", shape=shape, end=frozen() if shape[0] == 1 else []))
         assert count_macs(foreign) == 3 * 3 * SIZE * SIZE + 3 * 3
         assert parameters(foreign) == 9 + 9
+
+
+def test_of_a_tensor_of_any_rank_no_arithmetic_is_counted(tmp_path: Path) -> None:
+    yes = helper.make_node("Constant", [], ["yes"], value=helper.make_tensor("yes", TensorProto.BOOL, [], [True]))
+    branches = {
+        name: helper.make_graph([node], name, [], [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)])
+        for name, node in (
+            ("then_branch", helper.make_node("Identity", ["logits"], ["then_branch"])),
+            ("else_branch", helper.make_node("Unsqueeze", ["logits", "one row"], ["else_branch"])),
+        )
+    }
+    either = helper.make_node("If", ["yes"], ["either"], **branches)
+    end = [yes, either, helper.make_node("MatMul", ["either", "matrix"], ["output"])]
+    foreign = read(network(tmp_path / "a.onnx", end=end))
+    assert foreign.run(Normalisation()(PICTURES)).shape == (9, 3)
+    assert count_macs(foreign) == 3 * 3 * SIZE * SIZE + 3 * 3

@@ -77,7 +77,24 @@ def chosen() -> list[onnx.NodeProto]:
     ]
 
 
-@pytest.mark.parametrize("end", [flattened(), cropped(), counted()], ids=["flattened", "cropped", "counted"])
+def doubled() -> list[onnx.NodeProto]:
+    """A graph within the graph takes an image's values from outside."""
+    branch = helper.make_graph(
+        [helper.make_node("Identity", ["logits"], ["same"])], "branch", [],
+        [helper.make_tensor_value_info("same", onnx.TensorProto.FLOAT, None)],
+    )  # fmt: skip
+    return [
+        helper.make_node("Constant", [], ["yes"], value=helper.make_tensor("yes", onnx.TensorProto.BOOL, [], [True])),
+        helper.make_node("If", ["yes"], ["values"], then_branch=branch, else_branch=branch),
+        helper.make_node("Shape", ["values"], ["shape"]),
+        helper.make_node("Reshape", ["values", "shape"], ["again"]),
+        helper.make_node("Add", ["logits", "again"], ["output"]),
+    ]
+
+
+@pytest.mark.parametrize(
+    "end", [flattened(), cropped(), counted(), doubled()], ids=["flattened", "cropped", "counted", "doubled"]
+)
 @pytest.mark.parametrize("shape", [("N", 3, SIZE, SIZE), ("N", SIZE, SIZE, 3)], ids=["channels first", "last"])
 def test_none_is_left_and_the_network_says_the_same(
     tmp_path: Path, end: list[onnx.NodeProto], shape: Sequence[int | str]
