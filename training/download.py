@@ -32,7 +32,7 @@ def download(url: str, target: Path, *, md5: str, timeout_s: float = 30.0) -> No
             part.unlink()
             raise DataError(f"{url} arrived damaged (wrong MD5 sum) and was removed; run the same command again.")
         part.replace(target)
-    except OSError as exc:
+    except (OSError, http.client.HTTPException) as exc:
         raise DataError(
             f"{url} could not be downloaded ({getattr(exc, 'reason', None) or exc}); what has arrived is kept, "
             "run the same command again to go on, or point --data at a copy."

@@ -94,6 +94,17 @@ def test_a_later_attempt_goes_on_where_the_first_gave_up(site: Site, tmp_path: P
     assert (tmp_path / "file.tar.gz").read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize(
+    "answer", [b"no answer at all\r\n\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n"]
+)
+def test_what_is_no_whole_answer_is_one_sentence(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes
+) -> None:
+    monkeypatch.setattr(Page, "do_GET", lambda page: page.wfile.write(answer))
+    with pytest.raises(DataError, match="could not be downloaded"):
+        download(site.url, tmp_path / "file.tar.gz", md5=MD5)
+
+
 def test_a_complete_part_is_only_checked(site: Site, tmp_path: Path) -> None:
     (tmp_path / "file.tar.gz.part").write_bytes(CONTENT)
     download(site.url, tmp_path / "file.tar.gz", md5=MD5)
