@@ -39,9 +39,10 @@ def ndjson_inputs(stream: BinaryIO, _size: int, limits: Limits) -> Iterator[Inpu
     longest = limits.max_image_bytes * 4 // 3 + BESIDE_THE_IMAGE
     seen = 0
     while line := stream.readline(longest):
+        is_cut = len(line) == longest and not line.endswith(b"\n")
         if not seen:
             line = line.removeprefix(codecs.BOM_UTF8)
-        if len(line) == longest and not line.endswith(b"\n"):
+        if is_cut:
             while (rest := stream.readline(longest)) and not rest.endswith(b"\n"):
                 pass
             found = Input(None, partial(_refuse, limits.too_large()))

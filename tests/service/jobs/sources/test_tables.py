@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import os
@@ -66,8 +67,9 @@ def test_a_line_that_is_no_row_has_an_error_in_its_place(line: bytes, error: str
     assert error in str(bad)
 
 
-def test_a_line_longer_than_any_image_is_passed_over_with_an_error() -> None:
-    long = b'{"image": "' + b"A" * 500_000 + b'"}\n'
+@pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8])
+def test_a_line_longer_than_any_image_is_passed_over_with_an_error(mark: bytes) -> None:
+    long = mark + b'{"image": "' + b"A" * 500_000 + b'"}\n'
     (_, bad), (_, good) = outcomes("ndjson", long + as_ndjson([("b", b"y")]), Limits(max_image_bytes=100))
     assert "100 bytes at most" in str(bad)
     assert good == b"y"
