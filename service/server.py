@@ -67,8 +67,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to answer, then say so."""
         self._loop = asyncio.get_running_loop()
-        self._loop.add_signal_handler(signal.SIGHUP, self.reload)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
+        self._heed_hangups(self._loop)
         gc.collect()
         gc.freeze()  # what is there now stays: collections need not go through it again and again
         await super().startup(sockets)
@@ -76,6 +75,10 @@ class Server(uvicorn.Server):
             await self._rpc.start()
         if self.started:
             self._announce()
+
+    def _heed_hangups(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.add_signal_handler(signal.SIGHUP, self.reload)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Finish what runs, over HTTP and over gRPC."""
@@ -181,6 +184,9 @@ class WorkerServer(Server):
         """Begin to take connections."""
         self._channel.open(self._hear, self._finish)
         await super().startup([])
+
+    def _heed_hangups(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Not at all: who sends SIGHUP to all processes at once tells the parent, which lets one look at a time."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Go on: who sends SIGTERM to all processes at once tells the parent, too, and that one says when to stop."""

@@ -8,6 +8,7 @@ import signal
 from unittest.mock import AsyncMock, Mock, call
 
 import pytest
+import uvicorn
 
 from service.channel import Message
 from service.protocol import Protocol
@@ -89,6 +90,19 @@ def test_the_parent_hears_of_the_end_of_every_look(outcome: Exception | None) ->
             assert channel.send.call_args_list == [call(Message.RELOADED)] * count
 
     asyncio.run(play())
+
+
+def test_only_the_parent_has_a_worker_look_at_the_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def play() -> None:
+        await WorkerServer(Mock(), Mock(), Settings(), Mock(), Mock()).startup()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+    monkeypatch.setattr(uvicorn.Server, "startup", AsyncMock())
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as `service.worker` does
+    try:
+        asyncio.run(play())
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
