@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # with them come the engine and all it needs, which `convoy s
 
 FROM_SETTINGS = ("models_dir", "device", "precision")
 INTERRUPTED = 130
+progress = partial(tqdm, unit=" images", dynamic_ncols=True, leave=False, disable=None)  # nothing without a terminal
 
 
 def add_options(parser: argparse.ArgumentParser, engines: Mapping[str, OpenEngine]) -> None:
@@ -102,7 +103,7 @@ def _here(options: argparse.Namespace, engines: Mapping[str, OpenEngine]) -> int
     encoder = _format(options.output).encoder(metadata.labels)
     opened = [open_path(path, Limits(settings.max_image_bytes), options.output) for path in options.paths]
     with closing(Ledger(options.output, _fingerprint(options.paths, opened, _facts(metadata, task)))) as ledger:
-        return _score(ledger, opened, task, engine, encoder, options)
+        return _score(ledger, opened, task, Tally(metadata.labels), engine, encoder, options)
 
 
 def _there(options: argparse.Namespace) -> int:
@@ -118,7 +119,7 @@ def _there(options: argparse.Namespace) -> int:
     query = {name: str(value) for name, value in asked.items() if value is not None}
     ledger = Ledger(options.output, _fingerprint(options.paths, opened, [options.server, query]))
     began = time.monotonic()
-    bar = tqdm(initial=ledger.rows, unit=" images", dynamic_ncols=True, leave=False, disable=None)
+    bar = progress(initial=ledger.rows)
 
     def on_rows(done: int, total: int | None) -> None:
         bar.total = total
@@ -127,14 +128,15 @@ def _there(options: argparse.Namespace) -> int:
     with closing(ledger), closing(bar):
         the_run = RemoteRun(remote, ledger, query, on_rows)
         _stop_on_signals(the_run)
-        labels = the_run.score(_inputs(zip(options.paths, opened, strict=True), len(opened) > 1))
+        inputs = _inputs(zip(options.paths, opened, strict=True), len(opened) > 1)
+        labels = the_run.score(_counted(inputs))
         if the_run.stopped:
             return _interrupted(ledger)
         seconds = time.monotonic() - began
         summary = Tally(labels) if options.summary else None
         if summary:
             again = [open_path(path, Limits(), options.output) for path in options.paths]
-            summary.add_rows(ledger.lines(), (each.truth for one in again for each in one.inputs))
+            summary.add_rows(ledger.lines(), _inputs(zip(options.paths, again, strict=True), len(again) > 1))
         _finish(ledger, result_format.encoder(labels))
         the_run.forget()
     account = _account(ledger.rows, seconds, ledger.rows, the_run.failed)
@@ -165,6 +167,7 @@ def _score(
     ledger: Ledger,
     opened: list[Opened],
     task: Task,
+    tally: Tally,
     engine: Engine,
     encoder: Encoder,
     options: argparse.Namespace,
@@ -172,15 +175,14 @@ def _score(
     from service.jobs.score import Run
 
     before, began = ledger.rows, time.monotonic()
-    bar = tqdm(initial=before, unit=" images", dynamic_ncols=True, leave=False, disable=None, smoothing=0.1)
+    bar = progress(initial=before, smoothing=0.1)
 
     def on_rows(count: int) -> None:
         if len(opened) == 1 and (part := opened[0].progress()):
             bar.total = max(round(ledger.rows / part), ledger.rows)
         bar.update(count)
 
-    labels = ModelMetadata.read(task.folder).labels
-    the_run = Run(ledger, Tally(labels), on_rows)
+    the_run = Run(ledger, tally, on_rows)
     _stop_on_signals(the_run)
     try:
         the_run.score(_parts(options.paths, opened, options.output.absolute()), task, engine, options.workers)
@@ -192,10 +194,10 @@ def _score(
     seconds, images = time.monotonic() - began, ledger.rows - before
     busy = the_run.times.decode_s + the_run.times.infer_s or 1.0
     account = (
-        f"{_account(images, seconds, ledger.rows, the_run.tally.failed)}; of the workers' time "
+        f"{_account(images, seconds, ledger.rows, tally.failed)}; of the workers' time "
         f"{the_run.times.infer_s / busy:.0%} was inference, {the_run.times.decode_s / busy:.0%} reading and decoding"
     )
-    return _tell_all(account, the_run.tally if options.summary else None, ledger.rows, the_run.tally.failed)
+    return _tell_all(account, tally if options.summary else None, ledger.rows, tally.failed)
 
 
 def _account(images: int, seconds: float, rows: int, failed: int) -> str:
@@ -249,6 +251,14 @@ def _parts(paths: list[str], opened: list[Opened], output: Path) -> list[Part]:
         for part in [group] if alone else ([pair] for pair in group):
             parts.append(Part([path for path, _ in part], _inputs(part, len(paths) > 1), len(paths) > 1, output=output))
     return parts
+
+
+def _counted(inputs: Iterator[Input]) -> Iterator[Input]:
+    """The same with a bar of its own, from the first one on: a run that goes on has sent them all."""
+    with progress(desc="sent") as bar:
+        for each in inputs:
+            yield each
+            bar.update()
 
 
 def _inputs(pairs: Iterable[tuple[str, Opened]], prefixed: bool) -> Iterator[Input]:

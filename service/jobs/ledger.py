@@ -125,12 +125,16 @@ class Ledger:
         """Turn the rows, all of them committed, into the output."""
         with self._as_startup_error(self._finished):
             os.truncate(self._file, self.position)
-            with self._rows_file.open("rb") as source, self._finished.open("wb") as file:
-                while lines := source.read(BLOCK):
-                    file.write(encoder.encode(lines + source.readline()))
-                file.write(encoder.end())
-                file.flush()
-                os.fsync(file.fileno())
+            try:
+                with self._rows_file.open("rb") as source, self._finished.open("wb") as file:
+                    while lines := source.read(BLOCK):
+                        file.write(encoder.encode(lines + source.readline()))
+                    file.write(encoder.end())
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError:
+                self._finished.unlink(missing_ok=True)  # on a full disk it would be in the next run's way
+                raise
             self._finished.replace(self._output)
             self._record_file.unlink(missing_ok=True)
             self._rows_file.unlink()
@@ -158,7 +162,8 @@ class Ledger:
         except OSError as exc:
             self._failed = True
             raise StartupError(
-                f"{path} can't be written: {exc.strerror}. What is recorded is kept; run the same command again."
+                f"{path} can't be written: {exc.strerror}. When that is mended, run the same command again: "
+                "it goes on from what is recorded."
             ) from exc
 
 

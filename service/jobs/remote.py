@@ -63,7 +63,8 @@ class RemoteRun:
                 if batch["status"] == "failed":
                     self._begin_anew(f"The batch failed: {batch['error']['detail']}")
                 labels = self._labels(batch["model"])
-                self._fetch(path)
+                if batch["counts"]["done"] > self.ledger.rows:  # else it would be a failed request in the server's log
+                    self._fetch(path)
                 self.on_rows(self.ledger.rows, batch["counts"]["total"])
                 if batch["status"] == "succeeded" and self.ledger.rows == batch["counts"]["total"]:
                     self.failed = batch["counts"]["failed"]

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from typing import Any
 
 import orjson
+
+from service.jobs.inputs import Input
 
 
 @dataclass
@@ -35,11 +38,13 @@ class Tally:
             if truth in self.labels:
                 self.confusion.setdefault(truth, Counter())[label] += 1
 
-    def add_rows(self, rows: Iterable[bytes], truths: Iterable[str | None]) -> None:
-        """Count rows of NDJSON."""
+    def add_rows(self, rows: Iterable[bytes], inputs: Iterable[Input]) -> None:
+        """Count rows of NDJSON; a label is known where its input still has the row's id: a folder may have changed."""
         indices = {label: index for index, label in enumerate(self.labels)}
-        for row, truth in zip(rows, truths, strict=False):
-            label = orjson.loads(row).get("label")
+        for line, each in zip(rows, chain(inputs, repeat(None)), strict=False):
+            row = orjson.loads(line)
+            label = row.get("label")
+            truth = each.truth if each and each.id == row["id"] else None
             self.add([None if label is None else indices[label]], [truth])
 
     def text(self) -> str:

@@ -22,7 +22,7 @@ from fsspec.implementations.local import LocalFileSystem
 from service.decoding import DECODERS
 from service.errors import InvalidImage, InvalidSource
 from service.jobs.inputs import Content, Input, Limits, ReadStream, hidden, is_below, stored, text
-from service.jobs.sources import HEAD_BYTES, is_image, kind_of, local
+from service.jobs.sources import HEAD_BYTES, SOURCES, is_image, kind_of, local
 from service.jobs.sources.cifar import FILE_NAME
 from service.jobs.sources.edge import Stream, as_invalid_source, guarded
 from service.jobs.sources.lists import LIST_SUFFIX, list_inputs
@@ -110,7 +110,10 @@ class _Store:
                 return None
             if is_zip(stream, size):  # behind other bytes
                 return zip_inputs
-        raise InvalidSource(f"{text(place)} is no image, and of no kind that holds images.")
+        kinds = ", ".join(SOURCES)
+        raise InvalidSource(
+            f"{text(place)} is no image, and of no kind that holds images: {kinds}, or paths in a file *{LIST_SUFFIX}."
+        )
 
     def folder(self, place: str, name: str = "") -> Iterator[Input]:
         """Every file below a folder, by name, folder after folder; CIFAR-10's batches in one are read as such.

@@ -172,6 +172,19 @@ def test_what_did_not_reach_the_disk_is_not_recorded_later(ledger: OpenLedger, m
     assert ledger().rows == 1
 
 
+def test_an_output_that_found_no_room_leaves_what_it_took(
+    ledger: OpenLedger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = begun(ledger)
+    with monkeypatch.context() as context:
+        context.setattr(os, "fsync", full)
+        with pytest.raises(StartupError, match=r"No space left on device\. When that is mended, run the same command"):
+            first.finish(ENCODER)
+    first.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.partial", "out.partial.json"]
+    goes_on_after_the_first_row(ledger(), tmp_path)
+
+
 def test_a_folder_is_no_output(ledger: OpenLedger, tmp_path: Path) -> None:
     (tmp_path / "out.csv").mkdir()
     with pytest.raises(StartupError, match=r"out\.csv is a folder; give --output the name of a file"):

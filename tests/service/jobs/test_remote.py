@@ -9,17 +9,19 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tqdm import tqdm
 
 from service.__main__ import main
 from service.app import create_app
 from service.decoding import decode
 from service.errors import InvalidSource, StartupError
-from service.jobs import exchange
+from service.jobs import command, exchange
 from service.jobs import remote as remote_module
 from service.jobs import runner as runner_module
 from service.jobs.exchange import Answer, Headers, Remote
@@ -106,6 +108,47 @@ def test_nothing_to_score_is_an_error_on_a_server_too(
     words = ["score", str(folder.with_name("empty")), "--output", str(tmp_path / "out.csv"), "--server", url]
     assert main(words) == 1
     assert "holds no image" in capsys.readouterr().err
+
+
+def test_a_label_counts_only_where_the_folder_still_has_the_image(
+    url: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    score = RemoteRun.score
+
+    def while_one_goes(run: RemoteRun, sent: Iterator[Input]) -> tuple[str, ...]:
+        labels = score(run, sent)
+        (folder / IDS[100]).unlink()
+        return labels
+
+    monkeypatch.setattr(RemoteRun, "score", while_one_goes)
+    assert main(["score", str(folder), "--output", str(tmp_path / "out.csv"), "--server", url, "--summary"]) == 0
+    summary = capsys.readouterr().out
+    assert "accuracy 100.00% (100 of 100 with a known label)" in summary
+    assert summary.count("    100   33.3%") == len(COLOURS)
+
+
+def test_rows_are_asked_for_only_when_there_are_new_ones(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask, statuses = Remote.ask, list[int]()
+
+    def noted(remote: Remote, path: str, headers: Headers | None = None) -> Answer:
+        answer = ask(remote, path, headers)
+        statuses.append(answer.status)
+        return answer
+
+    monkeypatch.setattr(Remote, "ask", noted)
+    with closing(Ledger(tmp_path / "out", "x")) as ledger:
+        RemoteRun(Remote(url), ledger, {}).score(inputs())
+    assert set(statuses) == {200, 206}
+
+
+def test_who_waits_for_inputs_to_be_sent_sees_how_many_were(
+    url: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "progress", partial(tqdm, unit=" images", leave=True, disable=False))
+    assert main(["score", str(folder), "--output", str(tmp_path / "there.ndjson"), "--server", url]) == 0
+    assert "sent: 300 images" in capsys.readouterr().err
 
 
 def test_a_server_that_asks_for_a_key_gets_it(
