@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -138,9 +139,13 @@ def check_newest(run: Path, step: int) -> None:
     """Raise `CheckpointError` when what is in the claimed folder `run` is further on than `step`."""
     if (run / FILE_NAME).exists() and (found := load(run).step) > step:
         raise CheckpointError(
-            f"Another process has meanwhile trained {run} to step {found:,}; go on from there with: "
-            f"convoy-train train --resume {run}"
+            f"Another process has meanwhile trained {run} to step {found:,}; go on from there with: {_resuming(run)}"
         )
+
+
+def _resuming(run: Path) -> str:
+    """What goes on with `run`, which does not know where its data lies; without any, CIFAR-10 would be downloaded."""
+    return f"{shlex.join(['convoy-train', 'train', '--resume', str(run)])}, and the --data that it began with, if any"
 
 
 def load(run: Path) -> Checkpoint:
@@ -194,8 +199,7 @@ def load_finished(run: Path) -> Checkpoint:
     saved = load(run)
     if not saved.finished:
         raise CheckpointError(
-            f"{run} has done {saved.step:,} of {saved.total_steps:,} steps; finish it with: "
-            f"convoy-train train --resume {run}"
+            f"{run} has done {saved.step:,} of {saved.total_steps:,} steps; finish it with: {_resuming(run)}"
         )
     return saved
 

@@ -160,7 +160,7 @@ def evaluate(options: argparse.Namespace) -> None:
         if options.record:
             evaluate.record(options.model, (), robustness)
         seen = report.seen_in_training(metadata)
-        print("", *(report.robustness_table(each, seen) for each in robustness), sep="\n\n")
+        print(*(f"\n{report.robustness_table(each, seen)}" for each in robustness), sep="\n")
 
 
 def calibrate(options: argparse.Namespace) -> None:

@@ -219,7 +219,8 @@ def _refuse_bad(layout: Layout, read: list[Read]) -> None:
         named = ", ".join(str(file.relative_to(layout.path)) for file in bad[:SHOWN])
         more = ", …" if len(bad) > SHOWN else ""
         raise DataError(
-            f"{len(bad):,} files in {layout.path} are no pictures, or damaged: {named}{more}; mend or remove them."
+            f"No pictures, or damaged, are {len(bad):,} of the files in {layout.path}: {named}{more}; mend or remove "
+            "them."
         )
 
 

@@ -35,14 +35,20 @@ def table(evaluation: Evaluation) -> str:
         ),
         *((f"  {label}", f"{accuracy:.1%}") for label, accuracy in evaluation.class_accuracy.items()),
     ]
-    return "\n".join(f"{name:14} {value}" for name, value in rows)
+    return _columns(rows, 14)
 
 
 def robustness_table(robustness: Robustness, seen: Collection[str]) -> str:
     """What `convoy-train evaluate --suite full` prints besides; `seen` are corruptions like some in training."""
     head = f"{robustness.images:,} ({robustness.split} split, damaged, {robustness.precision} ONNX file)"
     rows = [("images", head), *_robustness_rows(robustness, seen, " ")]
-    return "\n".join(f"{name:26} {value}" for name, value in rows)
+    return _columns(rows, 26)
+
+
+def _columns(rows: list[tuple[str, str]], least: int) -> str:
+    """Names and values below each other, whatever classes are called."""
+    width = max(least, *(len(name) for name, _ in rows))
+    return "\n".join(f"{name:{width}} {value}" for name, value in rows)
 
 
 def seen_in_training(metadata: ModelMetadata) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import resource
 from collections.abc import Callable
 from dataclasses import replace
@@ -200,11 +201,13 @@ def test_a_cut_off_checkpoint_is_one_sentence(saved: Checkpoint, tmp_path: Path)
 
 
 def test_only_a_finished_run_teaches(saved: Checkpoint, tmp_path: Path) -> None:
-    checkpoints.save(saved, tmp_path)
-    with pytest.raises(CheckpointError, match="3 of 9 steps; finish it with: convoy-train train --resume"):
-        load_teacher(tmp_path)
-    checkpoints.save(replace(saved, step=9), tmp_path)
-    assert load_teacher(tmp_path).recipe == "cifar10-plain"
+    run = tmp_path / "my run"
+    checkpoints.save(saved, run)
+    told = f"3 of 9 steps; finish it with: convoy-train train --resume '{run}', and the --data that it began with"
+    with pytest.raises(CheckpointError, match=re.escape(told)):
+        load_teacher(run)
+    checkpoints.save(replace(saved, step=9), run)
+    assert load_teacher(run).recipe == "cifar10-plain"
 
 
 class Bomb:

@@ -51,20 +51,21 @@ def test_networks_stand_where_their_accuracy_and_arithmetic_put_them() -> None:
 
 
 def test_no_label_hides_another_or_a_point() -> None:
-    ours = [Network("cifar10/1 fp32", 114.6, 0.9401, ours=True), Network("small/1 int8", 29.1, 0.9450, ours=True)]
-    root = ElementTree.fromstring(accuracy_svg(ours))
-    boxes = [
+    files = (("9 fp32", 0.9456), ("9 fp16", 0.9457), ("9 int8", 0.9452))
+    ours = [Network(f"cifar10/{name}", 97.7, accuracy, ours=True) for name, accuracy in files]
+    root = ElementTree.fromstring(accuracy_svg([*ours, Network("small/1 int8", 29.1, 0.9450, ours=True)]))
+    labels = [
         (x, y - 10, x + LETTER * len(text.text or ""), y + 2)
         for text in root.iter(f"{SVG}text")
         if text.attrib.get("fill")
         for x, y in [(float(text.attrib["x"]), float(text.attrib["y"]))]
     ]
-    boxes += [
+    points = [
         (x - 4, y - 4, x + 4, y + 4)
         for circle in root.iter(f"{SVG}circle")
         for x, y in [(float(circle.attrib["cx"]), float(circle.attrib["cy"]))]
     ]
-    for one, other in itertools.combinations(boxes, 2):
+    for one, other in (*itertools.combinations(labels, 2), *itertools.product(labels, points)):
         assert one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1], (one, other)
 
 

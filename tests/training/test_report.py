@@ -1,4 +1,4 @@
-"""Cards are whole."""
+"""Cards are whole, and tables straight."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from service.metadata import CARD, ModelMetadata
-from training.report import card, write_card
+from service.metadata import CARD, Evaluation, ModelMetadata, Robustness
+from training.report import card, robustness_table, table, write_card
 
 
 def test_a_card_that_does_not_fit_onto_the_disk_leaves_the_old_one(models_dir: Path, tmp_path: Path) -> None:
@@ -25,3 +25,23 @@ def test_a_card_that_does_not_fit_onto_the_disk_leaves_the_old_one(models_dir: P
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert (tmp_path / CARD).read_text() == card(metadata)
     assert [path.name for path in tmp_path.iterdir()] == [CARD]
+
+
+def test_values_stand_below_each_other_whatever_classes_are_called() -> None:
+    clean = Evaluation(
+        split="test",
+        precision="fp32",
+        images=9,
+        accuracy=1,
+        nll=0,
+        brier=0,
+        ece=0,
+        ece_uncalibrated=0,
+        class_accuracy={"golden retriever": 1, "cat": 1},
+        command="",
+    )
+    damaged = Robustness(
+        split="test", precision="fp32", images=9, jpeg_75=1, grey=1, corruptions={"fog": (1,), "snow": (1,)}, command=""
+    )
+    for lines in (table(clean).splitlines(), robustness_table(damaged, ["fog"]).splitlines()[1:]):
+        assert len({line.rindex(" 100.") for line in lines if " 100." in line}) == 1, lines
