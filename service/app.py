@@ -69,7 +69,7 @@ class _Parts:
 
 
 def create_app(settings: Settings, counters: Counters | None = None, number: int = 0) -> Application:
-    """The application with its models loaded, as that `number` of several; raises `StartupError` if it can't serve."""
+    """The application with its models loaded; `number` as for `Engine`. Raises `StartupError` if it can't serve."""
     parts = _parts(settings, Metrics(counters or Counters.alone()), number)
 
     @asynccontextmanager

@@ -47,13 +47,13 @@ class DynamicBatcher:
         self._pace = Pace()
         self._running: dict[asyncio.Task[None], Batch] = {}  # with the engine, in the order in which it takes them
         self._engine_free_since = 0.0
-        self._idle_since = 0.0  # the same, where what is not counted, a heartbeat, is no work
+        self._idle_since = 0.0  # the same since the last counted request: heartbeats are no work
         self.succeeded = -math.inf  # when the last batch without a failure ended, on the event loop's clock
         self._woken = False
         self._delay_timer: asyncio.TimerHandle | None = None
         self._deadlines = Deadlines(self._loop, self._too_late)
         self._stopping: asyncio.Event | None = None  # set once nothing waits
-        self._broken = False
+        self._broken = False  # once forming batches itself has failed: nothing is answered from then on
         self._observer = observer or Unobserved()
 
     @property
@@ -66,13 +66,8 @@ class DynamicBatcher:
         """Their pixels."""
         return self._queue.bytes
 
-    @property
-    def alive(self) -> bool:
-        """False once forming batches itself has failed; nothing is answered from then on."""
-        return not self._broken
-
     def seconds_until(self, rows: int, priority: Priority = Priority.INTERACTIVE) -> float:
-        """When `rows` more rows would be answered, by the measured pace."""
+        """How long `rows` more rows would wait for their answer, by the measured pace."""
         running = 0.0
         for place, batch in enumerate(self._running.values()):
             left = self._pace.seconds(batch.rows, self._max_batch_size)
@@ -190,7 +185,7 @@ class DynamicBatcher:
             return "drain"
         if not self._delay_s:
             return "idle"
-        due = self._delay_s + (self._queue.oldest or 0.0)
+        due = self._delay_s + (self._queue.waiting_since or 0.0)
         if due <= self._loop.time():
             return "delay"
         if self._delay_timer:

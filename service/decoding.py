@@ -1,7 +1,7 @@
 """Encoded bytes → RGB array. The bytes decide what they are, never the declared type.
 
 The size is read from the header and checked before any pixel is decoded. Whatever is wrong with an image raises
-`InvalidImage` or its kin `ImageTooLarge`; nothing else leaves this room.
+`InvalidImage` or its kin `ImageTooLarge`; beside `MemoryError`, nothing else leaves this room.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def decode(data: bytes, *, max_pixels: int, at_least: int | None = None) -> RGBI
             f"The bytes are no image in a known format; send {', '.join(name.upper() for name in DECODERS)}."
         )
     try:
-        return decoder.decode(data, decoder.pillow_format, max_pixels, at_least or max_pixels)
+        return decoder.decode(data, decoder.pillow_format, max_pixels, at_least or max_pixels)  # so many: never reduced
     except (InvalidImage, MemoryError):
         raise
     except Exception as exc:  # Pillow's plugins raise nearly anything on damaged files

@@ -32,7 +32,7 @@ WORTHWHILE = 0.03  # of an image's time: what a larger batch must save, since wh
 PATIENCE = 2  # batch sizes in a row that save nothing, before larger ones are not tried any more
 LONGEST_S = 0.15  # of a batch larger than LEAST: whoever is in it waits as long, and so does the start, which tries it
 INLINE_S = 0.004  # a shorter inference runs on the event loop: to a thread and back would cost more than the waiting
-BACKGROUND_NICE = 10  # more than requests: a ninth of a core that they want whole, and all of one that they leave
+BACKGROUND_NICE = 10  # more than requests: a tenth of a core that they want whole, and all of one that they leave
 logger = logging.getLogger(__name__)
 
 
@@ -65,8 +65,8 @@ class Engine:
     ) -> None:
         """`precision` is the file to run; None leaves the choice to the provider's row in `PROVIDERS`.
 
-        `number` is this process's among its like, which take the GPUs in turn. Without `max_batch_size`, `warm_up`
-        finds the one with the most images per second.
+        `number` tells the worker processes apart, from 0 on: they take the GPUs in turn. Without `max_batch_size`,
+        `warm_up` finds the one with the most images per second.
         """
         self.device, self.precision, self._session, self._gpu = open_session(files, device, precision, threads, number)
         self._provider = PROVIDERS[self.device]

@@ -22,7 +22,7 @@ from service.types import Probabilities, RGBImage, Rows
 HIDDEN = 4  # the square that is hidden has that part of the height and width
 PLACES = 7  # of that square, down and across
 GREY = 128
-SMALLEST = 1e-7  # float32 knows no probability between one and this much less
+SMALLEST = 1e-7  # probabilities nearer to 0 or 1 count as so near: float32 has a single number nearer to 1
 
 
 class Occlusion(NamedTuple):

@@ -41,7 +41,7 @@ class LoadedModel:
 
 
 def opener(settings: Settings, *, threads: int, number: int = 0) -> OpenEngine:
-    """What opens a model's engine as the settings say, in the process of that `number` among its like."""
+    """What opens a model's engine as the settings say; `number` as for `Engine`."""
 
     def open_engine(metadata: ModelMetadata, files: Mapping[Precision, Path]) -> Engine:
         return Engine(

@@ -83,7 +83,7 @@ class Stage(Record):
 
 
 class Stages(Record):
-    """`file`'s bytes after those of the fp32 file are a model whose outputs are also what is `shown`, in that order."""
+    """The bytes of the fp32 file and then those of `file` are one model, which also outputs what is `shown`."""
 
     file: FileRecord
     shown: Annotated[tuple[Stage, ...], Field(min_length=1)]
@@ -138,7 +138,7 @@ class ReliabilityBin(Record):
 
 
 class Evaluation(Record):
-    """What the exported file measured on one split, single view, last epoch."""
+    """How good the exported file was on one split: by a single view of each image, with the last epoch's weights."""
 
     split: SplitName
     precision: Precision

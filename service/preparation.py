@@ -31,27 +31,27 @@ class Preparation:
     def steps(self) -> Iterator[None]:
         """Go through the pictures, one at each step; nothing about one of them raises."""
         spec, rows = self._spec, list[RGBImage]()
-        at_least = REDUCED_TO * max(spec.height, spec.width)
         for place, picture in enumerate(self._pictures):
             began = time.perf_counter()
-            image = _decoded(picture, self._max_pixels, at_least)
-            decoded = time.perf_counter()
+            image = decoded(picture, spec, self._max_pixels)
+            decoded_at = time.perf_counter()
             if isinstance(image, InvalidImage):
                 self.invalid[place] = image
             else:
                 rows.append(fit(image, height=spec.height, width=spec.width, resize_policy=spec.resize_policy))
-            self.decode_s += decoded - began
-            self.preprocess_s += time.perf_counter() - decoded
+            self.decode_s += decoded_at - began
+            self.preprocess_s += time.perf_counter() - decoded_at
             yield
         if rows:
             self.rows = rows[0][np.newaxis] if len(rows) == 1 else np.stack(rows)
 
 
-def _decoded(picture: Picture | InvalidImage, max_pixels: int, at_least: int) -> RGBImage | InvalidImage:
+def decoded(picture: Picture | InvalidImage, spec: InputSpec, max_pixels: int) -> RGBImage | InvalidImage:
+    """Its pixels, reduced where they are far more than `spec` asks for, or what is wrong with it."""
     if not isinstance(picture, bytes):
         return picture
     try:
-        return decode(picture, max_pixels=max_pixels, at_least=at_least)
+        return decode(picture, max_pixels=max_pixels, at_least=REDUCED_TO * max(spec.height, spec.width))
     except InvalidImage as exc:
         return exc
 

@@ -81,7 +81,7 @@ def open_session(
 ) -> Opened:
     """A session on `device`; `auto` tries every provider and says which it had to pass over.
 
-    `number` is that of this process among its like, which take the GPUs in turn.
+    `number` tells the worker processes apart, from 0 on: they take the GPUs in turn.
     """
     if precision is not None and precision not in files:
         raise StartupError(

@@ -151,8 +151,8 @@ class Queue:
         return self._interactive.bytes + self._bulk.bytes
 
     @property
-    def oldest(self) -> float | None:
-        """When the request that has waited longest was enqueued."""
+    def waiting_since(self) -> float | None:
+        """When the request that has waited longest was enqueued, on the event loop's clock."""
         return min((lane.oldest.enqueued for lane in self._lanes if lane.oldest), default=None)
 
     def rows_before(self, priority: Priority) -> int:

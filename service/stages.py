@@ -48,7 +48,7 @@ class StageViewer:
     def _opened(self, stages: Stages) -> onnxruntime.InferenceSession:
         if self._session is None:
             files = (self._model, stages.file)
-            model = b"".join(file.verify(self._folder).read_bytes() for file in files)  # one after the other is one
+            model = b"".join(file.verify(self._folder).read_bytes() for file in files)  # protobuf reads both as one
             options = onnxruntime.SessionOptions()
             options.log_severity_level = 3  # errors only
             options.intra_op_num_threads = options.inter_op_num_threads = 1

@@ -65,7 +65,7 @@ class Turns:
             )
 
     async def _turn(self, pictures: Iterator[None], given_up: Event, threads: Executor) -> bool:
-        """Whether the last one is done."""
+        """Take one turn; whether the last picture is done."""
         if not self._open:
             self._turn_s = 0.0  # what was seen before says little of what comes after a pause
         self._open += 1

@@ -1,8 +1,8 @@
 """Logits → probabilities that are honest, and the measures of how honest they are; prediction sets.
 
-Both are fitted on the validation images and, where a network has learned that they are the same, on their mirror
-images. By answers to those nobody has chosen a recipe: on the validation images as they are, networks look better than
-they are on new ones, and what is fitted on them alone is too sure of itself.
+Calibrators and thresholds are fitted on the validation images and, where a network was trained on mirror images, on
+theirs too. No recipe was chosen by the answers to the latter: on the validation images as they are, networks look
+better than they are on new ones, and what is fitted on them alone is too sure of itself.
 """
 
 from __future__ import annotations

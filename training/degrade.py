@@ -25,7 +25,7 @@ Degradation = Callable[[Tensor, torch.Generator], Tensor]  # uint8 (N, H, W, 3) 
 
 @dataclass(frozen=True)
 class Some:
-    """Degrade a random part of the batch, `share` of it in the mean, and leave the rest as it is."""
+    """Degrade a random part of the batch, `share` of it on average, and leave the rest as it is."""
 
     share: float
     degradation: Degradation
@@ -39,7 +39,7 @@ class Some:
 
 
 def jpeg(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Encode and decode each image with a quality of 30 to 95 and, as cameras do, half as many colours (4:2:0)."""
+    """Encode and decode each image with a quality of 30 to 95 and, as cameras do, chroma at half the resolution."""
     return reencode(images, torch.randint(30, 96, (len(images),), generator=generator).tolist())
 
 

@@ -22,7 +22,7 @@ from training.recipes import TrainConfig
 
 
 class Teachers:
-    """Networks whose mean over each other and over both mirror images of a batch is to be learned.
+    """Networks whose answers, averaged over all of them and over both mirror images of a batch, are to be learned.
 
     Their logits are divided by `temperature` before the softmax; the student's must be too.
     """
@@ -34,7 +34,7 @@ class Teachers:
     def targets(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         """float pixels 0 … 255 (N, 3, H, W) → probabilities (N, classes), of one teacher and one mirror image.
 
-        Both are drawn anew for every batch. The gradient of the cross-entropy is linear in its target, so in the mean
+        Both are drawn anew for every batch. The gradient of the cross-entropy is linear in its target, so averaged
         over steps it is that of the whole ensemble, at the price of one forward pass.
         """
         place = int(torch.randint(2 * len(self._networks), (), generator=generator))
@@ -87,7 +87,7 @@ class Roles:
 
 
 def assign_roles(recipe: str, config: TrainConfig, data: TrainingData, teachers: tuple[Teacher, ...]) -> Roles:
-    """Raise `CheckpointError` unless a run of `config` on `data` can learn from `teachers`."""
+    """What `teachers` are to a run of `config` on `data`; raises `CheckpointError` where it can't learn from them."""
     if len(teachers) != len(config.teachers):
         expected = " and ".join(config.teachers) or "none"
         raise CheckpointError(

@@ -30,7 +30,7 @@ from training.calibrate import (
 )
 from training.data import Split, labels_of, load_test_split, load_training_data, option_of
 from training.errors import TrainingError
-from training.foreign.source import held_out
+from training.foreign.source import all_but_test
 from training.model_files import ModelFile
 from training.onnx_graph import run_onnx
 from training.repository import read_model
@@ -127,7 +127,7 @@ def _open(folder: Path, data: Path, split: SplitName) -> tuple[ModelMetadata, di
     if height != width:
         raise TrainingError(f"{folder} takes images of {width} × {height}; only models of square ones can be measured.")
     if split == "validation" and _is_calibrated_import(metadata):
-        return metadata, files, held_out(load_training_data(data, height), metadata.labels)
+        return metadata, files, all_but_test(load_training_data(data, height), metadata.labels)
     images = labelled_images(data, split, height)
     return metadata, files, images.renumbered(classes, metadata.labels)
 

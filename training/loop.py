@@ -137,7 +137,6 @@ def _targets(run: Run, images: Tensor, labels: Tensor, view: View) -> Tensor:
     return run.memory.recall(run.view)  # rounded, as from now on
 
 
-@torch.no_grad()
 def evaluate(model: nn.Module, split: Split, device: torch.device, precision: Precision) -> float:
     """Single-view accuracy of `model` on `split`."""
     return float((logits_of(model, split.images, device, precision).argmax(1) == split.labels).double().mean())

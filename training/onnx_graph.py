@@ -134,9 +134,10 @@ def change_constant(graph: onnx.GraphProto, name: str, made: Callable[[Array], A
 def _run(
     model: str | bytes, outputs: list[str], images: npt.NDArray[np.uint8], batch_size: int | None
 ) -> list[npt.NDArray[np.float32]]:
-    """Integers are summed without overflow everywhere.
+    """What a model, its file or its bytes, gives of all images: (N, classes) for each of the `outputs`.
 
-    CPUs without int8 dot products (VNNI) would else cut off sums, and are asked for the slow way.
+    Integers are summed without overflow everywhere: CPUs without int8 dot products (VNNI) would cut off sums, and are
+    asked for the slow way.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only

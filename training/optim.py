@@ -101,9 +101,9 @@ def _sgd_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
     out what Nesterov momentum multiplies in, and dividing the decay by lr makes it independent of lr.
     The biases of normalisation layers learn `norm_bias_lr_factor` times faster.
     """
-    per_thousand_steps = 1024 * (1 + 1 / (1 - config.momentum))
-    lr = config.lr * config.batch_size / per_thousand_steps  # on the mean loss
-    decay = config.weight_decay * config.batch_size / per_thousand_steps
+    unit = 1024 * (1 + 1 / (1 - config.momentum))  # images, times what Nesterov momentum multiplies in
+    lr = config.lr * config.batch_size / unit  # on the mean loss
+    decay = config.weight_decay * config.batch_size / unit
     biases = [p for n, p in model.named_parameters() if p.requires_grad and "norm" in n]
     others = [p for n, p in model.named_parameters() if p.requires_grad and "norm" not in n]
     bias_lr = lr * config.norm_bias_lr_factor

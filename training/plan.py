@@ -50,7 +50,10 @@ class Plan:
 
 
 def plan(options: argparse.Namespace) -> Plan:
-    """Raises `TrainingError` for options that do not fit together, `CheckpointError` for runs that are not there."""
+    """The run that is asked for.
+
+    Raises `TrainingError` for options that do not fit together, `CheckpointError` for runs that are not there.
+    """
     return _to_resume(options) if options.resume else _to_begin(options)
 
 

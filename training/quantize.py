@@ -46,7 +46,7 @@ class Images(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no
 def quantize(fp32: Path, int8: Path, images: npt.NDArray[np.uint8]) -> None:
     """Write the integer form of `fp32` to `int8`.
 
-    The scale of an activation is the mean over batches of `images` of that at which nothing is cut off: to lose the
+    An activation's range is from the mean of the minima to the mean of the maxima in batches of `images`: to lose the
     rarest extremes costs less than coarser steps for everything else. Bytes of the image stay what they are.
     """
     (cast,) = (node for node in onnx.load(fp32).graph.node if node.op_type == "Cast")

@@ -18,7 +18,7 @@ class TrainConfig:
     lr: float  # per 1,024 images with their losses summed, see `training.optim`; adam: the usual step size
     lr_schedule: str
     augmentations: tuple[str, ...] = ()
-    degradations: tuple[str, ...] = ()  # what the student sees of it and its teachers don't, see `training.degrade`
+    degradations: tuple[str, ...] = ()  # which the student sees and its teachers don't, see `training.degrade`
     label_smoothing: float = 0.0
     weight_decay: float = 0.0
     momentum: float = 0.85

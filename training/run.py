@@ -39,13 +39,8 @@ class Run:
         forgetting = (replace(teacher, answers=None) for teacher in teachers)  # or each student would carry them on
         self.teachers = teachers if config.inherit_answers else tuple(forgetting)
         self.roles = assign_roles(recipe, config, data, self.teachers)
-        self.recipe, self.config, self.data, self.device, self.precision = (
-            recipe,
-            config,
-            data,
-            device,
-            precision,
-        )
+        self.recipe, self.config, self.data = recipe, config, data
+        self.device, self.precision = device, precision
         self.steps_per_epoch, self.images_per_step = data.batches(config.batch_size)
         self.total_steps = min(int(config.epochs * self.steps_per_epoch), config.max_steps or 2**62)
         self.images, self.labels = data.train.images.to(device), data.train.labels.to(device)

@@ -87,5 +87,5 @@ def summary(trials: Sequence[Trial]) -> str:
         deviation = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
         lines.append(f"{name:10} {100 * statistics.mean(values):.2f}{deviation} % over {len(values)} seeds")
     seconds = statistics.mean(trial.seconds for trial in trials)
-    lines.append(f"training   {seconds:,.1f} s in the mean, validation and checkpoints left out")
+    lines.append(f"training   {seconds:,.1f} s on average, validation and checkpoints left out")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""An image → several views of it → one answer: to compare with records that are measured so; it is never served."""
+"""An image → several views of it → one answer (test-time augmentation): as records are measured; never served."""
 
 from __future__ import annotations
 

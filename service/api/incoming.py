@@ -140,8 +140,8 @@ class Incoming:
     async def chunks(self, limit: int) -> AsyncIterator[bytes]:
         """The body as it arrives.
 
-        Raises `BodyTooLarge` as soon as it is known to be more than `limit` bytes, `ClientDisconnect` when it ends
-        before its end, `DeadlineExceeded` when the request's time is up.
+        Raises `BodyTooLarge` as soon as it is known to be more than `limit` bytes, `ClientDisconnect` when its
+        client goes before the end of it, `DeadlineExceeded` when the request's time is up.
         """
         if self.declared_bytes > limit:
             raise _too_large(limit)

@@ -199,7 +199,7 @@ class _Line:
 
 
 def find(connection: sqlite3.Connection, batch_id: str) -> Batch:
-    """Raises `BatchNotFound`."""
+    """The batch of that id; raises `BatchNotFound`."""
     row = connection.execute("SELECT * FROM batches WHERE id = ?", [batch_id]).fetchone()
     if row is None:
         raise BatchNotFound("There is no such batch, or not any more; /v1/batches lists all.")

@@ -21,14 +21,13 @@ from pathlib import Path
 
 import numpy as np
 
-from service.decoding import decode
 from service.errors import InvalidImage, ServiceError, StartupError
 from service.jobs import results
 from service.jobs.inputs import Content
 from service.loading import LoadedModel, load_version, opener
 from service.metadata import InputSpec
 from service.prediction import Prediction, predictions
-from service.preparation import REDUCED_TO
+from service.preparation import decoded
 from service.preprocessing import fit
 from service.settings import Settings
 from service.types import RGBImage
@@ -78,7 +77,7 @@ class Scorer:
     """One model, ready to score chunks."""
 
     def __init__(self, task: Task, number: int = 0) -> None:
-        """Load and verify the model, in the process of that `number` among its like; raises `StartupError`."""
+        """Load and verify the model; `number` as for `Engine`. Raises `StartupError`."""
         self._task, self._readers = task, ThreadPoolExecutor(READERS)
 
         try:
@@ -94,7 +93,7 @@ class Scorer:
         row = partial(_row, spec=self._model.metadata.input, max_pixels=self._task.settings.max_image_pixels)
         unread = any(map(callable, chunk.contents))
         rows = list((self._readers.map if unread else map)(row, chunk.contents))
-        decoded = time.perf_counter()
+        decoded_at = time.perf_counter()
         good = [each for each in rows if not isinstance(each, InvalidImage)]
         size = self._model.engine.max_batch_size
         answers = (
@@ -105,12 +104,12 @@ class Scorer:
             )
         )
         outcomes = [each if isinstance(each, InvalidImage) else next(answers) for each in rows]
-        inferred = time.perf_counter()
+        inferred_at = time.perf_counter()
         return Scored(
             results.rows(chunk.first, chunk.ids, outcomes, self._task.top_k),
             [outcome.index if isinstance(outcome, Prediction) else None for outcome in outcomes],
-            decoded - began,
-            inferred - decoded,
+            decoded_at - began,
+            inferred_at - decoded_at,
         )
 
 
@@ -119,16 +118,13 @@ def _row(
 ) -> RGBImage | InvalidImage:
     if stopped.is_set():
         raise Stopped
-    if isinstance(content, InvalidImage):
-        return content
     try:
-        if callable(content):
-            content = content()
-        if isinstance(content, bytes):
-            content = decode(content, max_pixels=max_pixels, at_least=REDUCED_TO * max(spec.height, spec.width))
-        return fit(content, height=spec.height, width=spec.width, resize_policy=spec.resize_policy)
+        image = decoded(content() if callable(content) else content, spec, max_pixels)
     except InvalidImage as exc:
         return exc
+    if isinstance(image, InvalidImage):
+        return image
+    return fit(image, height=spec.height, width=spec.width, resize_policy=spec.resize_policy)
 
 
 _scorer: Sequence[Scorer | StartupError] = ()  # this process's one, since a pool's tasks can't be given any

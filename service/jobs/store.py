@@ -101,7 +101,7 @@ class Store:
             return find(connection, new.id)
 
     def get(self, batch_id: str) -> Batch:
-        """Raises `BatchNotFound`."""
+        """The batch of that id; raises `BatchNotFound`."""
         if not self.exists:
             raise BatchNotFound("There is no such batch: none was ever sent.")
         with self.database.reading() as connection:

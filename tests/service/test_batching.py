@@ -269,7 +269,7 @@ def test_only_the_guilty_rows_fail(requests: list[list[int]]) -> None:
                 assert all(np.isnan(outcome.probabilities[i]).all() for i in guilty)
                 innocent = [i for i in range(len(request)) if i not in guilty]
                 assert outcome.probabilities[innocent, 0].tolist() == [request[i] for i in innocent]
-        assert batcher.alive
+        assert batcher.refusal(1, 1) is None
 
     run(scenario())
 
@@ -331,7 +331,6 @@ def test_a_batcher_that_breaks_refuses_instead_of_hanging(
         tasks = [start(batcher.submit(rows(i))) for i in range(5)]
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         assert all(isinstance(outcome, InferenceFailed) for outcome in outcomes)
-        assert not batcher.alive
         with pytest.raises(InferenceFailed):
             await batcher.submit(rows(1))
         await batcher.stop(60)
@@ -371,7 +370,7 @@ def test_every_request_gets_its_own_answer_whoever_gives_up(
             else:
                 assert values(outcome) == [i] * size
         assert batcher.queued_rows == batcher.queued_bytes == 0
-        assert batcher.alive
+        assert batcher.refusal(1, 1) is None
 
     run(scenario())
 

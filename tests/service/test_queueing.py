@@ -72,11 +72,11 @@ def test_bulk_rows_fill_what_interactive_ones_leave_free() -> None:
 
 def test_the_oldest_is_found_in_either_lane() -> None:
     queue = Queue()
-    assert queue.oldest is None
+    assert queue.waiting_since is None
     queue.add(request(1, Priority.INTERACTIVE, enqueued=2.0))
-    assert queue.oldest == 2.0
+    assert queue.waiting_since == 2.0
     queue.add(request(1, Priority.BULK, enqueued=1.0))
-    assert queue.oldest == 1.0
+    assert queue.waiting_since == 1.0
 
 
 @settings(deadline=None)

@@ -85,6 +85,6 @@ def test_numbers_of_views_are_never_mixed_in_the_summary() -> None:
     assert summary([Trial(0, 0.9, 0.92, 3.0), Trial(1, 0.91, 0.94, 4.0)]).splitlines() == [
         "one view   90.50 ± 0.71 % over 2 seeds",
         "six views  93.00 ± 1.41 % over 2 seeds",
-        "training   3.5 s in the mean, validation and checkpoints left out",
+        "training   3.5 s on average, validation and checkpoints left out",
     ]
     assert summary([Trial(0, 0.9, 0.92, 3.0)]).splitlines()[0] == "one view   90.00 % over 1 seeds"

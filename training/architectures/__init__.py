@@ -25,7 +25,7 @@ ARCHITECTURES: dict[str, Build] = {  # with their multiply-accumulates at 32 × 
     "tutorial-cnn": TutorialCNN,
 }
 
-# an architecture → the one that it is until what it has besides has learned something
+# an architecture → a plainer one, which computes the same until what that lacks has learned something
 EXTENDS = {"excited-cnn": "plain-cnn-deep", "excited-cnn-small": "plain-cnn-small"}
 
 __all__ = ["ARCHITECTURES", "EXTENDS", "Network"]

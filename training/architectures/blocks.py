@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from training.architectures.small_maps import Convolution
 
-SQUEEZE = 8  # times fewer channels between squeeze and excitation
+SQUEEZE = 8  # the reduction ratio: times fewer channels between squeeze and excitation
 
 
 class Stage(nn.Module):
@@ -34,7 +34,7 @@ class Stage(nn.Module):
         yield from ((self.conv1, self.norm1), (self.conv2, self.norm2))
 
     def inference_layers(self) -> Iterator[nn.Module]:
-        """As `forward`; norm and ReLU may move before the pooling because both are rising functions."""
+        """As `forward`; norm and ReLU may move before the max pooling because both are non-decreasing."""
         yield from (
             _fold(self.conv1, self.norm1),
             nn.ReLU(),
@@ -53,7 +53,7 @@ class SmoothStage(Stage):
         return F.gelu(self.norm2(self.conv2(x)))
 
     def inference_layers(self) -> Iterator[nn.Module]:
-        """As `forward`; GELU stays behind the pooling, since it is no rising function."""
+        """As `forward`; GELU stays behind the pooling, since it is not monotonic."""
         yield from (
             _fold(self.conv1, self.norm1),
             nn.MaxPool2d(2),

@@ -11,10 +11,10 @@ EPSILON = 5e-4  # added to each variance: what hardly varies is noise, and is no
 
 
 def whitening_filters(batches: Iterable[Tensor], size: int, directions: int) -> Tensor:
-    """Filters (`directions`, C, `size`, `size`) under which patches of images (N, C, H, W) have variance 1, unmixed.
+    """Filters (`directions`, C, `size`, `size`) whose outputs for images (N, C, H, W) are uncorrelated, of variance 1.
 
-    They are eigenvectors of the patches' covariance, over the roots of their eigenvalues, and of those the ones of most
-    variance. Only one batch's patches are there at a time: they take 8 `size`² times the memory of the pictures' bytes.
+    They are the eigenvectors of the patches' covariance with the largest eigenvalues, each over the root of its own.
+    Only one batch's patches are there at a time: they take 8 `size`² times the memory of the pictures' bytes.
     """
     count, total, products = 0, torch.zeros(()).double(), torch.zeros(()).double()
     for images in batches:

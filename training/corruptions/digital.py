@@ -56,7 +56,7 @@ def pixelate(x: Tensor, severity: int, _generator: torch.Generator) -> Tensor:
 
 
 def jpeg(x: Tensor, severity: int, _generator: torch.Generator) -> Tensor:
-    """Encoded with a low quality and half the colours (4:2:0)."""
+    """Encoded with a low quality, and chroma at half the resolution (4:2:0)."""
     quality = (80, 65, 58, 50, 40)[severity - 1]
     pixels = (255 * x).round().byte().permute(0, 2, 3, 1)
     return reencode(pixels, [quality] * len(x)).permute(0, 3, 1, 2) / 255

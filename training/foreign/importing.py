@@ -36,7 +36,7 @@ from training.errors import ExportError
 from training.foreign import graph, wrapping
 from training.foreign.files import Measured, measure, networks_of, write_calibrated
 from training.foreign.shapes import settled, works_out_shapes
-from training.foreign.source import Source, held_out
+from training.foreign.source import Source, all_but_test
 from training.model_files import GATE_TOLERANCE, NAMES, ModelFile
 from training.onnx_graph import run_onnx
 from training.repository import check_target, new_version
@@ -96,7 +96,7 @@ def _fill(
     foreign, labels = source.network, source.labels
     name, number = target.parent.name, target.name
     properties = {"name": name, "version": number, "labels": ",".join(labels)}
-    (pictures, logits_of_pictures), images = expected, None if data is None else held_out(data, labels)
+    (pictures, logits_of_pictures), images = expected, None if data is None else all_but_test(data, labels)
     network = wrapping.with_way_in(foreign, source.normalisation)
     own = write_calibrated(folder / NAMES["fp32"], network, properties, labels)
     _check(own, pictures, logits_of_pictures)  # before any other pictures are run through it

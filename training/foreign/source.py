@@ -45,7 +45,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
     return labels
 
 
-def held_out(data: TrainingData, labels: tuple[str, ...]) -> Split:
+def all_but_test(data: TrainingData, labels: tuple[str, ...]) -> Split:
     """All pictures but those of the test part, their numbers those of `labels`; raises `ExportError` for others."""
     if sorted(data.labels) != sorted(labels):
         others = ", ".join(sorted(set(data.labels) ^ set(labels))[:6])

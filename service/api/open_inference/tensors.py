@@ -28,7 +28,7 @@ from service.settings import Settings
 from service.types import Rows
 
 JSON, BINARY = b"application/json", b"application/octet-stream"
-MOST_VALUES = 5_000_000  # 1,024 images of 32 × 32 pixels, as lists of lists, are 4.3 million
+MOST_VALUES = 5_000_000  # 1,024 images of 32 × 32 pixels, as lists of lists, are 4.2 million
 MOST_OBJECTS = 64
 LENGTH = struct.Struct("<I")  # before each element of a binary BYTES tensor
 
