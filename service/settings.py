@@ -47,7 +47,9 @@ class Settings(BaseSettings):
         "auto", description="execution provider: `auto` prefers CUDA and says what it took"
     )
     precision: Literal["auto", "fp32", "fp16", "int8"] = Field(
-        "auto", description="which file of a model to run; `auto` takes the fastest for the device among those it has"
+        "auto",
+        description="which file of a model to run; `auto` takes fp16 on a GPU, int8 on a CPU with dot products of "
+        "8-bit integers, else fp32",
     )
     workers: int = Field(
         0, ge=0, le=MOST_WORKERS, description="worker processes; 0 takes one per core on the CPU, or one per GPU"

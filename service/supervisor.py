@@ -118,7 +118,10 @@ class Supervisor:
             return ended
         status = await worker.process.wait()
         self._forget(worker)
-        return f"worker {worker.process.pid} ended with status {status}"
+        ended = f"worker {worker.process.pid} ended with status {status}"
+        if status == -signal.SIGKILL and not (self._announced or self._stop.is_set()):  # it could not say so itself
+            logger.error("%s before it could serve: it was killed, as happens where memory runs out", ended)
+        return ended
 
     async def _reload(self) -> None:
         """New models for one worker after the other: loading them takes a core, and the others keep theirs."""
@@ -140,8 +143,9 @@ class Supervisor:
         try:
             with theirs:
                 numbers = [theirs.fileno(), self._counters]
+                tells = strip == 0 or self._announced  # what keeps it from starting; of the first ones, one does
                 process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-m", "service.worker", *map(str, numbers), str(strip),
+                    sys.executable, "-m", "service.worker", *map(str, (*numbers, strip, int(tells))),
                     stdin=asyncio.subprocess.PIPE, pass_fds=numbers, start_new_session=True,
                 )  # fmt: skip
         except BaseException:

@@ -1,4 +1,4 @@
-"""`python -m service.worker CHANNEL COUNTERS STRIP`: one copy of the service, started by the supervisor alone.
+"""`python -m service.worker CHANNEL COUNTERS STRIP TELLS`: one copy of the service, started by the supervisor alone.
 
 Its settings come as JSON on stdin: command lines are for everyone to see.
 """
@@ -21,8 +21,8 @@ from service.server import WorkerServer
 from service.settings import Settings
 
 
-def main(channel: int, counters: int, strip: int) -> int:
-    """Serve until the parent says otherwise; what keeps it from starting is one sentence on stderr and status 1."""
+def main(channel: int, counters: int, strip: int, tells: int) -> int:
+    """Serve until the parent says otherwise; status 1, and if it `tells` a sentence on stderr, where it can't start."""
     for number in (signal.SIGINT, signal.SIGHUP):  # to all processes at once: what it means the parent says
         signal.signal(number, signal.SIG_IGN)
     settings = Settings.model_validate_json(sys.stdin.read())
@@ -30,7 +30,7 @@ def main(channel: int, counters: int, strip: int) -> int:
     try:
         app = create_app(settings, Counters(mmap.mmap(counters, 0), strip), strip)
     except StartupError as exc:
-        if strip == 0:  # the others have the same to say
+        if tells:
             print(f"convoy: {exc}", file=sys.stderr)  # noqa: T201 - as the command line would
         return 1
     server = WorkerServer(

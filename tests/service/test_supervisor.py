@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from unittest.mock import Mock, call
+from unittest.mock import AsyncMock, Mock, call
 
 import pytest
 
@@ -275,6 +275,14 @@ def test_workers_that_cannot_start_end_the_service_with_one_sentence(tmp_path: P
         assert len([line for line in convoy.log if line.startswith("convoy: ")]) == 1
 
 
+def test_whichever_worker_cannot_be_replaced_says_why(models_dir: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(models_dir, tmp_path / "models"))
+    with running(root) as convoy:
+        shutil.rmtree(root)
+        os.kill(convoy.workers()[-1], signal.SIGKILL)
+        convoy.wait_for("convoy: The default model colours can't be served")
+
+
 def lone(listener: socket.socket, announce: Callable[[], None]) -> Supervisor:
     """One that starts nobody."""
     return Supervisor(listener, b"", count=1, lame_duck_s=0, drain_timeout_s=0, announce=announce)
@@ -346,6 +354,24 @@ def test_the_first_worker_has_the_time_to_say_why_none_can_start() -> None:
 
     assert asyncio.run(run()) == 1
     assert events == ["1 ended", "0 ended"]
+
+
+def test_a_worker_that_is_killed_while_it_starts_ends_the_service_with_a_guess_at_the_reason(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Killed(Supervisor):
+        async def _start(self, strip: int) -> Worker:  # noqa: ARG002 - the signature is the supervisor's
+            worker = Worker(Mock(pid=7, wait=AsyncMock(return_value=-signal.SIGKILL)), Mock())
+            self._workers.append(worker)
+            return worker
+
+    async def run() -> int:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            return await Killed(listener, b"", count=1, lame_duck_s=0, drain_timeout_s=0, announce=lambda: None).run()
+
+    assert asyncio.run(run()) == 1
+    said = "worker 7 ended with status -9 before it could serve: it was killed, as happens where memory runs out"
+    assert [record.getMessage() for record in caplog.records] == [said]
 
 
 def test_a_machine_without_room_for_the_first_worker_ends_the_service_with_its_reason(
