@@ -41,7 +41,9 @@ class Answer:
         """The body; raises `StartupError` where it is a problem."""
         document = self.document()
         if self.status >= 300:
-            raise StartupError(f"The server answers {self.status}: {document.get('detail', 'it does not say why')}")
+            why = document.get("detail", "it does not say why")
+            hint = " --api-key-file FILE sends one." if self.status == HTTPStatus.UNAUTHORIZED else ""
+            raise StartupError(f"The server answers {self.status}: {why}{hint}")
         return document
 
 

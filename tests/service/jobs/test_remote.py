@@ -163,7 +163,9 @@ def test_a_server_that_asks_for_a_key_gets_it(
     with serving(settings.model_copy(update={"api_keys_file": keys}), monkeypatch) as url:
         command = ["score", str(folder), "--output", str(output), "--server", url]
         assert main(command) == 1
-        assert "The server answers 401: This service asks for a key" in capsys.readouterr().err
+        told = capsys.readouterr().err
+        assert "The server answers 401: This service asks for a key" in told
+        assert told.endswith("--api-key-file FILE sends one.\n")
         assert main([*command, "--api-key-file", str(keys)]) == 0
     assert len(output.read_text().splitlines()) == 1 + len(PICTURES)
 
