@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from threading import Lock
+from typing import Any, BinaryIO
 
 from service.errors import InvalidSource, ServiceError
 from service.jobs.inputs import Input, text
 
 BUFFER = 1 << 20
+ONE = Lock()
 
 
 @contextmanager
@@ -24,6 +26,10 @@ def as_invalid_source(path: str) -> Iterator[None]:
         reason = getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
         if isinstance(exc, FileNotFoundError) and not exc.strerror:  # all that it says is the path
             reason = "it is not there"
+        if "range requests" in reason:  # fsspec's advice is for who writes Python
+            reason = "its server gives no parts of a file; download it first"
+        if isinstance(exc, PermissionError):
+            reason += "; make it readable, or leave it out"
         place = exc.filename if isinstance(exc, OSError) and isinstance(exc.filename, str) else path
         raise InvalidSource(f"{text(place)} can't be read: {reason}.") from exc
 
@@ -32,6 +38,16 @@ def guarded(path: str, inputs: Iterator[Input]) -> Iterator[Input]:
     """The inputs, as long as they can be found."""
     with as_invalid_source(path):
         yield from inputs
+
+
+@contextmanager
+def opened(open_file: Callable[[], io.RawIOBase], *, at_once: bool) -> Iterator[BinaryIO]:
+    """A store's file, which goes on where the store gives less than was asked for.
+
+    Many stores serve one thread at a time, not all `at_once`: an archive's members (`tar://`) share one open file.
+    """
+    with nullcontext() if at_once else ONE, io.BufferedReader(open_file()) as stream:
+        yield stream
 
 
 class Stream:

@@ -6,7 +6,6 @@ image that can't be read has its error in its place. Servers never come here: th
 
 from __future__ import annotations
 
-import io
 import posixpath
 import re
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ from service.errors import InvalidImage, InvalidSource
 from service.jobs.inputs import Content, Input, Limits, ReadStream, hidden, is_below, stored, text
 from service.jobs.sources import HEAD_BYTES, SOURCES, is_image, kind_of, local
 from service.jobs.sources.cifar import FILE_NAME
-from service.jobs.sources.edge import Stream, as_invalid_source, guarded
+from service.jobs.sources.edge import Stream, as_invalid_source, guarded, opened
 from service.jobs.sources.lists import LIST_SUFFIX, list_inputs
 from service.jobs.sources.zips import is_zip, zip_inputs
 
@@ -226,7 +225,7 @@ def _read(files: AbstractFileSystem, path: str, limits: Limits) -> Content:
         with (
             local.open_plain(path)
             if isinstance(files, LocalFileSystem)
-            else io.BufferedReader(files.open(path, "rb"))  # which goes on where a store gives less than was asked for
+            else opened(partial(files.open, path, "rb"), at_once=files.async_impl)
         ) as stream:
             content = stream.read(limits.max_image_bytes + 1)
     except MemoryError:

@@ -63,6 +63,11 @@ def test_what_is_not_there_is_said_to_be() -> None:
         raise FileNotFoundError("http://x/a")
 
 
+def test_a_server_that_gives_whole_files_only_is_answered_with_what_helps() -> None:
+    with pytest.raises(InvalidSource, match=r"gives no parts of a file; download it first\.$"), as_invalid_source("in"):
+        raise ValueError("The HTTP server doesn't appear to support range requests. Open with block_size=0.")
+
+
 @pytest.mark.parametrize("error", [InvalidSource("as it stands"), MemoryError()])
 def test_what_is_no_stores_business_stays_what_it_is(error: Exception) -> None:
     with pytest.raises(type(error)) as raised, as_invalid_source("in"):

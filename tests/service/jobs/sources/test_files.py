@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
@@ -180,8 +181,17 @@ def test_a_folder_that_may_not_be_listed_is_refused(tmp_path: Path, monkeypatch:
         return scandir(folder)
 
     monkeypatch.setattr(os, "scandir", closed)
-    with pytest.raises(InvalidSource, match="dog can't be read: Permission denied"):
+    with pytest.raises(InvalidSource, match="dog can't be read: Permission denied; make it readable, or"):
         found(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_threads_that_read_an_archive_as_a_store_get_each_its_own_member(kind: str, tmp_path: Path) -> None:
+    members = [(f"{number:04}.png", PNG + str(number).encode()) for number in range(1000)]
+    (tmp_path / "archive").write_bytes(PACKERS[kind](members))
+    inputs = list(open_path(f"{kind}://::{tmp_path / 'archive'}", Limits()).inputs)
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(lambda each: (each.id, each.content()), inputs)) == members
 
 
 def test_a_folder_that_is_called_like_cifar_10s_batches_is_one(tmp_path: Path) -> None:
