@@ -34,6 +34,7 @@ from service.jobs.sources.files import open_path
 CONNECT_S = 5.0
 TELL_S = 15.0  # without a row, until it is said where to look: starting the actors takes a few seconds
 AHEAD = 2  # chunks that have come and are not taken yet
+STOP_S = 5.0  # for the chunk that is awaited when nobody wants more: once Ray is shut down, to ask starts it again
 logger = logging.getLogger(__name__)
 COLUMN = "item"  # of each row, which holds one object; the name is that of `from_items`
 
@@ -179,7 +180,8 @@ def _awaited(outcomes: Iterator[Outcome]) -> Generator[Done | None]:
         except Exception as exc:  # it is raised where they are awaited
             put(exc)
 
-    Thread(target=fetch, name="awaited", daemon=True).start()
+    fetching = Thread(target=fetch, name="awaited", daemon=True)
+    fetching.start()
     to_tell: float | None = time.monotonic() + TELL_S
     try:
         while True:
@@ -199,6 +201,7 @@ def _awaited(outcomes: Iterator[Outcome]) -> Generator[Done | None]:
             yield outcome
     finally:
         nobody_waits.set()
+        fetching.join(STOP_S)
 
 
 def _numbered(chunks_done: Iterable[Done | None], first: int) -> Generator[Done | None]:

@@ -125,11 +125,12 @@ def _there(options: argparse.Namespace) -> int:
         bar.total = total
         bar.update(done - bar.n)
 
-    with closing(ledger), closing(bar):
+    with closing(ledger):
         the_run = RemoteRun(remote, ledger, query, on_rows)
         _stop_on_signals(the_run)
         inputs = _inputs(zip(options.paths, opened, strict=True), len(opened) > 1)
-        labels = the_run.score(_counted(inputs))
+        with closing(bar):
+            labels = the_run.score(_counted(inputs))
         if the_run.stopped:
             return _interrupted(ledger)
         seconds = time.monotonic() - began

@@ -40,10 +40,11 @@ class Ledger:
 
     def __init__(self, output: Path, fingerprint: str) -> None:
         """Go on with what an earlier process left, if it did the same: raises `StartupError` if it did not."""
-        if output.is_dir():
-            raise StartupError(f"{output} is a folder; give --output the name of a file.")
-        if not output.parent.is_dir():
-            raise StartupError(f"There is no folder {output.parent} for --output; make it, or choose another.")
+        with self._as_startup_error(output):  # a folder that is closed to this user, a name that is too long
+            if output.is_dir():
+                raise StartupError(f"{output} is a folder; give --output the name of a file.")
+            if not output.parent.is_dir():
+                raise StartupError(f"There is no folder {output.parent} for --output; make it, or choose another.")
         self._output, self._fingerprint = output, fingerprint
         self._rows_file, self._record_file, self._new_record, self._finished = beside(output)
         self._failed = False

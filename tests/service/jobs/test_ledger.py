@@ -196,6 +196,11 @@ def test_a_folder_that_is_not_there_is_one_sentence(ledger: OpenLedger) -> None:
         ledger(name="nowhere/out")
 
 
+def test_what_can_not_even_be_looked_for_is_one_sentence(ledger: OpenLedger) -> None:
+    with pytest.raises(StartupError, match="can't be written: File name too long"):
+        ledger(name="x" * 300)
+
+
 def test_where_there_is_nothing_to_go_on_with_no_file_is_left(ledger: OpenLedger, tmp_path: Path) -> None:
     ledger().close()
     begun(ledger).close()

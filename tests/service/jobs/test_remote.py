@@ -151,6 +151,20 @@ def test_who_waits_for_inputs_to_be_sent_sees_how_many_were(
     assert "sent: 300 images" in capsys.readouterr().err
 
 
+def test_no_bar_stands_where_an_interruption_is_told(
+    url: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(run: RemoteRun, sent: Iterator[Input]) -> tuple[str, ...]:
+        next(sent)
+        run.stop()
+        return ()
+
+    monkeypatch.setattr(command, "progress", partial(tqdm, leave=False, disable=False))
+    monkeypatch.setattr(RemoteRun, "score", stopped)
+    assert main(["score", str(folder), "--output", str(tmp_path / "out.csv"), "--server", url]) == 130
+    assert capsys.readouterr().err.endswith("\rInterrupted after 0 images; the same command goes on from there.\n")
+
+
 def test_a_server_that_asks_for_a_key_gets_it(
     settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
