@@ -41,6 +41,7 @@ class Administration:
     async def activate(self, name: str, version: str) -> None:
         """Let the version answer those who name none, loading it if need be."""
         await self._change(name, {version}, {version}, lambda choice: Choice(version, choice.unloaded - {version}))
+        logger.info("model %s/%s is active", name, version)
 
     async def unload(self, name: str, version: str) -> None:
         """Serve the version no more; raises `Conflict` for the active one as long as there are others."""

@@ -105,7 +105,7 @@ class ModelRepository:
                 loaded[version] = model
         if choice.active and choice.active not in loaded:
             why = f"its active version, {choice.active}, can't be; activate another"
-            logger.error("model %s is not served: %s", name, why)
+            logger.error("model %s can't be served with version %s active; activate another", name, choice.active)
             found.failed.update({(name, version): why for version in loaded})
             self._discard(loaded.values())
             loaded.clear()

@@ -197,6 +197,23 @@ def test_what_can_not_be_kept_is_not_done(play: Callable[[Steps], None], monkeyp
     play(steps)
 
 
+def test_the_log_tells_what_took_over_and_of_what_can_not_no_more_than_is_so(
+    play: Callable[[Steps], None], root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (write_colour_model(root / "colours" / "3") / "golden.npz").write_bytes(b"broken")
+    caplog.set_level("INFO", "service")
+
+    async def steps(administration: Administration, _: ServedModels) -> None:
+        await administration.activate("colours", "1")
+        with pytest.raises(Conflict):
+            await administration.activate("colours", "3")
+
+    play(steps)
+    assert caplog.text.count("is active") == caplog.text.count("model colours/1 is active") == 1
+    assert "model colours can't be served with version 3 active" in caplog.text
+    assert "model colours is not served" not in caplog.text
+
+
 def test_choices_that_can_not_be_read_any_more_are_told(play: Callable[[Steps], None], root: Path) -> None:
     async def steps(administration: Administration, models: ServedModels) -> None:
         (root / "colours" / FILE_NAME).write_text("{")
