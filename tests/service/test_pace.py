@@ -71,6 +71,13 @@ def test_an_engine_that_is_much_slower_from_now_on_is_known_within_a_few_batches
     assert pace.seconds(4, 32) > 0.150
 
 
+def test_the_third_long_batch_in_a_row_counts_in_full() -> None:
+    pace = Pace()
+    for seconds in (*[0.010] * 50, 1.0, 1.0, 1.0):
+        pace.observe(4, seconds)
+    assert pace.seconds(4, 32) > 0.050
+
+
 def test_one_that_stands_still_now_and_then_is_not_slower() -> None:
     pace = Pace()
     for _ in range(20):

@@ -47,6 +47,8 @@ def test_interactive_rows_go_first() -> None:
     assert [piece.request for piece in queue.take(4)] == [interactive]
     assert queue.rows_before(Priority.INTERACTIVE) == 0
     assert queue.rows_before(Priority.BULK) == 4
+    queue.add(request(3))
+    assert (queue.rows_before(Priority.INTERACTIVE), queue.rows_before(Priority.BULK)) == (3, 7)
 
 
 def test_bulk_rows_never_starve() -> None:

@@ -111,7 +111,14 @@ def test_what_waits_is_bounded_in_bytes_but_for_the_first() -> None:
             await turns.run(iter(()), 1, None)
         large.may_go_on.set()
         await first
-        await turns.run(iter(()), 1, None)
+        small = Pictures("small", 1, [])
+        second = asyncio.create_task(turns.run(iter(small), 60, None))
+        await small.has_begun()
+        with pytest.raises(Overloaded, match="Too many large images"):
+            await turns.run(iter(()), 41, None)
+        third = asyncio.create_task(turns.run(iter(()), 40, None))
+        small.may_go_on.set()
+        await asyncio.gather(second, third)
 
     played(play, max_bytes=100)
 

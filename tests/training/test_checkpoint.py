@@ -54,6 +54,23 @@ def test_it_comes_back_as_it_was(saved: Checkpoint, tmp_path: Path) -> None:
     assert replace(teacher, model={}) == replace(saved.teachers[0], model={})
 
 
+@pytest.mark.parametrize(("step", "finished"), [(8, False), (9, True)])
+def test_a_run_is_finished_after_its_last_step(saved: Checkpoint, step: int, finished: bool) -> None:
+    assert replace(saved, step=step).finished is finished
+
+
+def test_one_epoch_that_learned_from_the_validation_images_held_nothing_back(saved: Checkpoint) -> None:
+    assert not saved.held_nothing_back
+    assert replace(saved, history=(*saved.history, EpochRecord(2, 0.4, None, 100.0))).held_nothing_back
+
+
+def test_a_teacher_knows_what_it_learned_from(saved: Checkpoint, tmp_path: Path) -> None:
+    checkpoints.save(replace(saved, step=9), tmp_path)
+    learned_from = load_teacher(tmp_path).learned_from
+    assert learned_from is not None
+    assert learned_from.tolist() == [-3, 5]
+
+
 def test_one_that_does_not_know_what_it_learned_from_opens(saved: Checkpoint, tmp_path: Path) -> None:
     checkpoints.save(replace(saved, step=9), tmp_path)
     state = torch.load(tmp_path / FILE_NAME, weights_only=True)

@@ -127,6 +127,17 @@ def test_brightness_keeps_hue_and_saturation() -> None:
     assert torch.allclose(digital.brightness(flat(0.0, 1), 5, random()), flat(0.3, 1))
 
 
+def test_brightness_keeps_the_hue_of_what_is_bright_already() -> None:
+    x = torch.tensor([0.9, 0.45, 0.0]).view(1, 3, 1, 1)
+    assert torch.allclose(digital.brightness(x, 4, random()), x / 0.9)
+
+
+@pytest.mark.parametrize("severity", SEVERITIES[1:])
+def test_jpeg_gets_worse_with_every_severity(severity: int, images: Tensor) -> None:
+    milder, worse = ((corrupt(images, "jpeg", s).float() - images).abs().mean() for s in (severity - 1, severity))
+    assert float(milder) < float(worse)
+
+
 def test_contrast_keeps_the_mean(images: Tensor) -> None:
     x = images.permute(0, 3, 1, 2) / 255
     pale = digital.contrast(x, 5, random())

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from training import degrade as degrading
 from training.corruptions import CORRUPTIONS, corrupt
 from training.degrade import (
     DEGRADATIONS,
@@ -70,6 +71,12 @@ def test_jpeg_keeps_fine_structure_in_light_and_not_in_colour(images: Tensor) ->
     assert 0.5 < float((jpeg(images, random()).float() - images.float()).abs().mean()) < 8
 
 
+def test_no_jpeg_is_worse_than_quality_30_or_better_than_95(monkeypatch: pytest.MonkeyPatch, images: Tensor) -> None:
+    monkeypatch.setattr(degrading, "reencode", lambda _, drawn: torch.tensor(drawn))
+    qualities = jpeg(images.repeat(64, 1, 1, 1), random()).tolist()
+    assert (min(qualities), max(qualities)) == (30, 95)
+
+
 def test_grey_is_the_luma_in_every_channel() -> None:
     red = torch.tensor([255, 0, 0], dtype=torch.uint8).expand(1, 2, 2, 3)
     assert torch.equal(grey(red, random()), torch.full((1, 2, 2, 3), 76, dtype=torch.uint8))
@@ -90,6 +97,12 @@ def test_noise_has_no_bias_and_at_most_a_tenth_of_whites_deviation() -> None:
     assert abs(float(difference.mean())) < 0.1
     assert float(deviations.min()) < 2
     assert 23 < float(deviations.max()) < 27
+
+
+@pytest.mark.parametrize("level", [0, 255])
+def test_noise_does_not_turn_black_into_white_or_white_into_black(level: int) -> None:
+    plain = torch.full((64, 8, 8, 3), level, dtype=torch.uint8)
+    assert int((noise(plain, random()).int() - level).abs().max()) < 128
 
 
 def test_enlarged_images_have_lost_their_finest_structure_and_keep_their_light(images: Tensor) -> None:
@@ -156,6 +169,23 @@ def test_equalized_levels_are_spread_evenly() -> None:
     x = torch.arange(1024).view(1, 1, 32, 32).div(8, rounding_mode="floor").float() + 60  # 128 levels, 60 … 187
     y = OPERATIONS[1](x, torch.zeros(1))
     assert torch.allclose(y, (x - 60) * (255 / 127))
+
+
+def test_posterizing_leaves_8_levels_or_16() -> None:
+    x = torch.arange(256.0).view(1, 1, 16, 16).expand(2, 3, 16, 16)
+    strong, weak = OPERATIONS[2](x, torch.tensor([0.1, -0.1]))
+    assert (len(strong.unique()), len(weak.unique())) == (8, 16)
+
+
+def test_solarizing_inverts_the_brightest_alone() -> None:
+    x = torch.tensor([0.0, 100.0, 200.0, 250.0]).view(1, 1, 2, 2).expand(1, 3, 2, 2)
+    assert OPERATIONS[3](x, torch.tensor([0.1]))[0, 0].flatten().tolist() == [0, 100, 200, 5]
+
+
+def test_rotating_keeps_what_is_round() -> None:
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 32), torch.linspace(-1, 1, 32), indexing="ij")
+    bowl = (100 * (x.square() + y.square())).expand(1, 3, 32, 32)
+    assert float((OPERATIONS[4](bowl, torch.tensor([0.3])) - bowl)[..., 8:24, 8:24].abs().max()) < 1
 
 
 def test_operations_leave_a_flat_image_flat() -> None:

@@ -299,8 +299,8 @@ def test_answers_that_are_missing_or_about_other_views_are_refused(data: Trainin
     for answers in (None, partly):
         with pytest.raises(CheckpointError, match="no answers, or not all; name the folder of a whole run"):
             start(replace(whole, answers=answers))
-    with pytest.raises(CheckpointError, match=r"other views .*: seed, augmentations must be the same"):
-        start(whole, seed=1, augmentations=("crop-4",))
+    with pytest.raises(CheckpointError, match=r"views .*: seed, augmentations, distill_temperature must be the same"):
+        start(whole, seed=1, augmentations=("crop-4",), distill_temperature=9)
     moved = replace(data.train, images=data.train.images.roll(1, 0))  # as when a picture came in before them
     for teacher, images in ((replace(whole, answers=whole.answers[1:]), data.train), (whole, moved)):
         with pytest.raises(CheckpointError, match="the training images must be the same"):

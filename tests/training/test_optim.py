@@ -41,6 +41,25 @@ def test_norm_biases_learn_64_times_faster_and_decay_no_more() -> None:
     assert all(p.requires_grad for p in (*others["params"], *biases["params"]))
 
 
+def test_a_steady_gradient_moves_weights_by_the_decay_free_step() -> None:
+    config = replace(RECIPES["cifar10-teacher-44"], batch_size=1024, weight_decay=0.0)
+    model = nn.Linear(1, 1, bias=False)
+    optimizer = OPTIMIZERS["sgd"](model, config)
+    for _ in range(200):
+        before = model.weight.item()
+        model.weight.grad = torch.ones(1, 1)
+        optimizer.step()
+    factor = 1 / (1 - config.momentum)  # what momentum makes of a gradient that stays
+    assert before - model.weight.item() == pytest.approx(config.lr * factor / (1 + factor), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_decays_weights_as_its_recipe_says(name: str) -> None:
+    model = nn.Linear(1, 1, bias=False)
+    groups = OPTIMIZERS[name](model, replace(RECIPES["cifar10-teacher-44"], weight_decay=0.5)).param_groups
+    assert groups[0]["weight_decay"] > 0
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_learns(name: str) -> None:
     torch.manual_seed(0)
@@ -134,6 +153,16 @@ def test_lookahead_sets_the_fast_weights_back_to_the_average() -> None:
     model.weight.data.fill_(9.0)
     lookahead.finish()
     assert model.weight.item() == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(("progress", "kept"), [(0.0, 0.0), (0.5, 0.95**5 / 8), (1.0, 0.95**5)])
+def test_lookahead_holds_on_to_more_the_longer_it_runs(progress: float, kept: float) -> None:
+    model = nn.Linear(1, 1, bias=False)
+    model.weight.data.fill_(1.0)
+    lookahead = Lookahead(model)
+    model.weight.data.fill_(0.0)
+    lookahead.step(progress)
+    assert model.weight.item() == pytest.approx(kept)
 
 
 def test_lookahead_averages_the_statistics_of_norms_too() -> None:

@@ -40,9 +40,10 @@ def test_teachers_must_be_those_of_the_recipe(data: TrainingData) -> None:
         Run("cifar10-plain", SMALL["cifar10-plain"], data, CPU, Precision.FP32, (teacher,))
     with pytest.raises(CheckpointError, match=r"learns from 0 finished runs .none"):
         Run("tutorial", SMALL["tutorial"], data, CPU, Precision.FP32, (teacher,))
-    stranger = replace(teacher, labels=("cat", "dog"))
-    with pytest.raises(CheckpointError, match="other classes"):
-        Run("cifar10-plain", SMALL["cifar10-plain"], data, CPU, Precision.FP32, (teacher, stranger))
+    for labels in (("cat", "dog"), data.labels[::-1]):
+        stranger = replace(teacher, labels=labels)
+        with pytest.raises(CheckpointError, match="other classes"):
+            Run("cifar10-plain", SMALL["cifar10-plain"], data, CPU, Precision.FP32, (teacher, stranger))
     small = replace(teacher, config=replace(teacher.config, architecture="tutorial-cnn"))
     with pytest.raises(CheckpointError, match=r"kind tutorial-cnn, and .* trains one of kind plain-cnn;"):
         Run("cifar10-plain", SMALL["cifar10-plain"], data, CPU, Precision.FP32, (small, teacher))

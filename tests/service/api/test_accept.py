@@ -23,6 +23,8 @@ JSON, NPY = "application/json", "application/x-npy"
         (f"{NPY}, */*;q=0.1", NPY),
         (f"text/html, {JSON.upper()}; q=0.9", JSON),
         (f"{JSON};q=0, */*", NPY),
+        (f"*/*, {JSON};q=0.5", NPY),
+        (f"{JSON};Q=0.5, {NPY}", NPY),
     ],
 )
 def test_the_client_gets_what_it_likes_best(accept: str | None, answer: str) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx2
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from service.api.coverage import coverage_of
 from service.app import create_app
+from service.loading import LoadedModel
 from service.metadata import Evaluation, ModelMetadata, SetRecord
 from service.settings import Settings
 from tests.conftest import SIZE, write_colour_model
@@ -46,6 +49,22 @@ def client(settings: Settings, tmp_path: Path) -> Iterator[TestClient]:
     ).write(folders[1])
     with TestClient(create_app(settings.model_copy(update={"models_dir": tmp_path / "models"}))) as client:
         yield client
+
+
+def test_thresholds_and_measurements_are_those_of_the_precision_that_serves(tmp_path: Path) -> None:
+    metadata = ModelMetadata.read(write_colour_model(tmp_path / "1"))
+    measured = evaluation("test", {"0.9": SetRecord(coverage=0.94, mean_size=1.25)})
+    of_int8 = {"precision": "int8", "prediction_sets": {"0.9": SetRecord(coverage=0.91, mean_size=1.75)}}
+    thresholds = {"fp32": {"0.9": 0.7}, "int8": {"0.9": 0.6}}
+    both = metadata.model_copy(
+        update={
+            "calibration": metadata.calibration.model_copy(update={"thresholds": thresholds}),
+            "evaluations": (measured, measured.model_copy(update=of_int8)),
+        }
+    )
+    engine = SimpleNamespace(precision="int8")
+    found = coverage_of(cast(LoadedModel, SimpleNamespace(engine=engine, metadata=both)), "0.9")
+    assert (found.threshold, found.shown["measured"], found.shown["mean_size"]) == (0.6, 0.91, 1.75)
 
 
 def ask(client: TestClient, coverage: str | None, accept: str = "*/*", **query: str) -> httpx2.Response:

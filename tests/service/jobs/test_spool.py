@@ -38,6 +38,11 @@ def test_only_so_many_bytes_are_read_at_once_but_one_input_always(folder: Path, 
     assert len(ids) == len(contents) == expected
 
 
+def test_what_lies_before_the_first_does_not_count(folder: Path) -> None:
+    ids, _ = spool.read(folder, 1, 9, most_bytes=spool.size(folder) - 50)
+    assert len(ids) == 3
+
+
 def test_an_error_stays_an_error(folder: Path) -> None:
     (id_,), (error,) = spool.read(folder, 3, 1)
     assert id_ == "bad"
@@ -79,8 +84,9 @@ def test_its_size_is_that_of_its_files(folder: Path) -> None:
 
 @pytest.mark.parametrize("classes", [10, 1000])
 @pytest.mark.parametrize("top_k", [None, 5, 5000])
-def test_what_a_row_of_results_will_take_is_known_before(classes: int, top_k: int | None) -> None:
-    labels = tuple(f"label {number:04}" for number in range(classes))
+@pytest.mark.parametrize("name", ["label", "étiquette", "метка"])
+def test_what_a_row_of_results_will_take_is_known_before(classes: int, top_k: int | None, name: str) -> None:
+    labels = tuple(f"{name} {number:04}" for number in range(classes))
     probabilities = np.random.default_rng(0).dirichlet(np.ones(classes), 20).astype(np.float32)
     outcomes = predictions(ModelIdentity("m", "1", "sha256:0", labels), probabilities)
     written = len(results.rows(0, ["folder/picture.png"] * 20, outcomes, top_k)) / 20

@@ -34,6 +34,12 @@ def test_the_summary_shows_shares_accuracy_and_confusion() -> None:
     ]
 
 
+def test_what_is_mostly_taken_for_something_else_is_mostly_wrong() -> None:
+    counted = Tally(COLOURS)
+    counted.add([0, 0, 2], ["blue"] * 3)
+    assert "accuracy 33.33% (1 of 3 with a known label)" in counted.text()
+
+
 def test_without_truth_there_is_no_judgement() -> None:
     counted = Tally(COLOURS)
     counted.add([0], [None])
