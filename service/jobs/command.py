@@ -118,8 +118,8 @@ def _there(options: argparse.Namespace) -> int:
     asked = {name: getattr(options, name) for name in ("model", "version", "top_k")}
     query = {name: str(value) for name, value in asked.items() if value is not None}
     ledger = Ledger(options.output, _fingerprint(options.paths, opened, [options.server, query]))
-    began = time.monotonic()
-    bar = progress(initial=ledger.rows)
+    before, began = ledger.rows, time.monotonic()
+    bar = progress(initial=before)
 
     def on_rows(done: int, total: int | None) -> None:
         bar.total = total
@@ -140,7 +140,7 @@ def _there(options: argparse.Namespace) -> int:
             summary.add_rows(ledger.lines(), _inputs(zip(options.paths, again, strict=True), len(again) > 1))
         _finish(ledger, result_format.encoder(labels))
         the_run.forget()
-    account = _account(ledger.rows, seconds, ledger.rows, the_run.failed)
+    account = _account(ledger.rows - before, seconds, ledger.rows, the_run.failed)
     return _tell_all(account, summary, ledger.rows, the_run.failed)
 
 

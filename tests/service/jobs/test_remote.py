@@ -7,7 +7,7 @@ import json
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -209,6 +209,31 @@ def test_a_run_that_was_cut_off_fetches_the_rest(url: str, tmp_path: Path, monke
         second = RemoteRun(Remote(url), ledger, {})
         assert second.score(iter([])) == COLOURS
         assert [json.loads(line)["id"] for line in ledger.lines()] == [name for name, _ in PICTURES]
+
+
+def test_a_run_that_goes_on_counts_what_it_has_fetched_itself(
+    url: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(remote_module, "FETCH_BYTES", 5000)
+    scoring = ["score", str(folder), "--output", str(tmp_path / "out.csv"), "--server", url]
+    fetch = RemoteRun._fetch
+
+    def fetch_and_stop(self: RemoteRun, path: str) -> None:
+        self.ledger.append = partial(stopping, self, self.ledger.append)  # type: ignore[method-assign]
+        fetch(self, path)
+
+    def stopping(run: RemoteRun, append: Callable[..., None], *rows: object) -> None:
+        append(*rows)
+        run.stop()
+
+    with monkeypatch.context() as context:
+        context.setattr(RemoteRun, "_fetch", fetch_and_stop)
+        assert main(scoring) == 130
+    before = int(capsys.readouterr().err.split("Interrupted after ")[1].split()[0])
+    assert main(scoring) == 0
+    told = capsys.readouterr().err
+    assert told.startswith(f"{len(PICTURES) - before} images in ")
+    assert "in all 300 scored" in told
 
 
 def test_what_the_server_refuses_is_one_sentence(url: str, tmp_path: Path) -> None:
