@@ -12,7 +12,7 @@ from service.errors import InvalidSource, ServiceError
 from service.jobs.inputs import Input, text
 
 BUFFER = 1 << 20
-ONE = Lock()
+ONE_AT_A_TIME = Lock()
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def opened(open_file: Callable[[], io.RawIOBase], *, at_once: bool) -> Iterator[
 
     Many stores serve one thread at a time, not all `at_once`: an archive's members (`tar://`) share one open file.
     """
-    with nullcontext() if at_once else ONE, io.BufferedReader(open_file()) as stream:
+    with nullcontext() if at_once else ONE_AT_A_TIME, io.BufferedReader(open_file()) as stream:
         yield stream
 
 
