@@ -114,6 +114,10 @@ class RangeNotSatisfiable(ServiceError):
 
     slug, title, status = "range-not-satisfiable", "Range not satisfiable", HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
 
+    def __init__(self, detail: str, *, size: int | None = None) -> None:
+        super().__init__(detail)
+        self.size = size  # bytes that there are in all, where no more will come
+
 
 class InvalidImage(ServiceError):
     """These bytes are no image that can be decoded."""

@@ -55,8 +55,8 @@ class Rows(StreamingResponse):
             await super().stream_response(send)
 
 
-def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """The first byte and the one behind the last (RFC 9110, section 14.2); None: everything.
+def parse_range(header: str | None, size: int, *, grows: bool) -> tuple[int, int] | None:
+    """The first byte and the one behind the last of `size` (RFC 9110, section 14.2); None: everything.
 
     Several ranges at once, another unit and what is no range are answered with everything. Raises
     `RangeNotSatisfiable`.
@@ -72,7 +72,8 @@ def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
     else:
         start, stop = first, size if last is None else min(last + 1, size)
     if start >= stop:
-        raise RangeNotSatisfiable(f"There are {size:,} bytes of results so far; ask for a part of them.")
+        detail = f"There are {size:,} bytes of results so far; ask for a part of them."
+        raise RangeNotSatisfiable(detail, size=None if grows else size)
     return start, stop
 
 

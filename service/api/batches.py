@@ -131,7 +131,8 @@ class Batches:
         path = self._store.folder(batch.id) / RESULTS_FILE
         headers = {"ETag": f'"{batch.id}"', "X-Batch-Status": batch.status}
         if kind is RESULTS["ndjson"] and not follow:
-            part = batch_results.parse_range(text(incoming.headers.get(b"range")), batch.bytes)
+            wanted = text(incoming.headers.get(b"range"))
+            part = batch_results.parse_range(wanted, batch.bytes, grows=not batch.ended)
             start, stop = part or (0, batch.bytes)
             headers |= {"Accept-Ranges": "bytes", "Content-Length": str(stop - start)}
             if part:

@@ -13,7 +13,14 @@ from starlette.requests import ClientDisconnect
 from service import telemetry
 from service.api import wording
 from service.api.incoming import Reply
-from service.errors import MalformedRequest, MethodNotAllowed, NotFound, ServiceError, Unauthorized
+from service.errors import (
+    MalformedRequest,
+    MethodNotAllowed,
+    NotFound,
+    RangeNotSatisfiable,
+    ServiceError,
+    Unauthorized,
+)
 
 MEDIA_TYPE = "application/problem+json"
 OPEN_INFERENCE = "/v2"  # the prefix of that protocol, whose errors look otherwise
@@ -62,6 +69,8 @@ def _headers(error: ServiceError) -> dict[str, str]:
     """What a client may need besides the body."""
     if isinstance(error, Unauthorized):
         return {"www-authenticate": "Bearer"}
+    if isinstance(error, RangeNotSatisfiable) and error.size is not None:
+        return {"content-range": f"bytes */{error.size}"}  # who fetches the rest of a whole file sees that it is
     return {} if error.retry_after_s is None else {"retry-after": str(error.retry_after_s)}
 
 

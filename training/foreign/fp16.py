@@ -62,7 +62,7 @@ def _largest(foreign: Foreign, values: Array) -> float:
 
 
 def _left(graph: onnx.GraphProto) -> Iterator[str]:
-    """Transposes before a MatMul by a constant stay in 32 bits: a CPU's ONNX Runtime would crash (its issue 28392)."""
+    """Transposes before a MatMul by a constant stay in 32 bits: a CPU's ONNX Runtime would crash (1.31 did)."""
     constants = {tensor.name for tensor in graph.initializer}
     multiplied = {node.input[0] for node in graph.node if node.op_type == "MatMul" and node.input[1] in constants}
     yield from (node.name for node in graph.node if node.op_type == "Transpose" and node.output[0] in multiplied)

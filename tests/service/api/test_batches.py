@@ -151,7 +151,15 @@ def test_a_part_that_is_not_there_is_refused(client: TestClient) -> None:
     url = f"/v1/batches/{finished(client, send(client))['id']}/results"
     refused = client.get(url, headers={"range": "bytes=999999999-"})
     assert (refused.status_code, refused.json()["type"]) == (416, "/problems/range-not-satisfiable")
+    size = len(client.get(url).content)
+    assert refused.headers["content-range"] == f"bytes */{size}", "so that who has all of it knows"
     assert client.get(url, headers={"range": f"bytes={'9' * 1000}-"}).status_code == 416
+
+
+def test_how_much_there_will_be_is_not_told_too_early(idle: TestClient) -> None:
+    refused = idle.get(f"{send(idle).headers['location']}/results", headers={"range": "bytes=0-"})
+    assert refused.status_code == 416
+    assert "content-range" not in refused.headers
 
 
 @pytest.mark.parametrize("header", ["bytes=0-1,5-6", "lines=0-1", "bytes=5-2", "bytes=-", "bytes=a-b"])
