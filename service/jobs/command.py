@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from service.cores import has_int8_dot_product, may_use_gpu
 from service.errors import ServiceError, StartupError
 from service.jobs.inputs import Input, Limits
 from service.jobs.ledger import Ledger
@@ -153,10 +154,11 @@ def _format(output: Path) -> ResultFormat:
 
 
 def _facts(metadata: ModelMetadata, task: Task) -> list[object]:
-    """What decides the answers, beside the inputs."""
+    """What decides the answers, beside the inputs: on another machine the same options may mean another file."""
     model = {precision: file.sha256 for precision, file in metadata.files.items()}
     settings = [getattr(task.settings, name) for name in ("device", "precision", "max_image_bytes", "max_image_pixels")]
-    return [sorted(model.items()), settings, task.top_k]
+    chosen_by = [may_use_gpu(task.settings.device), has_int8_dot_product()] if task.settings.precision == "auto" else []
+    return [sorted(model.items()), settings, chosen_by, task.top_k]
 
 
 def _fingerprint(paths: list[str], opened: list[Opened], facts: list[object]) -> str:

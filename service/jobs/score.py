@@ -33,6 +33,10 @@ COMMIT_S = 1.0
 POLL_S = 0.1  # a signal does not end the waiting for a chunk
 
 
+class WorkerDied(StartupError):
+    """Not all of the rows can be had."""
+
+
 @dataclass(slots=True)
 class Part:
     """Inputs that are read one after the other; a chunk never reaches from one part into the next."""
@@ -97,6 +101,9 @@ class Run:
                 if time.monotonic() - committed > COMMIT_S:
                     self.ledger.commit()
                     committed = time.monotonic()
+        except WorkerDied:
+            if not self.stopped:  # else what stops this run, `timeout` for instance, ended its workers, too
+                raise
         finally:
             results.close()
             self.ledger.commit()
@@ -157,7 +164,7 @@ def processes(parts: Sequence[Part], first: int, task: Task, workers: int) -> Ge
         while under_way:
             yield from _awaited(*under_way.popleft())
     except BrokenProcessPool as exc:
-        raise StartupError(
+        raise WorkerDied(
             "A worker process died, perhaps for want of memory. What is done is kept; run the same command again."
         ) from exc
     finally:

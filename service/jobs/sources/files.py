@@ -54,7 +54,8 @@ def open_path(path: str, limits: Limits, output: Path | None = None) -> Opened:
     if not path:  # as of a shell's variable that is not set; fsspec takes it for the working directory
         raise InvalidSource("A path is empty; name a file or a folder, the working directory as `.`.")
     with as_invalid_source(path):
-        files, place = url_to_fs(path)
+        here = local.place_of(path)
+        files, place = (LocalFileSystem(), here) if here else url_to_fs(path)
         store = _Store(files, limits, local.Own(output if isinstance(files, LocalFileSystem) else None))
         if files.isdir(place):
             return Opened(guarded(path, store.folder(place)), "folder")
@@ -154,14 +155,24 @@ class _Store:
         }
 
     def glob(self, pattern: str) -> Iterator[Input]:
-        """The inputs of all files that match, by name; raises `InvalidSource` at once where none does."""
+        """The inputs of all files that match, by name; raises `InvalidSource` at once where none does.
+
+        As in a shell `*` matches nothing that is hidden, and as in a folder pipes are passed over.
+        """
         root = posixpath.dirname(re.split(r"[*?[]", pattern)[0])
-        found = [path for path in sorted(self.files.glob(pattern)) if path not in self.own]
+        asks_for_hidden = hidden(pattern.removeprefix(root))
+        found = [
+            path
+            for path in sorted(self.files.glob(pattern))
+            if path not in self.own
+            and (asks_for_hidden or not hidden(path.removeprefix(root)))
+            and not (self.is_local and local.is_neither(path))
+        ]
         if not found:
             raise InvalidSource(f"{text(pattern)} matches nothing.")
-        return self._matched(found, root)
+        return self._matched(found, root, lists=pattern.endswith(LIST_SUFFIX))
 
-    def _matched(self, found: list[str], root: str) -> Iterator[Input]:
+    def _matched(self, found: list[str], root: str, *, lists: bool) -> Iterator[Input]:
         """Once what is below a folder that was found too."""
         folders: set[str] = set()
         for path in found:
@@ -172,17 +183,23 @@ class _Store:
                 folders.add(path.rstrip("/"))
                 yield from self.folder(path, name)
             else:
-                yield from self._nested(path, name)
+                yield from self._nested(path, name, lists=lists)
 
-    def _nested(self, place: str, name: str) -> Iterator[Input]:
-        if not name.lower().endswith(IMAGE_SUFFIXES):  # those would have to be opened one by one, here
-            with self.files.open(place, "rb") as stream:
-                kind = kind_of(posixpath.basename(place), stream.read(HEAD_BYTES))
-            if kind:
-                for found in self.file(place).inputs:
-                    yield replace(found, id=_joined(text(name), found.id))
-                return
-        yield self._image(place, name)
+    def _nested(self, place: str, name: str, *, lists: bool) -> Iterator[Input]:
+        if name.lower().endswith(IMAGE_SUFFIXES) or not self._holds_many(place, lists=lists):
+            yield self._image(place, name)
+            return
+        for found in self.file(place).inputs:
+            yield replace(found, id=_joined(text(name), found.id))
+
+    def _holds_many(self, place: str, *, lists: bool) -> bool:
+        """Whether `_reader` has one for it; lists count where they are asked for: others may be notes."""
+        name = posixpath.basename(place)
+        with self.files.open(place, "rb") as stream:
+            head = stream.read(HEAD_BYTES)
+            if kind_of(name, head) or (lists and name.endswith(LIST_SUFFIX)):
+                return True
+            return not is_image(head) and is_zip(stream, self.files.size(place) or 0)
 
     def _named(self, folder: str, path: str) -> Input:
         """What a list names: a URL, or a path that is relative to the list's folder."""

@@ -24,6 +24,8 @@ def list_inputs(named: Callable[[str], Input], stream: BinaryIO, _size: int, _li
         path = line.decode("utf-8", "surrogateescape").strip()  # a file's name may be any bytes
         if len(line) == LONGEST_LINE or "\0" in path:
             yield refused(text(path[:64]), "The line is no path; write one path per line.")
+            while line and not line.endswith(b"\n"):  # what is left of it is no line of its own
+                line = stream.readline(LONGEST_LINE)
         elif path:
             yield named(path)
         line = stream.readline(LONGEST_LINE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import posixpath
+import re
 import stat
 from pathlib import Path
 from typing import BinaryIO
@@ -54,6 +55,21 @@ def open_plain(path: str) -> BinaryIO:
         raise
 
 
+def place_of(path: str) -> str | None:
+    """Where the file, folder or glob is; None where it is no path of this machine, which nothing but a look can tell:
+    fsspec would take `a::b` for a chain of stores, and `file:` for the working directory."""
+    folder = posixpath.dirname(re.split(r"[*?[]", path)[0])
+    if "://" in path or not (_exists(path) or (folder and _exists(folder))):
+        return None
+    return (Path.cwd() / path).as_posix()
+
+
+def is_neither(path: str) -> bool:
+    """Whether what is there is no file and no folder: a pipe, for instance, which would have to be waited for."""
+    there = Path(path)
+    return not (there.is_file() or there.is_dir()) and there.exists()
+
+
 class Own:
     """The output's names, finished and in the making: its run does not read them."""
 
@@ -70,6 +86,13 @@ class Own:
     def is_output(self, path: str) -> bool:
         """The same, also under another name."""
         return path in self or (self._output is not None and _same(Path(path), self._output))
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except OSError:  # too long for one of this machine, or in a closed folder
+        return False
 
 
 def _same(path: Path, other: Path) -> bool:

@@ -26,6 +26,7 @@ BLOCK = 256 << 10
 OF_ONE_MEMBER = {"path", "size"}  # what makes no sense in a header for all that follow
 MAGIC, CHECKSUM = slice(257, 262), slice(148, 156)  # of a member's header; the second counts as spaces in its own sum
 BROKEN_TAR = "The tar archive is damaged or cut off; send it whole."
+ANOTHER_TAR = "Another archive follows the tar archive's end; send each by itself, or pack both into one."
 NO_TAR = "There is no tar archive in it, or one damaged from its beginning; what is no archive goes uncompressed."
 
 
@@ -89,11 +90,13 @@ class _Forward:
         return content
 
     def check_end(self) -> None:
-        """Raise `InvalidSource` unless the block read last marks an archive's end: `tarfile` would not mind."""
+        """Raise `InvalidSource` unless the block read last marks the end of all: `tarfile` would not mind."""
         if self._last.strip(b"\0") or not self._last:
             raise InvalidSource(BROKEN_TAR)
-        while self.read(BLOCK):  # to the end: only there do the decompressors compare checksums
-            pass
+        while rest := self.read(BLOCK):  # to the end: only there do the decompressors compare checksums
+            blocks = (rest[at : at + tarfile.BLOCKSIZE] for at in range(0, len(rest), tarfile.BLOCKSIZE))
+            if rest.strip(b"\0") and any(is_tar("", block) for block in blocks):  # as `cat` puts them together
+                raise InvalidSource(ANOTHER_TAR)
 
 
 def _tar_inputs(open_: Open, stream: BinaryIO, size: int, limits: Limits) -> Iterator[Input]:

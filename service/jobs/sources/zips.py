@@ -128,9 +128,19 @@ def _entry(buffer: bytearray) -> _Member:
     unpacked, packed, offset = (
         next(numbers, value) if value == UNKNOWN else value for value in (unpacked, packed, offset)
     )
-    text = name.decode("utf-8", "surrogateescape") if flags & UTF8 else name.decode("cp437")
-    mode = attributes >> 16 if made_by >> 8 == UNIX else 0
-    return _Member(text, flags, method, checksum, packed, unpacked, mode, offset)
+    unix = made_by >> 8 == UNIX
+    mode = attributes >> 16 if unix else 0
+    return _Member(_text(name, flags, unix=unix), flags, method, checksum, packed, unpacked, mode, offset)
+
+
+def _text(name: bytes, flags: int, *, unix: bool) -> str:
+    """A member's name. Info-ZIP's `zip` and macOS write UTF-8 without the flag that says so."""
+    if flags & UTF8:
+        return name.decode("utf-8", "surrogateescape")
+    try:
+        return name.decode("utf-8" if unix else "cp437")
+    except UnicodeDecodeError:
+        return name.decode("cp437")
 
 
 def _zip64(extra: bytes) -> Iterator[int]:

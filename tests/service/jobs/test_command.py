@@ -18,6 +18,7 @@ from pyarrow import parquet
 
 from service.__main__ import main
 from service.choices import Choice
+from service.jobs import command
 from service.jobs.command import INTERRUPTED
 from service.jobs.remote import RemoteRun
 from service.jobs.score import Done, Run
@@ -157,6 +158,25 @@ def test_rows_that_would_be_others_now_are_not_gone_on_with(
         (version / "metadata.json").write_text(json.dumps(about))
     assert main([*words, *changed]) == 1
     assert "holds rows of other inputs, another model or other options; delete it" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.parametrize(("options", "status"), [([], 1), (["--precision", "fp32"], 0)])
+def test_where_another_machine_would_run_another_file_it_does_not_go_on(
+    options: list[str],
+    status: int,
+    models_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = write_folder(tmp_path / "pictures", PICTURES[:300])
+    words = [*arguments(folder, output=tmp_path / "out.csv", models_dir=models_dir), *options]
+    monkeypatch.setattr(command, "has_int8_dot_product", lambda: True)
+    interrupt(words, monkeypatch)
+    monkeypatch.setattr(command, "has_int8_dot_product", lambda: False)
+    assert main(words) == status
+    assert ("another model or other options; delete it" in capsys.readouterr().err) == bool(status)
 
 
 @pytest.mark.usefixtures("in_this_process")

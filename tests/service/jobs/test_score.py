@@ -131,6 +131,20 @@ def test_a_worker_that_dies_is_one_sentence(task: Task, a_run: Runs, monkeypatch
         a_run().score([Part([], some(5))], task, processes, workers=1)
 
 
+def test_workers_that_end_with_a_run_that_is_told_to_are_no_error(
+    task: Task, a_run: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = a_run()
+    monkeypatch.setattr(score, "score", _stop_and_die)  # as `timeout` ends all of a group
+    before = signal.signal(signal.SIGUSR1, lambda *_: run.stop())
+    try:
+        run.score([Part([], some(5))], task, processes, workers=1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert run.stopped
+    assert run.ledger.rows == 0
+
+
 def test_who_is_told_to_stop_waits_for_no_chunk(
     task: Task, a_run: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,6 +166,11 @@ def _stop_and_wait(chunk: Chunk) -> None:
 
 
 def _die(_chunk: object) -> None:
+    os._exit(9)
+
+
+def _stop_and_die(_chunk: object) -> None:
+    os.kill(os.getppid(), signal.SIGUSR1)
     os._exit(9)
 
 

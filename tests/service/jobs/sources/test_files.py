@@ -72,9 +72,44 @@ def test_a_glob_of_tables_gives_their_rows(tmp_path: Path) -> None:
     assert found("memory://shards/*.parquet") == [("1.parquet/cat/a.png", PNG)]
 
 
+def test_a_glob_of_lists_gives_what_they_name(tmp_path: Path) -> None:
+    write_folder(tmp_path, [*PICTURES, ("1.txt", b"e.png\ncat/a.png\n"), ("2.txt", b"dog/a.png\n")])
+    assert found(tmp_path / "*.txt") == [("1.txt/e.png", PNG), ("1.txt/cat/a.png", PNG), ("2.txt/dog/a.png", PNG)]
+    assert found(tmp_path / "?.*")[0] == ("1.txt", b"e.png\ncat/a.png\n")  # among pictures it may be a note
+
+
+def test_a_glob_passes_over_what_is_hidden_unless_it_asks_for_it(tmp_path: Path) -> None:
+    hidden = [("._e.png", b"x"), (".copies/e.png", PNG), ("cat/.copies/a.png", PNG)]
+    write_folder(tmp_path, [*PICTURES, *hidden])
+    assert found(tmp_path / "*") == PICTURES
+    assert found(tmp_path / "**" / "*.png") == PICTURES
+    assert found(tmp_path / ".*.png") == hidden[:1]
+    assert found(tmp_path / ".copies" / "*") == [("e.png", PNG)]
+    with pytest.raises(InvalidSource, match="matches nothing"):
+        open_path(f"{tmp_path}/?copies", Limits())
+
+
+def test_a_glob_passes_over_pipes_and_waits_for_none(tmp_path: Path) -> None:
+    write_folder(tmp_path, PICTURES[:1])
+    os.mkfifo(tmp_path / "cat" / "pipe")
+    (tmp_path / "cat" / "link").symlink_to("pipe")
+    assert found(tmp_path / "cat" / "*") == [("a.png", PNG)]
+
+
 def test_a_glob_that_matches_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidSource, match="matches nothing"):
         open_path(f"{tmp_path}/*.png", Limits())
+
+
+@pytest.mark.parametrize("name", ["a::b", "zip::c", "file:", "local:a", "~", "data:,x"])
+def test_a_path_that_is_there_is_no_url_whatever_its_name_looks_like(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path, [(f"in/{name}/a.png", PNG), (f"in/{name}.png", PNG), ("in/b.png", b"another")])
+    monkeypatch.chdir(tmp_path / "in")
+    assert found(name) == found(f"./{name}/") == found(f"{name}/*.png") == [("a.png", PNG)]
+    assert found(f"{name}.png") == found(tmp_path / "in" / f"{name}.png") == [(f"{name}.png", PNG)]
+    assert found(f"../in/{name}") == found(f"{tmp_path}/in/{name}/") == [("a.png", PNG)]
 
 
 def test_a_list_names_files_beside_it(tmp_path: Path) -> None:
@@ -102,6 +137,7 @@ def test_a_file_of_no_known_kind_is_refused(tmp_path: Path) -> None:
 def test_a_zip_behind_other_bytes_is_read(tmp_path: Path) -> None:
     (tmp_path / "self-extracting").write_bytes(b"#!/bin/sh\nexit\n" + PACKERS["zip"](PICTURES))
     assert found(tmp_path / "self-extracting") == PICTURES
+    assert found(tmp_path / "self*") == [(f"self-extracting/{name}", content) for name, content in PICTURES]
 
 
 def test_a_tar_of_nothing_has_no_inputs_and_a_picture_of_nothing_but_zeros_its_error(tmp_path: Path) -> None:

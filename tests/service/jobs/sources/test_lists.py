@@ -33,6 +33,8 @@ def test_a_list_in_another_encoding_is_refused(encoding: str) -> None:
         listed("\ufeffa.png".encode(encoding))
 
 
-@pytest.mark.parametrize("line", [b"a\0b", b"x" * LONGEST_LINE])
+@pytest.mark.parametrize("line", [b"a\0b", b"x" * LONGEST_LINE, b"x" * (2 * LONGEST_LINE - 1), b"x" * 5 * LONGEST_LINE])
 def test_a_line_that_is_no_path_has_its_error(line: bytes) -> None:
-    assert listed(b"a.png\n" + line)[1:] == ["The line is no path; write one path per line."]
+    error = "The line is no path; write one path per line."
+    assert listed(b"a.png\n" + line) == ["a.png", error]
+    assert listed(b"a.png\n" + line + b"\nb.png\n") == ["a.png", error, "b.png"]

@@ -7,10 +7,11 @@ import io
 import tarfile
 
 import pytest
+from backports import zstd
 
 from service.errors import InvalidSource
 from service.jobs.sources import SOURCES, kind_of
-from tests.service.jobs.packing import as_tar, outcomes
+from tests.service.jobs.packing import PACKERS, as_tar, outcomes
 
 
 def test_links_and_devices_in_a_tar_have_errors_in_their_places() -> None:
@@ -106,3 +107,19 @@ def test_a_name_that_is_not_text_is_shown_with_marks() -> None:
     header = tarfile.TarInfo.frombuf(bytearray(as_tar([("a?b", b"x")])[:512]), "utf-8", "strict")
     packed = packed.replace(b"%06o\0" % header.chksum, b"%06o\0" % (header.chksum + 0xFF - ord("?")))
     assert outcomes("tar", packed) == [("a�b", b"x")]
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar.gz", "tar.zst"])
+def test_an_archive_behind_an_archive_is_not_passed_over_in_silence(kind: str) -> None:
+    first, second = as_tar([("a", b"x")]), as_tar([("b", b"y")])
+    far = first + bytes(1 << 20) + second  # beyond what is read at once
+    for packed in (first + second, far, first[:1024] + bytes(512) + second):
+        content = packed if kind == "tar" else gzip.compress(packed) if kind == "tar.gz" else zstd.compress(packed)
+        with pytest.raises(InvalidSource, match="Another archive follows"):
+            outcomes(kind, content)
+    with pytest.raises(InvalidSource, match="Another archive follows"):
+        outcomes(kind, PACKERS[kind]([("a", b"x")]) + PACKERS[kind]([("b", b"y")]))
+
+
+def test_what_else_stands_behind_an_archive_means_nothing() -> None:
+    assert outcomes("tar", as_tar([("a", b"x")]) + b"padding of a tape" * 1000) == [("a", b"x")]

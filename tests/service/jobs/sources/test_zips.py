@@ -108,3 +108,26 @@ def test_a_member_behind_the_end_is_damaged(position: int) -> None:
 
 def test_a_member_whose_place_is_told_in_64_bits_is_read() -> None:
     assert outcomes("zip", as_zip_with_its_member_elsewhere("a", b"x", 0)) == [("a", b"x")]
+
+
+def renamed(name: bytes, system: int) -> bytes:
+    """A zip of one member that is called so, by a program of that system, with no flag for UTF-8."""
+    packed = bytearray(as_zip([("~" * len(name), b"x")]))
+    packed[packed.rfind(b"PK\x01\x02") + 5] = system
+    return bytes(packed).replace(b"~" * len(name), name)
+
+
+@pytest.mark.parametrize(
+    ("name", "system", "read"),
+    [
+        ("Käse/日本.png".encode(), 3, "Käse/日本.png"),  # as Info-ZIP's `zip` and macOS write it
+        (b"K\x84se/a.png", 0, "Käse/a.png"),
+        ("é/a.png".encode(), 0, "├⌐/a.png"),
+        (b"K\x84se/a.png", 3, "Käse/a.png"),
+    ],
+)
+def test_a_name_without_a_flag_is_utf_8_where_a_unix_program_can_have_meant_that(
+    name: bytes, system: int, read: str
+) -> None:
+    assert outcomes("zip", renamed(name, system)) == [(read, b"x")]
+    assert [each.truth for each in inputs("zip", renamed(name, system))] == [read.split("/")[0]]
