@@ -70,6 +70,10 @@ class Administration:
     async def _change(self, name: str, named: Set[str], must_serve: Set[str], change: Change) -> None:
         if not named or not named <= self._repository.stored(name):
             raise ModelNotFound("There is no such version in the model repository; /v1/models lists all.")
+        # to its end even for a client that gives up (gRPC cancels): else it would be kept, and served by nobody
+        await asyncio.shield(self._make(name, must_serve, change))
+
+    async def _make(self, name: str, must_serve: Set[str], change: Change) -> None:
         async with self._models.changing:
             inventory = await asyncio.to_thread(self._prove_and_keep, name, must_serve, change)
             self._models.publish(inventory)
@@ -92,7 +96,7 @@ class Administration:
     def _check(self, inventory: Inventory, name: str, must_serve: Set[str]) -> None:
         if broken := sorted(must_serve - inventory.loaded.get(name, {}).keys()):
             reasons = (f"version {v} can't serve: {inventory.failed.get((name, v), 'it is gone')}" for v in broken)
-            raise Conflict("Everything stays as it was: " + "; ".join(reasons) + ".")
+            raise Conflict("Everything stays as it was: " + "; ".join(reason.rstrip(".") for reason in reasons) + ".")
         if self._repository.default not in inventory.loaded:
             raise Conflict("The default model must have a version that serves; leave it one.")
 
@@ -100,8 +104,9 @@ class Administration:
 def _read(folder: Path) -> Choice:
     try:
         return Choice.read(folder)
-    except ValueError as exc:
-        raise Conflict(f"What is kept of earlier choices can't be read; mend it: {exc}.") from exc
+    except (OSError, ValueError) as exc:
+        why = exc.strerror if isinstance(exc, OSError) else exc  # without the path
+        raise Conflict(f"What is kept of earlier choices can't be read; mend it: {why}.") from exc
 
 
 def _keep(wanted: Choice, folder: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from service.engine import Engine
-from service.metadata import CARD, ModelMetadata, Precision
+from service.metadata import CARD, InputSpec, ModelMetadata, Precision
 from service.prediction import ModelIdentity
 from service.preprocessing import RESIZE_POLICIES
 from service.settings import Settings
@@ -24,6 +24,7 @@ from service.stages import StageViewer
 from service.types import Probabilities, Rows
 
 GOLDEN_TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2, "int8": 5e-2}  # int8: processors round apart
+Traces = tuple[tuple[int, int] | None, ...]  # of a version's files: sizes and times, None where there is none
 OpenEngine = Callable[[ModelMetadata, Mapping[Precision, Path]], Engine]
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class LoadedModel:
 
     identity: ModelIdentity
     metadata: ModelMetadata
+    traces: Traces  # of the files that were verified
     engine: Engine
     canary: Rows  # one golden picture, (1, H, W, 3): what health checks infer
     stages: StageViewer
@@ -67,9 +69,9 @@ def load_version(folder: Path, open_engine: OpenEngine, *, warm_up: bool = True)
         raise ValueError(f"its metadata says it is {metadata.name}/{metadata.version}")
     if metadata.input.resize_policy not in RESIZE_POLICIES:
         raise ValueError(f"its resize policy {metadata.input.resize_policy} is not one of {', '.join(RESIZE_POLICIES)}")
-    card = _read_card(folder / CARD)
+    card, found = _read_card(folder / CARD), traces(folder, metadata)
     engine = open_engine(metadata, {kind: file.verify(folder) for kind, file in metadata.files.items()})
-    pictures, expected = _read_golden(metadata.golden.verify(folder), engine.precision)
+    pictures, expected = _read_golden(metadata.golden.verify(folder), engine.precision, metadata.input)
     _replay(engine, pictures, expected, GOLDEN_TOLERANCE[engine.precision])
     if warm_up:
         engine.warm_up()
@@ -85,11 +87,26 @@ def load_version(folder: Path, open_engine: OpenEngine, *, warm_up: bool = True)
     return LoadedModel(
         identity=ModelIdentity(metadata.name, metadata.version, digest, metadata.labels),
         metadata=metadata,
+        traces=found,
         engine=engine,
         canary=pictures[:1],
         stages=StageViewer(folder, metadata.files["fp32"], metadata.stages),
         card=card,
     )
+
+
+def traces(folder: Path, metadata: ModelMetadata) -> Traces:
+    """By which it is seen at a glance whether the files are still those that were there before."""
+    stages = [metadata.stages.file] if metadata.stages else []
+    return tuple(_trace(folder / file.name) for file in (*metadata.files.values(), metadata.golden, *stages))
+
+
+def _trace(path: Path) -> tuple[int, int] | None:
+    try:
+        facts = path.stat()
+    except OSError:
+        return None
+    return facts.st_size, facts.st_mtime_ns
 
 
 def _read_card(path: Path) -> str:
@@ -99,11 +116,16 @@ def _read_card(path: Path) -> str:
         raise ValueError(f"{path.name} is not UTF-8 text; save it as that") from exc
 
 
-def _read_golden(path: Path, precision: Precision) -> tuple[Rows, Probabilities]:
+def _read_golden(path: Path, precision: Precision, size: InputSpec) -> tuple[Rows, Probabilities]:
     """The pictures, and what the file of that precision gave for them at export, or torch where that is not kept."""
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:  # it leaves a damaged file open
-            return arrays["images"], arrays.get(f"probabilities_{precision}", arrays["probabilities"])
+            pictures, expected = arrays["images"], arrays.get(f"probabilities_{precision}", arrays["probabilities"])
+            if pictures.dtype != np.uint8 or pictures.shape != (len(pictures) or 1, size.height, size.width, 3):
+                raise ValueError("nothing that the model takes")
+            if not np.issubdtype(expected.dtype, np.floating):
+                raise ValueError("nothing that the model gives")
+            return pictures, expected
     except (KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as exc:
         raise ValueError(f"{path.name} has no images and probabilities; export the model again") from exc
 

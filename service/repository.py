@@ -14,7 +14,7 @@ from typing import get_args
 
 from service.choices import Choice
 from service.errors import ModelNotFound, ServiceError, StartupError
-from service.loading import LoadedModel, OpenEngine, load_version
+from service.loading import LoadedModel, OpenEngine, load_version, traces
 from service.metadata import FILE_NAME, ModelMetadata, Name
 
 NAME = re.compile(get_args(Name)[1].pattern)
@@ -164,8 +164,11 @@ class ModelRepository:
         return self.models[name]
 
     def _unchanged(self, folder: Path) -> LoadedModel | None:
+        """What is loaded, if the disk has it still: else it would be chosen, and gone after a restart."""
         loaded = self.models.get(folder.parent.name, {}).get(folder.name)
-        return loaded if loaded is not None and loaded.metadata == ModelMetadata.read(folder) else None
+        if loaded is None or loaded.metadata != ModelMetadata.read(folder):
+            return None
+        return loaded if loaded.traces == traces(folder, loaded.metadata) else None
 
 
 def _version_folders(root: Path) -> Iterator[Path]:

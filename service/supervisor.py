@@ -176,6 +176,8 @@ class Supervisor:
         match message:
             case Message.READY:
                 worker.ready = True
+                if self._announced:  # one takes another's place: it has what the repository holds now, so must all
+                    self._reload_asked.set()
             case Message.TAKEN:  # nothing can be lost of it any more that was not the worker's to lose
                 worker.given.popleft().close()
             case Message.CLOSED:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from asyncio import to_thread
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -38,6 +39,8 @@ EVENTS = {
     "example": examples.EVENTS,
 }
 LONGEST_KEY = 255
+DELETING = ThreadPoolExecutor(4, "delete")  # apart, as `WAITING`: while the list is locked each takes its `REQUEST_S`
+LEAST_S = 0.1  # of that, for one that has waited for its thread as long
 
 
 def shown(batch: Batch) -> dict[str, Any]:
@@ -45,7 +48,8 @@ def shown(batch: Batch) -> dict[str, Any]:
     total, now = batch.total, batch.finished or time.time()
     left = None
     if batch.started and batch.done and total and not batch.ended:
-        left = round((total - batch.done) * (now - batch.started) / batch.done, 1)
+        took = max(0.0, now - batch.started)  # the clock may have been set back
+        left = round((total - batch.done) * took / batch.done, 1)
     return {
         "id": batch.id,
         "status": batch.status,
@@ -100,6 +104,15 @@ class Batches:
                 await to_thread(self._store.discard, batch_id)
         self._runner.wake()
         return batch
+
+    async def delete(self, batch_id: str) -> None:
+        """Forget the batch; where others keep the list, no longer than `REQUEST_S` from now is waited for it."""
+        until = time.monotonic() + REQUEST_S
+
+        def delete() -> None:
+            self._store.delete(batch_id, max(LEAST_S, until - time.monotonic()))
+
+        await asyncio.get_running_loop().run_in_executor(DELETING, delete)
 
     async def events(self, batch: Batch) -> AsyncIterator[bytes]:
         """The batch whenever it changes, until it ends."""
@@ -241,6 +254,6 @@ def router(store: Store, runner: Runner, models: ServedModels, settings: Setting
     @routes.delete("/{batch_id}", status_code=204, responses=unknown)
     async def delete_batch(batch_id: str) -> None:
         """Cancel the batch, if it runs, and remove it with its results."""
-        await to_thread(store.delete, batch_id, REQUEST_S)
+        await batches.delete(batch_id)
 
     return routes

@@ -1,6 +1,7 @@
 """Batches as a SQLite database knows them, and transactions that are on the disk when they end.
 
-Raises `StorageFailed` where the disk is full or closed to the service, `StorageBusy` where another process keeps it.
+Raises `StorageFailed` where the disk is full or closed to the service, `StorageBusy` where another process keeps it,
+`StorageDamaged` where the file is no whole database any more.
 """
 
 from __future__ import annotations
@@ -28,6 +29,11 @@ LOCKED = (
     "Another process keeps the list of batches locked, and nothing was changed; try again in a moment, and tell the "
     "operator if it repeats."
 )
+DAMAGED = (
+    "The list of batches is damaged, and nothing was changed; tell the operator, who must put it back from a copy or "
+    "move it away: the log says how."
+)
+DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS batches(
     number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, status TEXT NOT NULL,
@@ -43,6 +49,10 @@ CREATE INDEX IF NOT EXISTS finished ON batches(finished, number, bytes) WHERE fi
 CREATE INDEX IF NOT EXISTS unfinished ON batches(number) WHERE status IN ('queued', 'running');
 """
 logger = logging.getLogger(__name__)
+
+
+class StorageDamaged(StorageFailed):
+    """Room on the disk does not help: no files are given up for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +162,7 @@ class _Line:
             connection = self._connected()
             connection.execute(f"PRAGMA busy_timeout = {max(0, round((until - time.monotonic()) * 1000))}")
             yield connection
-        except sqlite3.OperationalError:  # what was opened while the disk could only be read stays so
+        except sqlite3.DatabaseError:  # what was opened while the disk could only be read stays so, or damaged
             self._drop()
             raise
         finally:
@@ -218,6 +228,15 @@ def as_storage_failed() -> Iterator[None]:
         raise StorageFailed(
             "The disk for batches is full or can't be written; delete batches that are not needed, or try again later."
         ) from exc
+    except sqlite3.DatabaseError as exc:
+        if getattr(exc, "sqlite_errorcode", 0) & 0xFF not in DAMAGE:
+            raise
+        logger.exception(
+            "%s is damaged; put a copy in its place, or move it and the files beside that are called after it away, "
+            "with which the batches are lost that it lists",
+            FILE_NAME,
+        )
+        raise StorageDamaged(DAMAGED) from exc
 
 
 def _as_dict(cursor: sqlite3.Cursor, row: tuple[Any, ...]) -> dict[str, Any]:

@@ -41,7 +41,7 @@ BEHIND_S = 60.0  # how long no process may have a batch's model: those that are 
 TIDY_S = 60.0
 STOP_S = 5.0  # for what is under way to be let go: others take it over all the same, once this process has ended
 MOST_DEATHS = 3  # of processes that read one upload: each may have been another's fault, but not all
-LOST = "The batch's images are not on the server's disk any more; send the batch again."
+LOST = "The batch's images are not on the server's disk any more, or damaged there; send the batch again."
 NO_ROOM = (
     "The batch's results would take more than there is room for; ask for a smaller top_k, send it in parts, or once "
     "others are finished or deleted."
@@ -182,7 +182,8 @@ class Runner:
                 )
                 ids += more_ids
                 outcomes += await self._pieces.classify(contents, served)
-        except FileNotFoundError as exc:  # of a batch that was deleted meanwhile nothing is claimed, nor will it fail
+        except (FileNotFoundError, spool.Damaged) as exc:
+            # of a batch that was deleted meanwhile nothing is claimed, nor will it fail
             raise InvalidSource(LOST) from exc
         rows = await asyncio.to_thread(results.rows, first, ids, outcomes, batch.top_k)
         failed = sum(isinstance(outcome, ServiceError) for outcome in outcomes)

@@ -10,6 +10,7 @@ import os
 import struct
 from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -91,32 +92,48 @@ def size(folder: Path) -> int:
     return sum((folder / name).stat().st_size for name in (INPUTS, OFFSETS))
 
 
+class Damaged(Exception):
+    """What is on the disk is not what was written."""
+
+
 def read(
     folder: Path, first: int, count: int, *, most_bytes: int = READ_BYTES
 ) -> tuple[list[str | None], list[bytes | InvalidImage]]:
-    """Ids and contents of inputs from `first` on: of one at least, where there is one, and of no more than `count`.
+    """Ids and contents of inputs from `first` on: of one at least, and of no more than `count` or than there are.
 
     Beyond the first there are only as many as `most_bytes` hold: photos are a thousand times larger than thumbnails.
+    Raises `Damaged` where they are not there, or not whole, and `OSError`.
     """
+    try:
+        offsets = _offsets(folder, first, count, most_bytes)
+        with (folder / INPUTS).open("rb") as file:
+            file.seek(offsets[0])
+            content = memoryview(file.read(offsets[-1] - offsets[0]))
+        bounds = [at - offsets[0] for at in offsets]
+        records = [_record(content[start:end]) for start, end in pairwise(bounds)]
+    except (struct.error, LookupError, TypeError, ValueError) as exc:  # orjson's error is of the last kind
+        raise Damaged(f"the inputs in {folder} are damaged") from exc
+    return [id_ for id_, _ in records], [content for _, content in records]
+
+
+def _offsets(folder: Path, first: int, count: int, most_bytes: int) -> list[int]:
+    """Where the inputs begin, and where the last one ends; raises `ValueError` or `struct.error`."""
     with (folder / OFFSETS).open("rb") as file:
         file.seek(first * OFFSET.size)
         offsets = [at for (at,) in OFFSET.iter_unpack(file.read((count + 1) * OFFSET.size))]
-    offsets = [at for place, at in enumerate(offsets) if place < 2 or at - offsets[0] <= most_bytes]
-    with (folder / INPUTS).open("rb") as file:
-        file.seek(offsets[0])
-        content = memoryview(file.read(offsets[-1] - offsets[0]))
-    ids: list[str | None] = []
-    contents: list[bytes | InvalidImage] = []
-    for at in offsets[:-1]:
-        start = at - offsets[0]
-        head_bytes, content_bytes = LENGTHS.unpack_from(content, start)
-        head_end = start + LENGTHS.size + head_bytes
-        about: dict[str, Any] = orjson.loads(content[start + LENGTHS.size : head_end])
-        ids.append(about["id"])
-        contents.append(
-            InvalidImage(about["error"]) if "error" in about else bytes(content[head_end : head_end + content_bytes])
-        )
-    return ids, contents
+    if len(offsets) < 2 or offsets != sorted(offsets) or offsets[-1] > (folder / INPUTS).stat().st_size:
+        raise ValueError("there are no such inputs")
+    return [at for place, at in enumerate(offsets) if place < 2 or at - offsets[0] <= most_bytes]
+
+
+def _record(record: memoryview) -> tuple[str | None, bytes | InvalidImage]:
+    """An input's id and content; raises as `read` takes for damage."""
+    head_bytes, content_bytes = LENGTHS.unpack_from(record)
+    head_end = LENGTHS.size + head_bytes
+    if head_end + content_bytes != len(record):
+        raise ValueError("an input has another length")
+    about: dict[str, Any] = orjson.loads(record[LENGTHS.size : head_end])
+    return about["id"], InvalidImage(about["error"]) if "error" in about else bytes(record[head_end:])
 
 
 class SyncedFile:

@@ -12,7 +12,7 @@ from pathlib import Path
 import orjson
 
 from service.errors import BatchNotFound, Conflict, StorageBusy, StorageFailed
-from service.jobs.database import UPLOAD_S, Batch, Database, as_storage_failed, find
+from service.jobs.database import UPLOAD_S, Batch, Database, StorageDamaged, as_storage_failed, find
 from service.jobs.spool import INPUTS, OFFSETS, sync_folder
 from service.prediction import ModelIdentity
 
@@ -132,7 +132,7 @@ class Store:
         """
         try:
             self._forget(batch_id, patience_s)
-        except StorageBusy:
+        except (StorageBusy, StorageDamaged):
             raise
         except StorageFailed:
             self.database.give_spare()

@@ -17,14 +17,16 @@ from pathlib import Path
 
 import orjson
 
-from service.errors import ServiceError
+from service.errors import InvalidSource, ServiceError
 from service.jobs.database import Batch, find
 from service.jobs.presence import Models, Presence
 from service.jobs.store import RESULTS, UPLOAD, Store
 
 WINDOW = 32  # chunks of a batch that may be under way or wait for their turn
 LEASE_S = 30.0
+LONGEST_S = 60.0  # of any lease: one that ends later was given before the clock was set back, and might last for hours
 PREPARING = -1  # the chunk number under which the reading of an upload is claimed
+LOST_ROWS = "Rows of the batch are not on the server's disk any more; send the batch again."
 MODEL = "(model || ' ' || version || ' ' || digest)"
 MODELS = f"SELECT DISTINCT {MODEL} AS model FROM batches WHERE status IN ('queued', 'running')"
 HELD = f"""
@@ -79,7 +81,9 @@ class Work:
             values = {"preparing": PREPARING, "window": WINDOW, "models": orjson.dumps([*models, *nobodys]).decode()}
             held = connection.execute(HELD, values).fetchall()
             found = (
-                next((row for row in held if row["lease"] < now or not self._lives(row["owner"])), None)
+                next(
+                    (row for row in held if not 0 <= row["lease"] - now <= LONGEST_S or self._died(row["owner"])), None
+                )
                 or connection.execute(NEXT, values).fetchone()
             )
             if found is None:
@@ -105,8 +109,8 @@ class Work:
         self._missed = {model: self._missed.get(model, now) for model in models}
         return {model for model, since in self._missed.items() if now - since >= behind_s}
 
-    def _lives(self, owner: str) -> bool:
-        return self._presence.lives(owner.partition(" ")[0])
+    def _died(self, owner: str) -> bool:
+        return not self._presence.lives(owner.partition(" ")[0])
 
     def tidy(self) -> None:
         """Remove what is left of processes that died while they had no work."""
@@ -158,7 +162,10 @@ class Work:
         self._store.drop_inputs(claim.batch.id)
 
     def finish(self, claim: Claim, rows: bytes, failed: int) -> None:
-        """The claimed chunk's rows, `failed` of them errors; they are results once those before them are."""
+        """The claimed chunk's rows, `failed` of them errors; they are results once those before them are.
+
+        Raises `InvalidSource` where those before them are lost.
+        """
         with self._database.writing() as connection:
             if not _end(connection, claim):
                 return
@@ -201,8 +208,13 @@ def _end(connection: sqlite3.Connection, claim: Claim) -> bool:
 
 
 def _write_at(path: Path, position: int, content: bytearray) -> None:
-    """Write `content` there, the last thing in the file, and bring it to the disk."""
+    """Write `content` there, the last thing in the file, and bring it to the disk.
+
+    Raises `InvalidSource` where what was written before is missing: a gap would be filled with zeros, and told as rows.
+    """
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as file:
+        if os.fstat(file.fileno()).st_size < position:
+            raise InvalidSource(LOST_ROWS)
         file.seek(position)
         file.write(content)
         file.truncate()

@@ -224,6 +224,59 @@ def test_choices_that_can_not_be_read_any_more_are_told(play: Callable[[Steps], 
     play(steps)
 
 
+def test_a_loaded_version_that_was_damaged_since_is_not_chosen(play: Callable[[Steps], None], root: Path) -> None:
+    async def steps(administration: Administration, models: ServedModels) -> None:
+        (root / "colours" / "1" / "model.onnx").write_bytes(b"broken")
+        with pytest.raises(Conflict, match=r"version 1 can't serve: model\.onnx is not the file"):
+            await administration.activate("colours", "1")
+        assert active(models) == "2"
+        assert models.choose("colours", "1")
+        assert not (root / "colours" / FILE_NAME).exists()
+
+    play(steps)
+
+
+def test_a_refusal_ends_in_one_full_stop(play: Callable[[Steps], None], root: Path) -> None:
+    path = write_colour_model(root / "colours" / "3") / "metadata.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "labels": ["red", "green", "blue", "white"]}))
+
+    async def steps(administration: Administration, _: ServedModels) -> None:
+        with pytest.raises(Conflict, match=r"again\.$"):
+            await administration.activate("colours", "3")
+
+    play(steps)
+
+
+def test_choices_that_the_disk_does_not_give_are_told_too(play: Callable[[Steps], None], root: Path) -> None:
+    async def steps(administration: Administration, models: ServedModels) -> None:
+        (root / "colours" / FILE_NAME).mkdir()
+        with pytest.raises(Conflict, match=r"mend it: Is a directory\.$"):
+            await administration.activate("colours", "1")
+        assert active(models) == "2"
+
+    play(steps)
+
+
+def test_a_change_is_made_to_its_end_though_its_client_gives_up(play: Callable[[Steps], None], root: Path) -> None:
+    async def steps(administration: Administration, models: ServedModels) -> None:
+        spread = asyncio.Event()
+
+        async def tell() -> None:
+            spread.set()
+
+        administration.spread = tell
+        change = asyncio.create_task(administration.activate("colours", "1"))
+        await asyncio.sleep(0)  # it has begun
+        change.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await change
+        await asyncio.wait_for(spread.wait(), 30)
+        assert active(models) == "1"
+        assert json.loads((root / "colours" / FILE_NAME).read_text())["active"] == "1"
+
+    play(steps)
+
+
 def test_a_model_is_loaded_and_unloaded_whole(play: Callable[[Steps], None], root: Path) -> None:
     async def steps(administration: Administration, models: ServedModels) -> None:
         await administration.unload_all("shades")

@@ -104,6 +104,22 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: change_golden(folder, images=np.array([{}], object)),
         "golden.npz has no images and probabilities",
     ),
+    "golden samples that are one number": (
+        lambda folder: change_golden(folder, images=np.array(3, np.uint8)),
+        "golden.npz has no images and probabilities",
+    ),
+    "golden samples without any picture": (
+        lambda folder: change_golden(folder, images=np.zeros((0, SIZE, SIZE, 3), np.uint8)),
+        "golden.npz has no images and probabilities",
+    ),
+    "golden samples of another size": (
+        lambda folder: change_golden(folder, images=np.zeros((4, SIZE, SIZE + 1, 3), np.uint8)),
+        "golden.npz has no images and probabilities",
+    ),
+    "golden samples that are words": (
+        lambda folder: change_golden(folder, probabilities=np.array([["red", "green", "blue"]] * 4)),
+        "golden.npz has no images and probabilities",
+    ),
     "metadata that is a list": (
         lambda folder: (folder / FILE_NAME).write_text("[]"),
         "metadata.json is not as it should be; the log says why",

@@ -331,6 +331,24 @@ def test_a_worker_that_is_ready_when_the_service_stops_is_not_announced(stopping
     assert said == announced
 
 
+def test_after_a_worker_that_takes_anothers_place_all_look_at_the_models() -> None:
+    """It has what the repository holds now, perhaps a version that nobody has said anything of yet."""
+    asked: list[bool] = []
+
+    async def hear() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            supervisor = lone(listener, lambda: None)
+            for _ in range(2):
+                worker = Worker(Mock(), Mock())
+                supervisor._workers[:] = [worker]
+                supervisor._hear(worker, Message.READY, None)
+                asked.append(supervisor._reload_asked.is_set())
+            os.close(supervisor._counters)
+
+    asyncio.run(hear())
+    assert asked == [False, True]
+
+
 def test_the_first_worker_has_the_time_to_say_why_none_can_start() -> None:
     """It is the one that says so, and may be slower to find out than the others."""
     events: list[str] = []

@@ -8,8 +8,10 @@ import json
 import shutil
 import sqlite3
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -295,6 +297,12 @@ def test_a_batch_that_is_not_worked_on_yet_is_queued(idle: TestClient) -> None:
     assert idle.get(f"/v1/batches/{batch['id']}/results").content == b""
 
 
+def test_no_less_than_no_time_is_left_where_the_clock_was_set_back(idle: TestClient) -> None:
+    batch_id = send(idle).json()["id"]
+    begun = replace(idle.app.state.store.get(batch_id), total=20, done=10, started=time.time() + 3600)  # type: ignore[attr-defined]
+    assert batches.shown(begun)["eta_seconds"] == 0
+
+
 def test_batches_are_among_the_metrics(idle: TestClient) -> None:
     assert 'convoy_batches{status="queued"} 0' in idle.get("/metrics").text
     send(idle)
@@ -385,8 +393,43 @@ def test_those_who_wait_for_a_locked_list_keep_no_thread_from_others(
     threads: list[str] = []
     monkeypatch.setattr(Store, "create", noting_threads(Store.create, threads))
     monkeypatch.setattr(Upkeep, "make_room", noting_threads(Upkeep.make_room, threads))
-    assert send(idle).status_code == 202
-    assert threads == ["wait", "wait"]
+    monkeypatch.setattr(Store, "delete", noting_threads(Store.delete, threads))
+    url = send(idle).headers["location"]
+    assert idle.delete(url).status_code == 204
+    assert threads == ["wait", "wait", "delete"]
+
+
+def test_many_who_delete_from_a_locked_list_wait_no_longer_than_one(
+    idle: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patience: list[float] = []
+
+    def delete(_store: Store, _batch_id: str, patience_s: float) -> None:
+        patience.append(patience_s)
+
+    monkeypatch.setattr(batches, "REQUEST_S", 0.0)  # as long as all of them have waited for a thread
+    monkeypatch.setattr(Store, "delete", delete)
+    assert idle.delete("/v1/batches/batch-0").status_code == 204
+    assert patience == [batches.LEAST_S]
+
+
+def test_a_damaged_list_is_told_and_keeps_no_other_request_from_its_answer(
+    idle: TestClient, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = send(idle).headers["location"]
+    path = settings.jobs_dir / FILE_NAME
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    whole = path.read_bytes()
+    path.write_bytes(b"\xff" * len(whole))
+    for answer in (idle.get(url), idle.delete(url), send(idle)):
+        assert (answer.status_code, answer.json()["type"]) == (507, "/problems/storage-failed")
+        assert "tell the operator, who must put it back from a copy" in answer.json()["detail"]
+    assert "batches.sqlite is damaged" in caplog.text
+    assert idle.get("/metrics").status_code == 200
+    assert list(settings.jobs_dir.glob("batch-*/results.ndjson"))  # no file was given up
+    path.write_bytes(whole)
+    assert idle.get(url).json()["status"] == "queued"
 
 
 def test_no_batch_is_accepted_beyond_what_all_may_take(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

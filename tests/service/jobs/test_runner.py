@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import shutil
 import threading
 from collections.abc import AsyncIterator, Sequence
@@ -261,10 +262,16 @@ def test_weights_that_were_exchanged_under_their_version_fail_the_batch(settings
     asyncio.run(scenario())
 
 
-def test_a_batch_whose_images_are_lost_fails(settings: Settings) -> None:
+@pytest.mark.parametrize("left", [None, 0, 100])
+def test_a_batch_whose_images_are_lost_or_damaged_fails(left: int | None, settings: Settings) -> None:
     async def scenario() -> None:
         async with running(settings) as state:
-            batch_id, _ = state.store.new_folder()
+            batch_id, folder = state.store.new_folder()
+            if left is not None:
+                with spool.SpoolWriter(folder) as writer:
+                    for id_, content in PICTURES:
+                        writer.add(id_, content)
+                os.truncate(folder / spool.OFFSETS, left)
             identity = state.served.choose().loaded.identity
             batch = state.store.create(NewBatch(batch_id, identity, None, "zip", None, "x", total=25))
             found = await ended(state.store, batch)

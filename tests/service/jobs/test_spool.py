@@ -54,6 +54,16 @@ def test_beyond_the_end_there_are_none(folder: Path) -> None:
     assert len(spool.read(folder, 2, 100)[0]) == 2
 
 
+@pytest.mark.parametrize("name", [spool.INPUTS, spool.OFFSETS])
+@pytest.mark.parametrize("left", [0, 20, 36])
+@pytest.mark.parametrize("rest", [b"", b"\xff", b" "])
+def test_what_is_damaged_is_told(name: str, left: int, rest: bytes, folder: Path) -> None:
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes(whole[:left] + rest * (len(whole) - left))
+    with pytest.raises(spool.Damaged):
+        spool.read(folder, 2, 2)
+
+
 @pytest.mark.parametrize("full", ["inputs", "offsets"])
 def test_nothing_is_left_where_it_fails(full: str, tmp_path: Path) -> None:
     (tmp_path / full).symlink_to("/dev/full")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -86,6 +89,13 @@ def test_an_upload_is_read_by_one_process_before_its_chunks_are_claimed(store: S
     assert one.claim() is None
 
 
+def test_a_batch_begins_with_its_first_chunk_and_not_anew_with_each(store: Store, worker: Workers) -> None:
+    add(store, 20)
+    work = worker()
+    first, second = claimed(work), claimed(work)
+    assert first.batch.started == second.batch.started is not None
+
+
 def test_rows_are_appended_in_order_whoever_is_first(store: Store, worker: Workers) -> None:
     batch, work = add(store, 25), worker()
     first, second, third = (claimed(work) for _ in range(3))
@@ -96,6 +106,15 @@ def test_rows_are_appended_in_order_whoever_is_first(store: Store, worker: Worke
     found = store.get(batch.id)
     assert results(store, batch) == expected(25)
     assert (found.status, found.done, found.failed) == ("succeeded", 25, 3)
+
+
+def test_rows_that_are_written_leave_the_next_chunk_to_who_has_it(store: Store, worker: Workers) -> None:
+    batch, work = add(store, 20), worker()
+    first, second = claimed(work), claimed(work)
+    work.finish(first, rows(first), 0)
+    assert work.renew(second)
+    work.finish(second, rows(second), 0)
+    assert results(store, batch) == expected(20)
 
 
 def test_the_oldest_batch_comes_first(store: Store, worker: Workers) -> None:
@@ -111,6 +130,14 @@ def test_a_dead_processes_work_is_taken_over_at_once(store: Store, worker: Worke
     assert two.claim() is None
     one.close()  # as the kernel does for a process that is killed
     assert claimed(two).chunk == claim.chunk
+
+
+def test_what_followed_on_work_that_is_taken_over_is_not_done_again(store: Store, worker: Workers) -> None:
+    add(store, 40)
+    one, two = worker(), worker()
+    assert [claimed(work).chunk for work in (one, two, two)] == [0, 1, 2]
+    one.close()
+    assert [claimed(two).chunk for _ in range(2)] == [0, 3]
 
 
 def test_nothing_stays_of_processes_that_died_while_they_had_no_work(store: Store, worker: Workers) -> None:
@@ -180,7 +207,7 @@ def test_work_that_was_let_go_is_taken_over_at_once(store: Store, worker: Worker
 def test_a_batch_that_failed_waits_while_others_are_worked_on(store: Store, worker: Workers) -> None:
     bad, good = add(store, 20), add(store, 20)
     work, another = worker(), worker()
-    work.postpone(claimed(work), 3600)
+    work.postpone(claimed(work), 30)
     assert [claimed(each).batch.id for each in (work, another)] == [good.id, good.id]
     assert work.claim() is None
     assert store.get(bad.id).claimed == 1
@@ -194,6 +221,20 @@ def test_a_batch_that_has_waited_long_enough_is_worked_on(store: Store, worker: 
         claim = claimed(work)
         work.finish(claim, rows(claim), 0)
     assert results(store, batch) == expected(20)
+
+
+def test_a_clock_that_is_set_back_keeps_no_batch_from_its_end(
+    store: Store, worker: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(store, 10)
+    work = worker()
+    work.postpone(claimed(work), 10)
+    assert work.claim() is None
+    an_hour_ago = Mock(time=lambda: time.time() - 3600, monotonic=time.monotonic)
+    monkeypatch.setattr(work_module, "time", an_hour_ago)
+    claim = claimed(work)
+    assert work.claim() is None  # the new lease counts
+    assert work.renew(claim)
 
 
 def test_what_is_postponed_is_nobodys(store: Store, worker: Workers) -> None:
@@ -213,6 +254,20 @@ def test_what_a_dead_process_had_begun_to_write_is_written_over(store: Store, wo
     claim = claimed(work)
     work.finish(claim, rows(claim), 0)
     assert (store.folder(batch.id) / "results.ndjson").read_bytes() == expected(20)
+
+
+@pytest.mark.parametrize("left", [None, 5])
+def test_rows_that_are_lost_are_not_made_good_with_zeros(left: int | None, store: Store, worker: Workers) -> None:
+    batch, work = add(store, 20), worker()
+    claim = claimed(work)
+    work.finish(claim, rows(claim), 0)
+    file = store.folder(batch.id) / "results.ndjson"
+    file.unlink() if left is None else os.truncate(file, left)
+    claim = claimed(work)
+    with pytest.raises(InvalidSource, match="send the batch again"):
+        work.finish(claim, rows(claim), 0)
+    work.fail(claim, InvalidSource("lost"))  # it is still this worker's
+    assert store.get(batch.id).status == "failed"
 
 
 def test_a_full_disk_loses_nothing(store: Store, worker: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,6 +307,16 @@ def test_a_batch_that_fails_says_why_and_is_not_worked_on(store: Store, worker: 
     assert found.status == "failed"
     assert "cut off" in (found.error or "")
     assert work.claim() is None
+
+
+def test_what_is_under_way_of_a_batch_that_fails_is_nobodys_any_more(store: Store, worker: Workers) -> None:
+    batch, one, two = add(store, 20), worker(), worker()
+    first, second = claimed(one), claimed(two)
+    one.fail(first, InvalidSource("cut off"))
+    assert not two.renew(second)
+    two.close()
+    assert one.claim() is None
+    assert store.get(batch.id).status == "failed"
 
 
 def test_a_deleted_batch_takes_no_results(store: Store, worker: Workers) -> None:
