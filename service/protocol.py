@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.api.direct import DirectRoute, DirectRoutes
 from service.api.incoming import CONNECTION_EXTENSION, Connection, Incoming, joined
@@ -51,6 +51,7 @@ class Protocol(HttpToolsProtocol):
         self._in_head = False  # and that of its head
         self._deaf = False  # whatever comes is not listened to any more
         self._more_bytes = 0  # that have arrived since its first piece, or since the last one of its body
+        self._unanswered: list[RequestResponseCycle] = []  # of ASGI's requests, and perhaps some that are answered
         self._quiet_since = 0.0  # when something happened last that gives the client time, on the loop's clock
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
@@ -151,6 +152,8 @@ class Protocol(HttpToolsProtocol):
             self.cycle = self._direct = exchange  # type: ignore[assignment]  # as above
         else:
             super().on_headers_complete()
+            if self.cycle:
+                self._unanswered = [cycle for cycle in self._unanswered if not cycle.response_complete] + [self.cycle]
             if self.cycle and self._models.draining:  # the next request is for another instance
                 self.cycle.keep_alive = False
         self._in_head, self._more_bytes = False, 0
@@ -280,7 +283,10 @@ class Protocol(HttpToolsProtocol):
             self._end_with(CUT_OFF)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection has ended, for whatever reason."""
+        """The connection has ended, for whatever reason: uvicorn tells only the last of the requests that have come."""
+        for cycle in self._unanswered:
+            cycle.disconnected = True
+            cycle.message_event.set()
         super().connection_lost(exc)
         if self.timeout_keep_alive_task:
             self.timeout_keep_alive_task.cancel()

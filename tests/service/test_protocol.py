@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from service import protocol as protocol_module
+from service.event_loop import Loop
 from service.pace import Pace
 from service.protocol import Protocol
 from service.settings import Settings
 from tests.conftest import COLOURS
-from tests.wire import PNG, Client, counted, hold_engine, read, read_plain, scenario, wire
+from tests.wire import PNG, Client, counted, hold_engine, read, read_plain, scenario, serving, wire
 
 PAST_ASGI = ["/v1/predict", "/v1/explain", "/v2/models/colours/infer", "/v2/models/colours/versions/2/infer"]
 
@@ -698,3 +699,25 @@ def test_a_request_that_is_cut_off_disturbs_nobody(settings: Settings) -> None:
         assert (await client.ask(wire(PNG["blue"]))).label == "blue"
 
     scenario(settings, play)
+
+
+def test_a_client_that_goes_with_several_requests_under_way_is_nobodys_fault(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each learns that there is no one to answer: a write to a connection that has ended is an error to uvloop."""
+    head = b"POST /v1/predict HTTP/1.1\r\nHost: test\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n"
+    through_asgi = head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(PNG["red"]), PNG["red"])
+
+    async def play() -> None:
+        async with asyncio.timeout(60), serving(settings) as client:
+            asked, engine_is_free = hold_engine(client)
+            client.writer.write(2 * through_asgi)
+            await asked.wait()
+            client.writer.transport.abort()
+            while not counted(client, 499):
+                await asyncio.sleep(0)
+            engine_is_free.set()
+
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(play())
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
