@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from service.errors import ImageTooLarge, InvalidImage
 from service.types import RGBImage
@@ -28,7 +28,8 @@ MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")  # begins a segment (ITU-T T
 SCAN, END = b"\xda", b"\xd9"
 STRIP_PIXELS = 1 << 20  # how many become RGB at once
 TILE_WIDTH, TILE_LENGTH, BITS_PER_SAMPLE, PHOTOMETRIC = 322, 323, 258, 262  # TIFF tags
-WHITE_IS_ZERO = 0  # a photometric interpretation (TIFF 6.0, section 8)
+COMPRESSION, FILL_ORDER, PLANAR_CONFIGURATION = 259, 266, 284
+WHITE_IS_ZERO, UNCOMPRESSED, REVERSED, PLANES = 0, 1, 2, 2  # values of these (TIFF 6.0, section 8)
 BIT_DEPTH = 24  # the byte of a PNG that tells it (PNG, 11.2.2)
 ORIENTATION = 0x0112  # EXIF tag
 TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")  # the last two are BigTIFF
@@ -80,7 +81,8 @@ def decode(data: bytes, *, max_pixels: int, at_least: int | None = None) -> RGBI
         raise
     except Exception as exc:  # Pillow's plugins raise nearly anything on damaged files
         raise InvalidImage(
-            f"The bytes begin like {decoder.media_type} but can't be decoded; the file is damaged or cut off."
+            f"The bytes begin like {decoder.media_type} but can't be decoded; the file is damaged or cut off, "
+            "or of a rare kind; save it anew, as PNG for instance."
         ) from exc
 
 
@@ -94,7 +96,8 @@ def _jpeg(data: bytes, pillow_format: str, max_pixels: int, at_least: int) -> RG
         _check_size(width, height, max_pixels)
         if colours not in ("YCbCr", "Gray", "RGB"):
             return _pillow(data, pillow_format, max_pixels, at_least)
-        image: RGBImage = simplejpeg.decode_jpeg(data, "RGB", min_height=at_least, min_width=at_least)
+        least = at_least if min(width, height) >= at_least else max_pixels  # a sliver would shrink in its length alone
+        image: RGBImage = simplejpeg.decode_jpeg(data, "RGB", min_height=least, min_width=least)
     except ValueError:
         return _pillow(data, pillow_format, max_pixels, at_least)
     if EXIF in data or XMP in data:
@@ -121,11 +124,28 @@ def _pillow(data: bytes, pillow_format: str, max_pixels: int, _at_least: int) ->
             across, down = tags.get(TILE_WIDTH, image.width), tags.get(TILE_LENGTH, image.height)
             width, height = math.ceil(image.width / across) * across, math.ceil(image.height / down) * down
             _check_size(width, height, max_pixels, what="The image's tiles have")
+            _check_planes(image.mode, tags)
             twelve = tags.get(BITS_PER_SAMPLE) == (12,)
             grey = Grey(4095 if twelve else 65535, inverted=tags.get(PHOTOMETRIC) == WHITE_IS_ZERO)
         if pillow_format == "PNG" and "transparency" in image.info:
             _scale_transparency(image, depth=data[BIT_DEPTH])
         return _to_rgb(image, grey)
+
+
+def _check_planes(mode: str, tags: ImageFileDirectory_v2) -> None:
+    """Raise `InvalidImage` where each channel has a plane of its own, and Pillow would see other pixels in it.
+
+    It takes whatever is in uncompressed planes for bytes, the highest the brightest, and has no place for grey's alpha.
+    """
+    if tags.get(PLANAR_CONFIGURATION) != PLANES:
+        return
+    plain = mode == "1" or set(tags.get(BITS_PER_SAMPLE, (1,))) == {8}
+    turned = tags.get(PHOTOMETRIC, WHITE_IS_ZERO) == WHITE_IS_ZERO or tags.get(FILL_ORDER) == REVERSED
+    if mode == "LA" or (tags.get(COMPRESSION, UNCOMPRESSED) == UNCOMPRESSED and (turned or not plain)):
+        raise InvalidImage(
+            "The TIFF file has its channels in planes of their own, of a kind that is not known here; "
+            "save it with them interleaved, or as PNG."
+        )
 
 
 def _webp(data: bytes, pillow_format: str, max_pixels: int, at_least: int) -> RGBImage:

@@ -8,6 +8,8 @@ code with the service but the metadata, so a test holds every format against `se
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +20,8 @@ from PIL.TiffImagePlugin import TiffImageFile
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 ORIENTATION = 0x0112  # EXIF tag
-BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # TIFF tags, and a value of the latter
+BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, FILL_ORDER, PLANAR_CONFIGURATION = 258, 259, 262, 266, 284  # TIFF tags
+UNCOMPRESSED, WHITE_IS_ZERO, REVERSED, PLANES = 1, 0, 2, 2  # values of the latter four
 BIT_DEPTH = 24  # the byte of a PNG that tells it
 REDUCED_TO = 4  # times the size: how far a photo may be reduced while it is decoded
 Pixels = npt.NDArray[np.uint8]  # (H, W, 3), RGB
@@ -46,9 +49,11 @@ def centre(width: int, height: int, size: int) -> tuple[float, float, float, flo
 def _jpeg(content: bytes, at_least: int) -> Image.Image | None:
     """Photos reduced while they are decoded; None for what Pillow has to judge."""
     try:
-        _, _, colours, _ = simplejpeg.decode_jpeg_header(content)
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
         if colours not in ("YCbCr", "Gray", "RGB"):
             return None
+        if min(height, width) < at_least:  # of a sliver, the length alone would be reduced
+            at_least = max(height, width)
         pixels = simplejpeg.decode_jpeg(content, "RGB", min_height=at_least, min_width=at_least)
     except ValueError:
         return None
@@ -61,6 +66,8 @@ def _jpeg(content: bytes, at_least: int) -> Image.Image | None:
 def _any(content: bytes) -> Image.Image:
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
+        if tags.get(PLANAR_CONFIGURATION) == PLANES and _is_mistaken(image.mode, tags):
+            raise ValueError("its channels are in planes that Pillow takes for others")
         if image.format == "PNG" and "transparency" in image.info:
             image.info["transparency"] = _in_8_bits(image.info["transparency"], image.mode, content[BIT_DEPTH])
         image.load()
@@ -75,6 +82,17 @@ def _any(content: bytes) -> Image.Image:
         upright = upright.convert("RGBA")
         upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
     return upright.convert("RGB")
+
+
+def _is_mistaken(mode: str, tags: Mapping[int, object]) -> bool:
+    """Whether Pillow sees other pixels than there are in a TIFF with a plane for each channel."""
+    if mode == "LA":  # it has no place for the alpha
+        return True
+    if tags.get(COMPRESSION, UNCOMPRESSED) != UNCOMPRESSED:
+        return False
+    plain = mode == "1" or set(cast(tuple[int, ...], tags.get(BITS_PER_SAMPLE, (1,)))) == {8}
+    turned = tags.get(PHOTOMETRIC, WHITE_IS_ZERO) == WHITE_IS_ZERO or tags.get(FILL_ORDER) == REVERSED
+    return turned or not plain  # it takes them for bytes, the highest the brightest
 
 
 def _upright(image: Image.Image) -> Image.Image:

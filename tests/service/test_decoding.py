@@ -132,6 +132,13 @@ def test_a_webp_that_is_cut_off_in_its_header_is_damaged(length: int) -> None:
         decode(encode(picture("red"), "WEBP", lossless=True)[:length], max_pixels=LIMIT)
 
 
+def test_a_whole_file_of_a_rare_kind_is_not_only_called_damaged() -> None:
+    """Pillow does not know all that TIFF can be: here, two bits for each of three colours."""
+    content = planes_tiff(2, 2, [b"\x1b"] * 3)
+    with pytest.raises(InvalidImage, match="or of a rare kind; save it anew, as PNG for instance"):
+        decode(content, max_pixels=LIMIT)
+
+
 def tiled_tiff(width: int, length: int, across: int = 16) -> bytes:
     """A grey picture of 16 rows of `across` pixels in tiles of that size, of which there is one, deflated."""
     tile = zlib.compress(bytes(width * length))
@@ -220,6 +227,13 @@ def test_a_large_jpeg_comes_back_reduced_but_not_below_what_is_needed() -> None:
     assert decode(data, max_pixels=2_000_000, at_least=128).shape == (200, 400, 3)
     with pytest.raises(ImageTooLarge, match="1600 × 800"):  # its own size counts, not the reduced one
         decode(data, max_pixels=1_000_000, at_least=128)
+
+
+@pytest.mark.parametrize("size", [(1, 300), (2, 999), (7, 1000), (999, 3)])
+def test_a_sliver_of_a_jpeg_keeps_its_proportions(size: tuple[int, int]) -> None:
+    """Where its short side can't become shorter, neither may the long one."""
+    data = encode(picture("green", size), "JPEG")
+    assert decode(data, max_pixels=LIMIT, at_least=128).shape == (*size[::-1], 3)
 
 
 def scans_of(content: bytes, wanted: int) -> bytes:
@@ -347,6 +361,82 @@ def grey_tiff(bits: int, photometric: int, pixels: bytes) -> bytes:
 def test_tiffs_levels_are_its_own(bits: int, photometric: int, pixels: bytes, expected: list[int]) -> None:
     """As scanners and medical instruments write them."""
     assert decode(grey_tiff(bits, photometric, pixels), max_pixels=LIMIT)[0, :, 0].tolist() == expected
+
+
+def planes_tiff(
+    bits: int, photometric: int, planes: list[bytes], *more: tuple[int, int], packed: bool = False
+) -> bytes:
+    """Four pixels in a row, each channel in a plane of its own; `more` tags, each a whole number of 16 bits."""
+    stored = [zlib.compress(plane) if packed else plane for plane in planes]
+    channels, short, long = len(planes), 3, 4
+    tags = [(256, short, [4]), (257, short, [1]), (258, short, [bits] * channels), (259, short, [8 if packed else 1])]
+    tags += [(262, short, [photometric]), (277, short, [channels]), (278, short, [1]), (284, short, [2])]
+    tags += [(tag, short, [value]) for tag, value in more]
+    size = 8 + 2 + 12 * (len(tags) + 2) + 4
+    starts = [size + sum(map(len, stored[:place])) for place in range(channels)]
+    tags += [(273, long, starts), (279, long, [len(plane) for plane in stored])]
+    entries, beyond, place = b"", b"", size + sum(map(len, stored))
+    for tag, kind, values in sorted(tags):
+        value = struct.pack(f"<{len(values)}{'H' if kind == short else 'L'}", *values)
+        if len(value) > 4:
+            value, beyond, place = struct.pack("<L", place), beyond + value, place + len(value)
+        entries += struct.pack("<HHL4s", tag, kind, len(values), value)
+    return b"II*\0" + struct.pack("<LH", 8, len(tags)) + entries + bytes(4) + b"".join(stored) + beyond
+
+
+EIGHT = [bytes([9, 99, 199, 255]), bytes([0, 50, 100, 150]), bytes([7, 77, 177, 250])]
+SIXTEEN = [struct.pack("<4H", *(257 * level for level in plane)) for plane in EIGHT]
+FILL_ORDER, EXTRA_CHANNEL = 266, 338
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        planes_tiff(8, 2, EIGHT),
+        planes_tiff(8, 2, EIGHT, packed=True),
+        planes_tiff(16, 2, SIXTEEN, packed=True),
+        planes_tiff(8, 2, [*EIGHT, b"\xff" * 4], (EXTRA_CHANNEL, 2)),
+        planes_tiff(8, 5, [*(bytes(255 - level for level in plane) for plane in EIGHT), bytes(4)]),
+    ],
+    ids=["8 bits", "8 bits, packed", "16 bits, packed", "with alpha", "cmyk"],
+)
+def test_a_tiff_may_have_its_channels_in_planes(content: bytes) -> None:
+    expected = np.frombuffer(b"".join(EIGHT), np.uint8).reshape(3, 4).T
+    assert np.array_equal(decode(content, max_pixels=LIMIT)[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (planes_tiff(1, 1, [b"\x50"]), [0, 255, 0, 255]),
+        (planes_tiff(8, 1, [EIGHT[0]]), [9, 99, 199, 255]),
+        (planes_tiff(16, 0, [SIXTEEN[0]], packed=True), [246, 156, 56, 0]),
+    ],
+    ids=["1 bit", "8 bits", "16 bits, packed"],
+)
+def test_a_grey_tiff_may_have_its_channel_in_a_plane(content: bytes, expected: list[int]) -> None:
+    assert decode(content, max_pixels=LIMIT)[0, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        planes_tiff(16, 2, SIXTEEN),
+        planes_tiff(16, 2, [*SIXTEEN, b"\xff" * 8], (EXTRA_CHANNEL, 2)),
+        planes_tiff(16, 5, [*SIXTEEN, bytes(8)]),
+        planes_tiff(8, 2, EIGHT, (FILL_ORDER, 2)),
+        planes_tiff(8, 0, [EIGHT[0]]),
+        planes_tiff(4, 1, [b"\x01\x23"]),
+        planes_tiff(1, 0, [b"\x50"]),
+        planes_tiff(8, 1, [EIGHT[0], b"\xff" * 4], (EXTRA_CHANNEL, 2)),
+        planes_tiff(8, 1, [EIGHT[0], b"\xff" * 4], (EXTRA_CHANNEL, 2), packed=True),
+    ],
+    ids=["16 bits", "and alpha", "cmyk", "reversed", "inverted", "4 bits", "inverted bits", "grey alpha", "packed too"],
+)
+def test_planes_that_would_be_mistaken_for_others_are_refused(content: bytes) -> None:
+    """Pillow says nothing, and gives other pixels."""
+    with pytest.raises(InvalidImage, match=r"channels in planes of their own.* save it with them interleaved"):
+        decode(content, max_pixels=LIMIT)
 
 
 def test_a_jpeg_whose_notes_are_damaged_is_a_picture_all_the_same() -> None:

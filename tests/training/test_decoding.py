@@ -14,7 +14,7 @@ from service import decoding as service_decoding
 from service.errors import InvalidImage
 from service.preparation import REDUCED_TO
 from service.preprocessing import RESIZE_POLICIES, fit
-from tests.service.test_decoding import grey_tiff, png
+from tests.service.test_decoding import EIGHT, SIXTEEN, grey_tiff, planes_tiff, png
 from training import decoding
 from training.decoding import centre, decode
 
@@ -52,6 +52,8 @@ FILES: dict[str, Make] = {
     "jpeg": lambda: saved(photo(), "JPEG", quality=90),
     "a photo": lambda: saved(photo(3000, 2000), "JPEG"),
     "a narrow jpeg": lambda: saved(photo(1000, 40), "JPEG"),
+    "a sliver of a jpeg": lambda: saved(photo(2000, 3), "JPEG"),
+    "a column of a jpeg": lambda: saved(photo(1, 300), "JPEG"),
     "a small jpeg": lambda: saved(photo(20, 14), "JPEG"),
     "grey jpeg": lambda: saved(photo(mode="L"), "JPEG"),
     "cmyk jpeg": lambda: saved(photo(mode="CMYK"), "JPEG"),
@@ -76,6 +78,9 @@ FILES: dict[str, Make] = {
     "tiff of 12 bits": lambda: grey_tiff(12, 1, bytes.fromhex("fff000800010")),
     "tiff of 16 bits, white is zero": lambda: grey_tiff(16, 0, struct.pack("<4H", 0, 65535, 257, 25700)),
     "tiff of 8 bits, white is zero": lambda: grey_tiff(8, 0, bytes([0, 255, 1, 100])),
+    "tiff with planes": lambda: planes_tiff(8, 2, EIGHT),
+    "tiff with packed planes": lambda: planes_tiff(16, 2, SIXTEEN, packed=True),
+    "tiff with a plane of bits": lambda: planes_tiff(1, 1, [b"\x50"]),
     "see-through 2 bits": lambda: png(2, 0, [b"\x50"], 2, struct.pack(">H", 1)),
     "see-through 4 bits": lambda: png(4, 0, [b"\x8f"], 2, struct.pack(">H", 8)),
     "see-through colour of 16 bits": lambda: png(16, 2, [bytes(range(12))], 2, bytes(range(6))),
@@ -86,6 +91,10 @@ NONE: dict[str, Make] = {
     "cut off jpeg": lambda: FILES["jpeg"]()[:500],
     "cut off png": lambda: FILES["png"]()[:500],
     "floating point": lambda: saved(Image.fromarray(np.ones((9, 9), np.float32)), "TIFF"),
+    "planes of 16 bits": lambda: planes_tiff(16, 2, SIXTEEN),
+    "an inverted plane": lambda: planes_tiff(8, 0, EIGHT[:1]),
+    "planes in reversed order": lambda: planes_tiff(8, 2, EIGHT, (266, 2)),
+    "planes of grey and alpha": lambda: planes_tiff(8, 1, [EIGHT[0], b"\xff" * 4], (338, 2), packed=True),
     "another format": lambda: saved(photo(), "PPM"),
 }
 
