@@ -140,7 +140,7 @@ def _run(
     asked for the slow way.
     """
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only
+    options.log_severity_level = 4  # what goes wrong is raised, and told by those who ask
     if not torch.cpu._is_vnni_supported():
         options.add_session_config_entry("session.x64quantprecision", "1")
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

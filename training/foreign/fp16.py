@@ -55,7 +55,8 @@ def _largest(foreign: Foreign, values: Array) -> float:
     tensors = [numpy_helper.to_array(constant) for constant in graph.initializer]
     largest = [0.0]
     for i in range(len(values)):
-        tensors += compute(values[i : i + 1])
+        for computed in compute(values[i : i + 1]):
+            tensors += computed if isinstance(computed, list) else [computed]  # the former is a sequence of some
         largest += [float(np.abs(tensor).max()) for tensor in tensors if tensor.dtype.kind == "f" and tensor.size]
         tensors.clear()  # those of one image at a time are enough
     return float(np.max(largest))

@@ -25,8 +25,11 @@ from training.onnx_graph import LOGITS
 
 OLDEST_OPSET = 11
 SOFTMAXES = {"Softmax", "LogSoftmax"}
+LAST_AXIS_OPSET = 13  # from which on a softmax that names no axis is one of the last; before, of all but the first
+FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 OURS = {INPUT, OUTPUT, LOGITS}  # tensors that the file will have of ours
 PREFIX = "convoy_foreign_"  # of its own that are called so
+FLOAT32 = "convoy_float32"  # the output of a network that gives others
 Array = npt.NDArray[np.float32]
 
 
@@ -45,8 +48,11 @@ class Foreign:
         """The output (N, classes) for float32 (N, H, W, 3), one image at a time: its batch size may be fixed."""
         compute = self.tensors([self.output])
         parts = [compute(values[i : i + 1])[0] for i in range(len(values))]
-        if {part.shape[:1] + part.shape[2:] for part in parts} != {(1,)}:
-            raise ExportError(f"The network's first output has the shape {parts[0].shape}, not (N, classes).")
+        if {(len(part.shape), *part.shape[:1]) for part in parts} != {(2, 1)}:
+            raise ExportError(
+                f"The network's first output has the shape {parts[0].shape}, not (N, classes); export it again with "
+                "its logits or probabilities as the first."
+            )
         return np.concatenate(parts).astype(np.float32)
 
     def tensors(self, names: Sequence[str]) -> Callable[[Array], list[npt.NDArray[np.generic]]]:
@@ -96,12 +102,17 @@ def read(path: Path, size: int | None = None) -> Foreign:
     taken = _input(path, graph)
     if not graph.output:
         raise ExportError(f"{path} has no output; export the network again with its logits or probabilities as one.")
+    if graph.output[0].type.tensor_type.elem_type not in FLOATS:  # a label, say, which some exporters put first
+        raise ExportError(
+            f"The first output of {path} is {_type_and_shape(graph.output[0])}; export the network again with its "
+            "logits or probabilities as the first."
+        )
     _rename(graph)
     first, *_ = (dimension.dim_value for dimension in taken.type.tensor_type.shape.dim[1:])
     channels_first = first == 3
     height, width = _sizes(path, taken, channels_first=channels_first, size=size)
     taken.type.tensor_type.shape.dim[0].dim_param = "batch"
-    output = _without_softmax(graph)
+    output = _in_32_bits(graph, _without_softmax(graph, opset))
     del graph.output[1:], graph.value_info[:]  # other outputs; and shapes, which may have a batch size in them
     graph.output[0].CopyFrom(helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", None]))
     return Foreign(model, taken.name, channels_first, height, width, output)
@@ -145,7 +156,11 @@ def _type_and_shape(value: onnx.ValueInfoProto) -> str:
 
 def _sizes(path: Path, taken: onnx.ValueInfoProto, *, channels_first: bool, size: int | None) -> tuple[int, int]:
     """Height and width, which the input has from now on."""
-    dimensions = taken.type.tensor_type.shape.dim[2:] if channels_first else taken.type.tensor_type.shape.dim[1:3]
+    shape = taken.type.tensor_type.shape.dim
+    for dimension in shape:
+        if dimension.dim_value < 0:  # some exporters' word for any size
+            dimension.Clear()
+    dimensions = shape[2:] if channels_first else shape[1:3]
     for dimension in dimensions:
         if size and dimension.dim_value not in (0, size):
             raise ExportError(
@@ -160,8 +175,8 @@ def _sizes(path: Path, taken: onnx.ValueInfoProto, *, channels_first: bool, size
     return height, width
 
 
-def _without_softmax(graph: onnx.GraphProto) -> str:
-    """The tensor that a softmax at the end is made of, and without one, the first output.
+def _without_softmax(graph: onnx.GraphProto, opset: int) -> str:
+    """The tensor that a softmax of the classes at the end is made of, and without one, the first output.
 
     The softmax is taken away, unless other outputs are made of it: nobody asks for them, nor then for it.
     """
@@ -169,9 +184,20 @@ def _without_softmax(graph: onnx.GraphProto) -> str:
     last = next((node for node in graph.node if output in node.output), None)
     if last is None or last.op_type not in SOFTMAXES:
         return output
+    axis = next((each.i for each in last.attribute if each.name == "axis"), 1 if opset < LAST_AXIS_OPSET else -1)
+    if axis not in (1, -1):  # one of all images together is no part of the network's answer to one
+        return output
     if not any(output in node.input for node in graph.node):
         graph.node.remove(last)
     return str(last.input[0])
+
+
+def _in_32_bits(graph: onnx.GraphProto, output: str) -> str:
+    """`output`, which is of the type of the first output, as float32: what comes after it computes in that."""
+    if graph.output[0].type.tensor_type.elem_type == TensorProto.FLOAT:
+        return output
+    graph.node.append(helper.make_node("Cast", [output], [FLOAT32], FLOAT32, to=TensorProto.FLOAT))
+    return FLOAT32
 
 
 def parameters(foreign: Foreign) -> int:

@@ -145,17 +145,29 @@ def _check(file: ModelFile, pictures: npt.NDArray[np.uint8], logits: Tensor) -> 
         try:
             got = run_onnx(file.path, pictures, batch_size)
         except Exception as exc:  # ONNX Runtime's own kinds are many, and private
-            raise ExportError(
-                f"The network does not run with {batch_size} images at a time; export it again with a batch axis that "
-                "is dynamic. Nothing was written."
-            ) from exc
+            raise ExportError(_not_batched(batch_size)) from exc
+        if got.shape != expected.shape:  # it takes the images of a batch for parts of one
+            raise ExportError(_not_batched(batch_size))
         difference = float(np.abs(got - expected.numpy()).max())
-        if not difference <= GATE_TOLERANCE:  # `not <=`: a NaN is a difference too
+        if difference <= GATE_TOLERANCE:
+            continue
+        told = f"by up to {difference:.1e} (allowed: {GATE_TOLERANCE:.0e})"  # a NaN is a difference too
+        if batch_size == 1:
             raise ExportError(
-                f"With {batch_size} images at a time the network's probabilities differ from those of one by up to "
-                f"{difference:.1e} (allowed: {GATE_TOLERANCE:.0e}): what it says of an image must not depend on "
-                "others. Nothing was written."
+                f"Asked again about one image, the network gives probabilities that differ {told}; export it for "
+                "inference, without dropout or noise. Nothing was written."
             )
+        raise ExportError(
+            f"With {batch_size} images at a time the network's probabilities differ from those of one {told}: what it "
+            "says of an image must not depend on others. Nothing was written."
+        )
+
+
+def _not_batched(batch_size: int) -> str:
+    return (
+        f"The network does not run with {batch_size} images at a time; export it again with a batch axis that is "
+        "dynamic. Nothing was written."
+    )
 
 
 def _provenance(source: Source) -> Provenance:

@@ -73,6 +73,19 @@ def frozen() -> list[onnx.NodeProto]:
     return [helper.make_node("Reshape", ["logits", "one row"], ["output"])]
 
 
+def merged() -> list[onnx.NodeProto]:
+    """One image at a time: it takes those of a batch for parts of one."""
+    return [helper.make_node("ReduceMean", ["logits"], ["output"], axes=[0])]
+
+
+def noisy() -> list[onnx.NodeProto]:
+    """What it says of an image is another thing each time."""
+    return [
+        helper.make_node("RandomNormalLike", ["logits"], ["noise"]),
+        helper.make_node("Add", ["logits", "noise"], ["output"]),
+    ]
+
+
 def counted() -> list[onnx.NodeProto]:
     """Its own number of images is asked for, and what has a row for each is made: as exporters leave it."""
     return [

@@ -75,6 +75,17 @@ def test_weights_beyond_its_range_are_told(tmp_path: Path) -> None:
         halved(foreign, np.zeros_like(VALUES))
 
 
+def test_numbers_in_a_sequence_of_tensors_count(tmp_path: Path) -> None:
+    end = [
+        helper.make_node("Constant", [], ["last"], value_int=0),
+        helper.make_node("SplitToSequence", ["logits"], ["parts"], axis=0),
+        helper.make_node("SequenceAt", ["parts", "last"], ["part"]),
+        helper.make_node("Identity", ["part"], ["output"]),
+    ]
+    with pytest.raises(ExportError, match="its numbers go up to"):
+        halved(read(network(tmp_path / "a.onnx", end=end)), VALUES * 100_000)
+
+
 def test_numbers_that_are_none_are_told(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="its numbers go up to nan"):
         halved(read(network(tmp_path / "a.onnx")), np.full_like(VALUES, np.nan))

@@ -31,6 +31,13 @@ def test_its_size_can_be_said_where_the_file_leaves_it_open(tmp_path: Path) -> N
         read(network(tmp_path / "b.onnx"), 24)
 
 
+def test_a_size_below_nothing_is_one_that_is_open(tmp_path: Path) -> None:
+    path = network(tmp_path / "a.onnx", shape=(-1, 3, -1, -1))
+    with pytest.raises(ExportError, match=r"any size, float \(\?, 3, \?, \?\); say with --size"):
+        read(path)
+    assert (read(path, 24).height, read(path, 24).width) == (24, 24)
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -67,6 +74,48 @@ def test_tensors_may_be_called_as_ours_are(tmp_path: Path) -> None:
     probabilities, logits = run_onnx_with_logits(tmp_path / "b.onnx", PICTURES)
     assert np.allclose(logits, expected, atol=1e-6)
     assert np.allclose(probabilities, expected.softmax(1), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.DOUBLE])
+@pytest.mark.parametrize("end", [(), softmax()])
+def test_an_output_of_other_floats_becomes_float32(tmp_path: Path, kind: int, end: list[onnx.NodeProto]) -> None:
+    model = onnx.load(network(tmp_path / "a.onnx"))
+    model.graph.node.append(helper.make_node("Cast", ["logits"], ["cast"], to=kind))
+    model.graph.node.extend([helper.make_node("Softmax", ["cast"], ["output"], axis=1)] if end else [])
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("output" if end else "cast", kind, ["N", 3]))
+    onnx.save_model(model, str(tmp_path / "b.onnx"))
+    foreign, values = read(tmp_path / "b.onnx"), Normalisation()(PICTURES)
+    expected = read(tmp_path / "a.onnx").run(values)
+    assert np.allclose(foreign.run(values), expected, atol=5e-3)
+    written = with_way_out(with_way_in(foreign, Normalisation()), Calibrator(), {}, classes=3)
+    onnx.save_model(written, str(tmp_path / "c.onnx"))
+    probabilities, _ = run_onnx_with_logits(tmp_path / "c.onnx", PICTURES)
+    assert np.allclose(probabilities, torch.from_numpy(expected).softmax(1), atol=5e-3)
+
+
+def test_a_softmax_of_all_images_together_is_not_taken_away(tmp_path: Path) -> None:
+    end = [helper.make_node("Softmax", ["logits"], ["output"], axis=0)]
+    foreign = read(network(tmp_path / "a.onnx", end=end))
+    assert foreign.output == "output"
+    assert (foreign.run(Normalisation()(PICTURES)) == 1).all()
+
+
+def test_a_softmax_that_names_no_axis_is_one_of_the_classes(tmp_path: Path) -> None:
+    for opset in (12, 13):
+        end = [helper.make_node("Softmax", ["logits"], ["output"])]
+        assert read(network(tmp_path / f"{opset}.onnx", end=end, opset=opset)).output == "logits"
+
+
+def test_an_output_that_is_a_label_is_told(tmp_path: Path) -> None:
+    model = onnx.load(network(tmp_path / "a.onnx"))
+    model.graph.node.append(helper.make_node("ArgMax", ["logits"], ["label"], axis=1, keepdims=0))
+    model.graph.output.insert(0, helper.make_tensor_value_info("label", TensorProto.INT64, ["N"]))
+    onnx.save_model(model, str(tmp_path / "b.onnx"))
+    with pytest.raises(ExportError, match=r"first output of .*b.onnx is int64 \(N\); export the network again with"):
+        read(tmp_path / "b.onnx")
+    reduced = [helper.make_node("ReduceMax", ["logits"], ["output"], axes=[1], keepdims=0)]
+    with pytest.raises(ExportError, match=r"has the shape \(1,\), not \(N, classes\); export it again with its"):
+        read(network(tmp_path / "c.onnx", end=reduced)).run(Normalisation()(PICTURES))
 
 
 def test_other_outputs_may_be_made_of_a_softmax_at_the_end(tmp_path: Path) -> None:
