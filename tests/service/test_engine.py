@@ -178,6 +178,16 @@ def test_no_batch_is_tried_that_would_take_long(model_file: Path, monkeypatch: p
     assert engine.max_batch_size == 16
 
 
+@pytest.mark.parametrize(("ms", "best"), [(3.2, 32), (3.4, 16)])
+def test_what_forming_a_batch_costs_is_part_of_what_a_larger_one_saves(
+    model_file: Path, monkeypatch: pytest.MonkeyPatch, ms: float, best: int
+) -> None:
+    engine = open_engine(model_file, max_batch_size=None)
+    seconds = {1: 0.0001, 2: 0.0002, 4: 0.0004, 8: 0.0008, 16: 0.0016, 32: ms / 1000, 64: 1.0, 128: 1.0}
+    clocked(engine, seconds, monkeypatch)
+    assert engine.max_batch_size == best
+
+
 @pytest.mark.usefixtures("bound")
 def test_a_device_with_memory_pads_to_the_sizes_that_are_left(
     model_file: Path, monkeypatch: pytest.MonkeyPatch
@@ -245,6 +255,7 @@ def test_a_device_is_used_from_one_thread_alone(model_file: Path, monkeypatch: p
     engine.infer(row)
     asyncio.run(engine.run(row))
     assert threads == {"engine_0"}
+    assert engine.background is None
 
 
 @pytest.mark.parametrize(("change", "what"), [({"classes": 4}, "output"), ({"height": 9}, "input")])
@@ -258,6 +269,14 @@ def test_a_graph_that_is_not_what_the_metadata_says_is_refused(
 def test_a_runtime_error_becomes_inference_failed(model_file: Path) -> None:
     with pytest.raises(InferenceFailed):
         open_engine(model_file).infer(np.zeros((1, 2, 2, 3), np.uint8))
+
+
+def test_another_number_of_rows_is_no_answer(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, rows = open_engine(model_file), np.zeros((3, SIZE, SIZE, 3), np.uint8)
+    run = engine._run
+    monkeypatch.setattr(engine, "_run", lambda rows: run(rows)[:-1])
+    with pytest.raises(InferenceFailed, match="no valid probabilities"):
+        engine.infer(rows)
 
 
 def test_nan_is_no_probability(tmp_path: Path) -> None:

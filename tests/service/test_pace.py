@@ -34,6 +34,14 @@ def test_equal_batches_are_taken_for_fixed_costs() -> None:
     assert pace.seconds(256, 128) == pytest.approx(0.002)
 
 
+@pytest.mark.parametrize("rows", range(1, 33))
+def test_rounding_does_not_make_equal_batches_differ(rows: int) -> None:
+    pace = Pace()
+    for number in range(100):
+        pace.observe(rows, 0.001 * (1 + number % 2))
+        assert pace.seconds(10 * rows, 10 * rows) == pytest.approx(pace.seconds(rows, rows))
+
+
 def test_no_cost_is_negative_however_noisy_the_batches() -> None:
     falling = Pace()
     for rows, seconds in ((1, 0.010), (10, 0.001)):
@@ -43,6 +51,7 @@ def test_no_cost_is_negative_however_noisy_the_batches() -> None:
     for rows, seconds in ((1, 0.0), (10, 0.1)):
         steep.observe(rows, seconds)
     assert 0 <= steep.seconds(1, 10) <= steep.seconds(10, 10) / 9
+    assert steep.seconds(10, 1) == pytest.approx(steep.seconds(10, 10))  # ten batches, or one
 
 
 def test_the_latest_batches_weigh_most() -> None:
@@ -94,6 +103,14 @@ def test_a_large_batch_may_take_as_much_longer_as_it_has_more_rows() -> None:
     assert pace.seconds(32, 32) == pytest.approx(0.320)
 
 
+def test_a_small_batch_may_take_as_long_as_a_large_one() -> None:
+    pace = Pace()
+    for _ in range(50):
+        pace.observe(32, 0.100)
+    pace.observe(1, 0.100)
+    assert pace.seconds(1, 32) == pytest.approx(0.100)
+
+
 def test_what_takes_longer_than_foreseen_is_foreseen_longer() -> None:
     pace = Pace()
     pace.observe(8, 1.0)
@@ -109,6 +126,9 @@ def test_what_is_quicker_than_foreseen_is_not_counted_on() -> None:
     for _ in range(200):
         pace.judge(pace.seconds(8, 8), 0.1)
     assert pace.seconds(8, 8) == 1.0
+    for _ in range(200):
+        pace.judge(pace.seconds(8, 8), 3.0)
+    assert pace.seconds(8, 8) == pytest.approx(3.0, rel=1e-3)  # known as soon as if nothing had been quick
 
 
 def test_one_request_that_waited_for_ages_is_not_all_there_is() -> None:

@@ -52,3 +52,10 @@ def test_reduction_is_antialiased() -> None:
     stripes[:, ::2] = 255
     row = fit(stripes, height=32, width=32, resize_policy="shorter-side-crop")
     assert np.abs(row[4:-4, 4:-4].astype(int) - 127).max() <= 2
+
+
+def test_enlarging_is_bicubic() -> None:
+    """Between grey values it overshoots: cubic convolution with a = -1/2 (R. G. Keys, 1981), by hand."""
+    step = np.repeat(np.array([100] * 4 + [200] * 4, np.uint8), 3).reshape(1, 8, 3).repeat(8, 0)
+    row = fit(step, height=16, width=16, resize_policy="squash")
+    assert row[8, 4:12, 0].tolist() == [100, 98, 93, 120, 180, 207, 202, 200]

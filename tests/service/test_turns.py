@@ -17,7 +17,7 @@ from service.turns import Turns, run_in
 def played(play: Callable[[Turns], Awaitable[None]], **limits: int) -> None:
     async def run() -> None:
         async with asyncio.timeout(60):
-            await play(Turns(1, max_bytes=limits.get("max_bytes", 1 << 20)))
+            await play(Turns(limits.get("threads", 1), max_bytes=limits.get("max_bytes", 1 << 20)))
 
     asyncio.run(run())
 
@@ -93,13 +93,32 @@ def test_who_can_not_be_in_time_is_refused_at_once() -> None:
         await one.has_begun()
         turns._turn_s = 10.0
         with pytest.raises(DeadlineExceeded, match="those that wait before them") as refused:
-            await turns.run(iter(Pictures("late", 1, [])), 1, loop.time() + 20)
+            await turns.run(iter(Pictures("late", 1, [])), 1, loop.time() + 26)  # some wait longer
         assert refused.value.retry_after_s == 20
         patient = asyncio.create_task(turns.run(iter(()), 1, loop.time() + 50))
         one.may_go_on.set()
         await asyncio.gather(first, patient)
 
     played(play)
+
+
+def test_nobody_waits_while_a_thread_is_free_and_all_threads_share_what_waits() -> None:
+    async def play(turns: Turns) -> None:
+        loop, tasks = asyncio.get_running_loop(), list[asyncio.Task[None]]()
+        each_one = Pictures("a", 1, []), Pictures("b", 1, [])
+        for pictures in each_one:
+            turns._turn_s = 1000.0
+            tasks.append(asyncio.create_task(turns.run(iter(pictures), 1, loop.time() + 30)))
+            await pictures.has_begun()
+        turns._turn_s = 10.0
+        with pytest.raises(DeadlineExceeded, match="those that wait before them") as refused:
+            await turns.run(iter(Pictures("late", 1, [])), 1, loop.time() + 20)
+        assert refused.value.retry_after_s == 20
+        for pictures in each_one:
+            pictures.may_go_on.set()
+        await asyncio.gather(*tasks)
+
+    played(play, threads=2)
 
 
 def test_what_waits_is_bounded_in_bytes_but_for_the_first() -> None:
@@ -153,6 +172,21 @@ def test_the_pace_is_that_of_the_last_turns_without_a_pause() -> None:
         turns._turn_s = 10.0
         await asyncio.gather(*(turns.run(iter(()), 1, None) for _ in range(101)))
         assert 0 < turns._turn_s < 1
+
+    played(play)
+
+
+def test_one_quick_turn_does_not_make_slow_ones_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns_module._go_through, "__defaults__", (60.0,))  # seconds: one turn, even where all stands
+
+    async def play(turns: Turns) -> None:
+        one = Pictures("one", 1, [])
+        quick = asyncio.create_task(turns.run(iter(one), 1, None))
+        await one.has_begun()
+        turns._turn_s = 100.0
+        one.may_go_on.set()
+        await quick
+        assert 95 <= turns._turn_s < 100
 
     played(play)
 

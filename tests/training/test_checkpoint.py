@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from training import checkpoint as checkpoints
+from training.architectures import ARCHITECTURES
 from training.checkpoint import FILE_NAME, Checkpoint, EpochRecord, Teacher, claimed, load_teacher
 from training.errors import CheckpointError
 from training.recipes import RECIPES
@@ -57,6 +58,11 @@ def test_it_comes_back_as_it_was(saved: Checkpoint, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("step", "finished"), [(8, False), (9, True)])
 def test_a_run_is_finished_after_its_last_step(saved: Checkpoint, step: int, finished: bool) -> None:
     assert replace(saved, step=step).finished is finished
+
+
+@pytest.mark.parametrize("told", ["bfloat16", "float32, then bfloat16", "bfloat16, then float32, then bfloat16"])
+def test_its_precision_is_that_of_its_last_step(saved: Checkpoint, told: str) -> None:
+    assert replace(saved, provenance={"precision": told}).precision == "bfloat16"
 
 
 def test_one_epoch_that_learned_from_the_validation_images_held_nothing_back(saved: Checkpoint) -> None:
@@ -187,6 +193,24 @@ def test_one_of_another_version_is_not_called_damaged(
 def test_weights_of_another_version_are_one_sentence(saved: Checkpoint) -> None:
     with pytest.raises(CheckpointError, match="The network of a run of cifar10-plain was not made by this version"):
         checkpoints.network_of(saved)
+
+
+def test_a_network_has_the_size_of_its_pictures_and_is_asked_not_trained(saved: Checkpoint) -> None:
+    config = replace(saved.config, architecture="plain-cnn-small", image_size=64)
+    trained = ARCHITECTURES[config.architecture](len(saved.labels), size=64)
+    found = checkpoints.network_of(replace(saved, config=config, model=trained.state_dict()))
+    assert not any(part.training for part in found.modules())
+    images = torch.rand((2, 3, 64, 64), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(found(images), trained.eval()(images))
+
+
+@pytest.mark.parametrize("step", [3, 4])
+def test_a_folder_that_is_not_further_on_may_be_gone_on_with(saved: Checkpoint, step: int, tmp_path: Path) -> None:
+    checkpoints.check_newest(tmp_path, 0)
+    checkpoints.save(saved, tmp_path)
+    checkpoints.check_newest(tmp_path, step)
+    with pytest.raises(CheckpointError, match=r"trained .* to step 3; go on from there"):
+        checkpoints.check_newest(tmp_path, 2)
 
 
 def _more_than_there_is(*_: object, **__: object) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import ModuleType
 
 import pytest
 import torch
@@ -53,6 +54,12 @@ def test_another_seed_gives_other_random_numbers(name: str, images: Tensor) -> N
     assert not torch.equal(corrupt(images, name, 3, seed=0), corrupt(images, name, 3, seed=1))
 
 
+@pytest.mark.parametrize("name", ["contrast", "defocus-blur", "motion-blur", "zoom-blur"])
+def test_a_plain_picture_stays_as_bright_as_it_is_though_values_are_rounded_down(name: str) -> None:
+    levels = torch.arange(256, dtype=torch.uint8).view(256, 1, 1, 1).expand(256, 32, 32, 3)
+    assert torch.equal(corrupt(levels, name, 1), levels)
+
+
 def test_every_chunk_has_random_numbers_of_its_own(images: Tensor) -> None:
     many = images[:1].expand(CHUNK + 1, -1, -1, -1)
     noisy = corrupt(many, "gaussian-noise", 1)
@@ -63,7 +70,10 @@ def test_every_chunk_has_random_numbers_of_its_own(images: Tensor) -> None:
 def test_noise_has_the_deviation_of_its_severity() -> None:
     for severity, deviation in zip(SEVERITIES, (0.04, 0.06, 0.08, 0.09, 0.10), strict=True):
         assert float(noise.gaussian(flat(0.5), severity, random()).std()) == pytest.approx(deviation, rel=0.01)
-    assert float(noise.shot(flat(0.5), 3, random()).std()) == pytest.approx(math.sqrt(0.5 / 100), rel=0.02)
+    for severity, photons in zip(SEVERITIES, (500, 250, 100, 75, 50), strict=True):
+        assert float(noise.shot(flat(0.5), severity, random()).std()) == pytest.approx(
+            math.sqrt(0.5 / photons), rel=0.02
+        )
     impulses = noise.impulse(flat(0.5), 5, random())
     assert float((impulses == 0).double().mean()) == pytest.approx(0.035, rel=0.05)
     assert float((impulses == 1).double().mean()) == pytest.approx(0.035, rel=0.05)
@@ -90,6 +100,42 @@ def test_motion_draws_a_line_from_each_point() -> None:
     assert int((level != 0).sum()) == 13
 
 
+def test_the_second_worst_is_a_pixel_and_its_four_neighbours() -> None:
+    point = torch.zeros((1, 3, 32, 32))
+    point[:, :, 16, 16] = 1
+    plus = torch.tensor([[0, 0.2, 0], [0.2, 0.2, 0.2], [0, 0.2, 0]]).expand(3, 3, 3)
+    assert torch.allclose(blur.defocus(point, 4, random())[0, :, 15:18, 15:18], plus, atol=1e-3)
+
+
+def test_behind_glass_a_pixel_is_itself_or_the_one_above_or_left_of_it() -> None:
+    y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    places = (32 * y + x).expand(4, 3, 32, 32)
+    seen = blur.glass(places, 1, random())
+    assert torch.equal(seen[..., :2], places[..., :2])
+    assert torch.equal(seen[..., :2, :], places[..., :2, :])
+    moved = (places - seen)[..., 2:, 2:]
+    assert [float((moved == way).double().mean()) for way in (0, 1, 32, 33)] == pytest.approx([0.25] * 4, abs=0.02)
+    assert bool(torch.isin(moved, torch.tensor([0.0, 1.0, 32.0, 33.0])).all())
+
+
+@pytest.mark.parametrize(("corruption", "room", "way"), [(weather.snow, weather, -90), (blur.motion, blur, 0)])
+def test_flakes_fall_and_cameras_move_sideways_give_or_take_45_degrees(
+    corruption: Corruption, room: ModuleType, way: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = list[Tensor]()
+    smear = blur.smear
+
+    def recorded(x: Tensor, radius: int, sigma: float, angles: Tensor) -> Tensor:
+        drawn.append(angles.rad2deg())
+        return smear(x, radius, sigma, angles)
+
+    monkeypatch.setattr(room, "smear", recorded)
+    corruption(flat(0.5, 400), 3, random())
+    (angles,) = drawn
+    assert way - 45 <= float(angles.min()) < way - 43
+    assert way + 43 < float(angles.max()) <= way + 45
+
+
 def test_zoom_keeps_the_centre_and_moves_the_rim() -> None:
     ramp = torch.linspace(-1, 1, 32).expand(1, 3, 32, 32)
     zoomed = blur.zoom(ramp, 5, random())
@@ -103,6 +149,18 @@ def test_smoothing_has_the_standard_deviation_asked_for() -> None:
     spread = blur.smooth(point, 2.0)[0, 0]
     distance = torch.arange(33.0) - 16
     assert float((spread.sum(0) * distance.square()).sum()) == pytest.approx(4, rel=0.02)
+
+
+@pytest.mark.parametrize(("severity", "paler"), [(1, 0.025), (2, 0.05), (3, 0.05), (4, 0.075), (5, 0.1)])
+def test_between_the_flakes_black_is_paler_the_more_it_snows(severity: int, paler: float) -> None:
+    assert float(weather.snow(flat(0.0), severity, random()).min()) == pytest.approx(paler)
+
+
+def test_frost_on_black_is_bluish_white_and_as_bright_as_its_severity() -> None:
+    red, green, blue = weather.frost(flat(0.0), 1, random()).unbind(1)
+    assert (float(blue.min()), float(blue.max())) == pytest.approx((0, 0.2), abs=1e-3)
+    assert torch.allclose(red, 0.85 * blue)
+    assert torch.allclose(green, 0.95 * blue)
 
 
 def test_plasma_is_smoother_the_faster_its_displacement_shrinks() -> None:
@@ -156,3 +214,11 @@ def test_elastic_moves_points_by_up_to_their_share_of_the_width() -> None:
     moved = (digital.elastic(ramp, 1, random()) - ramp)[..., 10:22, 10:22].abs() * 32
     assert 0.3 < float(moved.mean()) < 2.56
     assert float(moved.max()) < 8
+
+
+def test_elastic_bends_straight_lines_the_more_the_higher_its_severity() -> None:
+    ramp = torch.arange(32.0).expand(64, 3, 32, 32)
+    bent = [digital.elastic(ramp, severity, random())[..., 10:22, 10:22].diff(n=2, dim=3) for severity in SEVERITIES]
+    straight, *rising = (float(each.abs().mean()) for each in bent)
+    assert straight < 1e-4
+    assert rising == pytest.approx([0.0009, 0.038, 0.15, 0.33], rel=0.1)

@@ -114,6 +114,18 @@ def test_enlarged_images_have_lost_their_finest_structure_and_keep_their_light(i
     assert float((enlarged(images, random()).float() - images.float()).abs().mean()) < 4
 
 
+def test_three_to_seven_eighths_are_what_images_shrink_to(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, resize = set[tuple[int, int]](), degrading._resize
+
+    def recorded(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+        sizes.add(size)
+        return resize(pixels, size)
+
+    monkeypatch.setattr(degrading, "_resize", recorded)
+    enlarged(images[:, :24], random())
+    assert sizes == {(9, 12), (12, 16), (15, 20), (18, 24), (21, 28), (24, 32)}
+
+
 def test_what_a_network_was_prepared_for_is_told_in_the_names_of_the_corruptions() -> None:
     assert seen_corruptions(["augmix-40", "dark-10", "noise-20", "jpeg-33"]) == ("gaussian-noise", "shot-noise", "jpeg")
     assert seen_corruptions(["dark-4", "enlarged-4", "jpeg-12"]) == ("defocus-blur", "jpeg")
@@ -150,6 +162,27 @@ def test_augmix_distorts_mildly(count: int, images: Tensor) -> None:
     differences = (mixed.float() - images.float()).abs().mean((1, 2, 3))
     assert bool((differences > 0).all())
     assert 2 < float(differences.mean()) < 40
+
+
+def test_a_chain_has_one_to_three_operations_both_ways(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    met = list[Tensor]()
+
+    def same(x: Tensor, levels: Tensor) -> Tensor:
+        met.append(levels)
+        return x
+
+    monkeypatch.setattr(degrading, "OPERATIONS", (same,))
+    AugMix()(images.repeat(8, 1, 1, 1), random())
+    chains = 3 * 8 * len(images)
+    assert len(met[0]) == chains
+    assert [len(each) / chains for each in met[1:]] == pytest.approx([2 / 3, 1 / 3], abs=0.05)
+    assert (float(met[0].min()), float(met[0].max())) == pytest.approx((-0.3, 0.3), abs=0.01)
+
+
+def test_each_image_has_any_share_of_what_was_made_of_it(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(degrading, "OPERATIONS", (lambda x, _levels: torch.full_like(x, 255),))
+    shares = AugMix()(0 * images.repeat(8, 1, 1, 1), random())[:, 0, 0, 0].float() / 255
+    assert shares.sort().values.tolist() == pytest.approx(torch.linspace(0, 1, len(shares)).tolist(), abs=0.08)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -195,7 +228,18 @@ def test_operations_leave_a_flat_image_flat() -> None:
         assert torch.allclose(y, y[:, :1, :1, :1].expand_as(y))
 
 
-def test_translation_moves_by_a_tenth_of_the_width() -> None:
-    ramp = torch.arange(32.0).expand(1, 3, 32, 32)
-    moved = OPERATIONS[7](ramp, torch.full((1,), 0.3))
-    assert torch.allclose(moved[..., :28] - ramp[..., :28], torch.full((1,), 3.2), atol=1e-3)
+@pytest.mark.parametrize(
+    ("number", "matrix"),
+    [
+        (4, ((0.9877, -0.1564, 0), (0.1564, 0.9877, 0))),  # cosine and sine of 9 degrees
+        (5, ((1, 0.09, 0), (0, 1, 0))),
+        (6, ((1, 0, 0), (0.09, 1, 0))),
+        (7, ((1, 0, 3.2), (0, 1, 0))),  # a tenth of the width
+        (8, ((1, 0, 0), (0, 1, 3.2))),
+    ],
+)
+def test_at_most_so_far_from_the_middle_pixels_come(number: int, matrix: tuple[tuple[float, ...], ...]) -> None:
+    y, x = torch.meshgrid(torch.arange(32) - 15.5, torch.arange(32) - 15.5, indexing="ij")
+    came = OPERATIONS[number](torch.stack([x, y, 0 * x]).unsqueeze(0), torch.tensor([0.3]))[0, :2]
+    expected = torch.stack([a * x + b * y + c for a, b, c in matrix])
+    assert torch.allclose(came[:, 8:24, 8:24], expected[:, 8:24, 8:24], atol=1e-2)

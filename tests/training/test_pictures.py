@@ -113,6 +113,23 @@ def test_parts_go_by_their_other_names_too(names: tuple[str, ...], tmp_path: Pat
     assert [len(part) for part in (data.train, data.validation, test)] == [12, 12, 12]
 
 
+@pytest.mark.parametrize(
+    ("begins", "part"),
+    [
+        ("00", "test"),
+        ("1999", "test"),
+        ("199a", "validation"),
+        ("3333", "validation"),
+        ("3334", "train"),
+        ("ff", "train"),
+    ],
+)
+def test_a_tenth_of_all_contents_is_the_tests_and_the_next_the_validations(begins: str, part: str) -> None:
+    digest = bytes.fromhex(begins.ljust(64, "0"))
+    assert pictures._part_of(digest, ("test", "validation")) == part
+    assert pictures._part_of(digest, ()) == "train"
+
+
 @pytest.mark.parametrize("name", ["train", "test"])
 def test_a_class_may_be_called_as_a_part_is(name: str, folder: Path) -> None:
     (folder / "red").rename(folder / name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnxruntime
 import pytest
@@ -14,7 +15,7 @@ from training.architectures import ARCHITECTURES
 from training.calibrate import Calibrator
 from training.golden import pictures
 from training.onnx_graph import InferenceGraph, run_onnx, run_onnx_with_logits, write_onnx
-from training.quantize import quantize, recalibrate
+from training.quantize import BATCH, quantize, recalibrate
 
 IMAGES = pictures(32, 32, count=96)
 CALIBRATOR = Calibrator(0.05, tuple(0.1 * i for i in range(10)), 1.2)
@@ -97,3 +98,23 @@ def test_bytes_are_taken_as_they_are_whatever_images_calibrate(files: tuple[Path
     tensors = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
     assert node.op_type == "DequantizeLinear"
     assert [tensors[name].item() for name in node.input[1:]] == [1, 0]
+
+
+def test_an_activations_range_is_the_mean_of_its_batches(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = ARCHITECTURES["tutorial-cnn"](10)
+    write_onnx(InferenceGraph(network, Calibrator()), tmp_path / "fp32.onnx", height=32, width=32, properties={})
+    pale = np.repeat(IMAGES, 2, 0)[:BATCH]
+    scales = []
+    for images in (pale, pale // 8, np.concatenate([pale, pale // 8])):
+        quantize(tmp_path / "fp32.onnx", tmp_path / "int8.onnx", images)
+        scales.append(activation_scales(onnx.load(tmp_path / "int8.onnx")))
+    bright, dark, both = scales
+    assert (bright > dark).all()
+    assert both == pytest.approx((bright + dark) / 2, rel=1e-3)
+
+
+def activation_scales(model: onnx.ModelProto) -> npt.NDArray[np.float64]:
+    graph = model.graph
+    tensors = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    return np.array([tensors[node.input[1]].item() for node in graph.node if node.op_type == "QuantizeLinear"])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from service.api import multipart
 from service.api.multipart import FIELDS_BESIDE_FILES, HEADER_BYTES, SEMICOLONS, File, read_files
-from service.errors import MalformedRequest, ServiceError
+from service.errors import BodyTooLarge, MalformedRequest, ServiceError, TooManyImages
 
 BODY = (
     b'--b\r\nContent-Disposition: form-data; name="x"; filename="a.png"\r\n\r\nfirst\r\n'
@@ -64,6 +64,21 @@ def test_a_file_field_where_none_was_chosen_is_no_file() -> None:
 def test_a_field_with_a_media_type_of_text_is_no_file() -> None:
     head = b"Content-Disposition: form-data; name=x\r\nContent-Type: text/plain"
     assert read([b"--b\r\n" + head + b"\r\n\r\nfirst\r\n--b--\r\n"]) == []
+
+
+def test_a_field_behind_an_image_is_no_image() -> None:
+    image = b"--b\r\nContent-Disposition: form-data; name=x\r\nContent-Type: image/png\r\n\r\nfirst\r\n"
+    field = b"--b\r\nContent-Disposition: form-data; name=note\r\n\r\nno file\r\n"
+    assert read([image + field + b"--b--\r\n"]) == [File(None, b"first")]
+
+
+def test_as_many_files_as_a_form_may_have_and_as_large_ones_are_taken() -> None:
+    file = b"--b\r\nContent-Disposition: form-data; filename=a.png\r\n\r\n" + b"x" * 100
+    assert read([(file + b"\r\n") * 4 + b"--b--\r\n"]) == [File("a.png", b"x" * 100)] * 4
+    with pytest.raises(TooManyImages, match="4 images at most; split it"):
+        read([(file + b"\r\n") * 5 + b"--b--\r\n"])
+    with pytest.raises(BodyTooLarge, match="100 bytes at most; send a smaller one"):
+        read([file + b"y\r\n--b--\r\n"])
 
 
 def test_fields_beside_the_files_are_no_images_however_many() -> None:

@@ -46,6 +46,17 @@ def test_the_output_appears_whole_and_nothing_is_left_beside_it(ledger: OpenLedg
     assert (tmp_path / "out").read_bytes() == b"1\n2\n"
 
 
+def test_an_output_longer_than_a_block_is_made_of_whole_rows(
+    ledger: OpenLedger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.jobs.ledger.BLOCK", 50)
+    ids = [f"{number}.png" for number in range(20)]
+    begun(ledger, b"".join(b'{"index":0,"id":"%s"}\n' % id_.encode() for id_ in ids), 20).finish(
+        RESULTS["csv"].encoder(())
+    )
+    assert [line.split(",")[1] for line in (tmp_path / "out").read_text().splitlines()] == ["id", *ids]
+
+
 def goes_on_after_the_first_row(again: Ledger, folder: Path) -> None:
     assert (again.rows, again.kept) == (1, {"last": "a"})
     again.append(b"2\n", 1, {})

@@ -60,6 +60,15 @@ def test_pieces_grow_while_they_are_quick_and_shrink_when_requests_wait(monkeypa
     assert echo.asked[12:] == [1, 1]
 
 
+def test_a_piece_that_is_not_full_says_nothing_of_larger_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces_module, "PIECE_S", math.inf)
+    echo, model = Echo(), served()
+    pieces = pieces_of(echo)
+    for count in (1, 1, 1, 6):
+        classify(pieces, model, IMAGES[:count])
+    assert echo.asked == [1, 1, 1, 2, 4]
+
+
 def test_where_bulk_work_has_a_thread_of_its_own_pieces_are_as_large_as_the_engine_takes() -> None:
     echo = Echo()
     assert classify(pieces_of(echo), served(background=True)) == IMAGES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from service.jobs.inputs import Input
 from service.jobs.tally import Tally
 from tests.conftest import COLOURS
 
@@ -55,3 +56,17 @@ def test_it_goes_on_from_its_record() -> None:
     restored = Tally(COLOURS)
     restored.restore(json.loads(json.dumps(tally().record())))
     assert restored == tally()
+
+
+def test_what_an_input_is_known_to_be_says_nothing_of_a_row_with_another_id() -> None:
+    """A folder may have changed since a server was sent its pictures."""
+    rows = [
+        b'{"id":"a","label":"red"}',
+        b'{"id":"b","label":"red"}',
+        b'{"id":"c","error":{}}',
+        b'{"id":"d","label":"red"}',
+    ]
+    inputs = [Input(id_, bytes, "red") for id_ in ("a", "new", "c")]
+    counted = Tally(COLOURS)
+    counted.add_rows(rows, inputs)
+    assert (counted.images, counted.failed, counted.confusion) == (4, 1, {"red": {"red": 1}})

@@ -113,6 +113,22 @@ def test_uploads_that_never_ended_go(store: Store, monkeypatch: pytest.MonkeyPat
     assert not young.exists()
 
 
+def test_an_upload_that_still_arrives_stays_however_long_it_takes(store: Store) -> None:
+    _, folder = store.new_folder()
+    (folder / "upload").write_bytes(b"its last bytes so far")
+    os.utime(folder, (0, 0))  # when the file was made
+    upkeep(store).tidy()
+    assert folder.exists()
+
+
+def test_what_was_expected_of_a_batch_that_is_there_is_forgotten(store: Store) -> None:
+    batch = add(store)
+    store.arriving(batch.id).write_text("1500", encoding="ascii")  # as where it could not be removed
+    finish(store, batch, time.time(), bytes(100))
+    upkeep(store).tidy()
+    assert upkeep(store).unfinished() == (0, 100)
+
+
 def test_what_the_death_of_a_process_left_of_a_finished_batch_goes(store: Store) -> None:
     batch = add(store)
     finish(store, batch, time.time(), b"rows")

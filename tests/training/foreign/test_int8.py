@@ -10,11 +10,12 @@ import pytest
 from onnx import helper
 
 from tests.training.foreign.networks import SIZE, network
+from tests.training.test_quantize import activation_scales
 from training import golden
 from training.calibrate import Calibrator
 from training.errors import ExportError
 from training.foreign.graph import read
-from training.foreign.int8 import quantized
+from training.foreign.int8 import BATCH, quantized
 from training.foreign.wrapping import Normalisation, with_way_in, with_way_out
 from training.onnx_graph import run_onnx
 
@@ -32,6 +33,16 @@ def test_it_says_nearly_what_the_network_says_and_computes_in_integers(tmp_path:
         probabilities.append(run_onnx(tmp_path / f"{name}.onnx", PICTURES))
     fp32, int8 = probabilities
     assert 0 < np.abs(fp32 - int8).max() < 0.1
+
+
+def test_an_activations_range_is_the_mean_of_its_batches(tmp_path: Path) -> None:
+    way_in = with_way_in(read(network(tmp_path / "a.onnx")), Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))
+    pale = PICTURES[:BATCH]
+    bright, dark, both = (
+        activation_scales(quantized(way_in, images)) for images in (pale, pale // 8, np.concatenate([pale, pale // 8]))
+    )
+    assert (bright > dark).all()
+    assert both == pytest.approx((bright + dark) / 2, rel=1e-3)
 
 
 def test_a_graph_that_can_not_be_quantised_is_told() -> None:
