@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Set
+from collections.abc import Awaitable, Callable, Iterator, Set
 from pathlib import Path
 
 from service.choices import Choice, one_at_a_time
-from service.errors import Conflict, ModelNotFound, StorageFailed
+from service.errors import Conflict, ModelNotFound, ServiceError, StorageFailed
 from service.repository import Inventory
 from service.serving import ServedModels
 
@@ -70,8 +70,13 @@ class Administration:
     async def _change(self, name: str, named: Set[str], must_serve: Set[str], change: Change) -> None:
         if not named or not named <= self._repository.stored(name):
             raise ModelNotFound("There is no such version in the model repository; /v1/models lists all.")
-        # to its end even for a client that gives up (gRPC cancels): else it would be kept, and served by nobody
-        await asyncio.shield(self._make(name, must_serve, change))
+        making = asyncio.create_task(self._make(name, must_serve, change))
+        try:
+            await asyncio.wait([making])
+        except asyncio.CancelledError:  # the client gave up (gRPC); made by half, it would be kept and served by nobody
+            making.add_done_callback(_log)
+            raise
+        making.result()
 
     async def _make(self, name: str, must_serve: Set[str], change: Change) -> None:
         async with self._models.changing:
@@ -94,11 +99,26 @@ class Administration:
         return inventory
 
     def _check(self, inventory: Inventory, name: str, must_serve: Set[str]) -> None:
-        if broken := sorted(must_serve - inventory.loaded.get(name, {}).keys()):
-            reasons = (f"version {v} can't serve: {inventory.failed.get((name, v), 'it is gone')}" for v in broken)
+        if reasons := list(self._objections(inventory, name, must_serve)):
             raise Conflict("Everything stays as it was: " + "; ".join(reason.rstrip(".") for reason in reasons) + ".")
         if self._repository.default not in inventory.loaded:
             raise Conflict("The default model must have a version that serves; leave it one.")
+
+    def _objections(self, inventory: Inventory, name: str, must_serve: Set[str]) -> Iterator[str]:
+        """Why versions can't serve, now or after a restart."""
+        for version in sorted(must_serve):
+            loaded = inventory.loaded.get(name, {}).get(version)
+            if loaded is None:
+                yield f"version {version} can't serve: {inventory.failed.get((name, version), 'it is gone')}"
+            elif damage := self._repository.damage(loaded):
+                yield f"version {version} can't serve: {damage}"
+
+
+def _log(making: asyncio.Task[None]) -> None:
+    """Why the change was not made, which nobody else hears."""
+    if not making.cancelled() and (error := making.exception()):
+        told = None if isinstance(error, ServiceError) else error
+        logger.error("a client gave up, and its change of models was not made: %s", error, exc_info=told)
 
 
 def _read(folder: Path) -> Choice:

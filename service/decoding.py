@@ -96,8 +96,9 @@ def _jpeg(data: bytes, pillow_format: str, max_pixels: int, at_least: int) -> RG
         _check_size(width, height, max_pixels)
         if colours not in ("YCbCr", "Gray", "RGB"):
             return _pillow(data, pillow_format, max_pixels, at_least)
-        least = at_least if min(width, height) >= at_least else max_pixels  # a sliver would shrink in its length alone
-        image: RGBImage = simplejpeg.decode_jpeg(data, "RGB", min_height=least, min_width=least)
+        if min(width, height) < at_least:  # of a sliver, the length alone would be reduced
+            at_least = max(width, height)
+        image: RGBImage = simplejpeg.decode_jpeg(data, "RGB", min_height=at_least, min_width=at_least)
     except ValueError:
         return _pillow(data, pillow_format, max_pixels, at_least)
     if EXIF in data or XMP in data:

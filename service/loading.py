@@ -24,7 +24,6 @@ from service.stages import StageViewer
 from service.types import Probabilities, Rows
 
 GOLDEN_TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 2e-2, "int8": 5e-2}  # int8: processors round apart
-Traces = tuple[tuple[int, int] | None, ...]  # of a version's files: sizes and times, None where there is none
 OpenEngine = Callable[[ModelMetadata, Mapping[Precision, Path]], Engine]
 logger = logging.getLogger(__name__)
 
@@ -35,7 +34,6 @@ class LoadedModel:
 
     identity: ModelIdentity
     metadata: ModelMetadata
-    traces: Traces  # of the files that were verified
     engine: Engine
     canary: Rows  # one golden picture, (1, H, W, 3): what health checks infer
     stages: StageViewer
@@ -69,7 +67,7 @@ def load_version(folder: Path, open_engine: OpenEngine, *, warm_up: bool = True)
         raise ValueError(f"its metadata says it is {metadata.name}/{metadata.version}")
     if metadata.input.resize_policy not in RESIZE_POLICIES:
         raise ValueError(f"its resize policy {metadata.input.resize_policy} is not one of {', '.join(RESIZE_POLICIES)}")
-    card, found = _read_card(folder / CARD), traces(folder, metadata)
+    card = _read_card(folder / CARD)
     engine = open_engine(metadata, {kind: file.verify(folder) for kind, file in metadata.files.items()})
     pictures, expected = _read_golden(metadata.golden.verify(folder), engine.precision, metadata.input)
     _replay(engine, pictures, expected, GOLDEN_TOLERANCE[engine.precision])
@@ -87,26 +85,11 @@ def load_version(folder: Path, open_engine: OpenEngine, *, warm_up: bool = True)
     return LoadedModel(
         identity=ModelIdentity(metadata.name, metadata.version, digest, metadata.labels),
         metadata=metadata,
-        traces=found,
         engine=engine,
         canary=pictures[:1],
         stages=StageViewer(folder, metadata.files["fp32"], metadata.stages),
         card=card,
     )
-
-
-def traces(folder: Path, metadata: ModelMetadata) -> Traces:
-    """By which it is seen at a glance whether the files are still those that were there before."""
-    stages = [metadata.stages.file] if metadata.stages else []
-    return tuple(_trace(folder / file.name) for file in (*metadata.files.values(), metadata.golden, *stages))
-
-
-def _trace(path: Path) -> tuple[int, int] | None:
-    try:
-        facts = path.stat()
-    except OSError:
-        return None
-    return facts.st_size, facts.st_mtime_ns
 
 
 def _read_card(path: Path) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections import deque
 from collections.abc import Callable
 
 import httptools
@@ -51,7 +52,7 @@ class Protocol(HttpToolsProtocol):
         self._in_head = False  # and that of its head
         self._deaf = False  # whatever comes is not listened to any more
         self._more_bytes = 0  # that have arrived since its first piece, or since the last one of its body
-        self._unanswered: list[RequestResponseCycle] = []  # of ASGI's requests, and perhaps some that are answered
+        self._unanswered = deque[RequestResponseCycle]()  # of ASGI's requests, and perhaps some that are answered
         self._quiet_since = 0.0  # when something happened last that gives the client time, on the loop's clock
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
@@ -153,7 +154,9 @@ class Protocol(HttpToolsProtocol):
         else:
             super().on_headers_complete()
             if self.cycle:
-                self._unanswered = [cycle for cycle in self._unanswered if not cycle.response_complete] + [self.cycle]
+                while self._unanswered and self._unanswered[0].response_complete:  # they are answered in order
+                    self._unanswered.popleft()
+                self._unanswered.append(self.cycle)
             if self.cycle and self._models.draining:  # the next request is for another instance
                 self.cycle.keep_alive = False
         self._in_head, self._more_bytes = False, 0

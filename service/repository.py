@@ -14,7 +14,7 @@ from typing import get_args
 
 from service.choices import Choice
 from service.errors import ModelNotFound, ServiceError, StartupError
-from service.loading import LoadedModel, OpenEngine, load_version, traces
+from service.loading import LoadedModel, OpenEngine, load_version
 from service.metadata import FILE_NAME, ModelMetadata, Name
 
 NAME = re.compile(get_args(Name)[1].pattern)
@@ -163,12 +163,19 @@ class ModelRepository:
             raise ModelNotFound(f"There is no such model; loaded are: {', '.join(sorted(self.models))}.")
         return self.models[name]
 
+    def damage(self, loaded: LoadedModel) -> str | None:
+        """Why what serves could not be loaded again from the disk, or None: it goes on, but is not to be relied on."""
+        folder = self.root / loaded.identity.name / loaded.identity.version
+        try:
+            for file in (*loaded.metadata.files.values(), loaded.metadata.golden):
+                file.verify(folder)
+        except (OSError, ValueError) as exc:
+            return _reason(exc)
+        return None
+
     def _unchanged(self, folder: Path) -> LoadedModel | None:
-        """What is loaded, if the disk has it still: else it would be chosen, and gone after a restart."""
         loaded = self.models.get(folder.parent.name, {}).get(folder.name)
-        if loaded is None or loaded.metadata != ModelMetadata.read(folder):
-            return None
-        return loaded if loaded.traces == traces(folder, loaded.metadata) else None
+        return loaded if loaded is not None and loaded.metadata == ModelMetadata.read(folder) else None
 
 
 def _version_folders(root: Path) -> Iterator[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -275,6 +276,29 @@ def test_a_change_is_made_to_its_end_though_its_client_gives_up(play: Callable[[
         assert json.loads((root / "colours" / FILE_NAME).read_text())["active"] == "1"
 
     play(steps)
+
+
+def test_why_a_change_is_not_made_is_logged_where_its_client_gave_up(
+    play: Callable[[Steps], None], root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (root / "colours" / "1" / "model.onnx").write_bytes(b"broken")
+
+    async def steps(administration: Administration, _: ServedModels) -> None:
+        caplog.clear()
+        change = asyncio.create_task(administration.activate("colours", "1"))
+        await asyncio.sleep(0)  # it has begun
+        change.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await change
+        async with asyncio.timeout(30):
+            while not any(record.name == "service.administration" for record in caplog.records):
+                await asyncio.sleep(0)
+
+    play(steps)
+    gc.collect()  # asyncio would tell of an exception that nobody has asked for
+    told = [record.getMessage() for record in caplog.records if record.name in ("service.administration", "asyncio")]
+    assert len(told) == 1
+    assert told[0].startswith("a client gave up, and its change of models was not made: Everything stays as it was: ")
 
 
 def test_a_model_is_loaded_and_unloaded_whole(play: Callable[[Steps], None], root: Path) -> None:

@@ -234,6 +234,7 @@ def test_a_sliver_of_a_jpeg_keeps_its_proportions(size: tuple[int, int]) -> None
     """Where its short side can't become shorter, neither may the long one."""
     data = encode(picture("green", size), "JPEG")
     assert decode(data, max_pixels=LIMIT, at_least=128).shape == (*size[::-1], 3)
+    assert decode(data, max_pixels=1 << 53, at_least=128).shape == (*size[::-1], 3)  # the setting's largest value
 
 
 def scans_of(content: bytes, wanted: int) -> bytes:

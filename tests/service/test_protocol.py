@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from uvicorn.protocols.http import httptools_impl
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from service import protocol as protocol_module
 from service.event_loop import Loop
@@ -697,6 +699,30 @@ def test_a_request_that_is_cut_off_disturbs_nobody(settings: Settings) -> None:
             cut.close()
             assert await reader.read() == b""
         assert (await client.ask(wire(PNG["blue"]))).label == "blue"
+
+    scenario(settings, play)
+
+
+def test_of_many_requests_at_once_each_costs_as_much_as_of_few(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who goes through all that wait at each one more keeps everybody else waiting for seconds."""
+    looks = 0
+
+    class Cycle(RequestResponseCycle):
+        def __getattribute__(self, name: str) -> object:
+            nonlocal looks
+            looks += name == "response_complete"
+            return super().__getattribute__(name)
+
+    monkeypatch.setattr(httptools_impl, "RequestResponseCycle", Cycle)
+    count = 300
+
+    async def play(client: Client) -> None:
+        client.writer.write(b"GET /v1/models HTTP/1.1\r\nHost: test\r\n\r\n" * count)
+        for _ in range(count):
+            assert (await read(client.reader)).status == 200
+        assert count < looks < 20 * count
 
     scenario(settings, play)
 

@@ -58,10 +58,11 @@ def open_plain(path: str) -> BinaryIO:
 def place_of(path: str) -> str | None:
     """Where the file, folder or glob is; None where it is no path of this machine, which nothing but a look can tell:
     fsspec would take `a::b` for a chain of stores, and `file:` for the working directory."""
-    folder = posixpath.dirname(re.split(r"[*?[]", path)[0])
+    start = re.split(r"[*?[]", path)[0]
+    folder = posixpath.dirname(start) or ("." if start != path else "")
     if "://" in path or not (_exists(path) or (folder and _exists(folder))):
         return None
-    return (Path.cwd() / path).as_posix()
+    return Path(path).absolute().as_posix()
 
 
 def is_neither(path: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -109,7 +110,15 @@ def test_a_path_that_is_there_is_no_url_whatever_its_name_looks_like(
     monkeypatch.chdir(tmp_path / "in")
     assert found(name) == found(f"./{name}/") == found(f"{name}/*.png") == [("a.png", PNG)]
     assert found(f"{name}.png") == found(tmp_path / "in" / f"{name}.png") == [(f"{name}.png", PNG)]
+    assert found(f"{name}*.png") == [(f"{name}.png", PNG)]
     assert found(f"../in/{name}") == found(f"{tmp_path}/in/{name}/") == [("a.png", PNG)]
+
+
+def test_a_whole_path_needs_no_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path, [("a.png", PNG), ("gone/b.png", PNG)])
+    monkeypatch.chdir(tmp_path / "gone")
+    shutil.rmtree(tmp_path / "gone")
+    assert found(tmp_path / "a.png") == [("a.png", PNG)]
 
 
 def test_a_list_names_files_beside_it(tmp_path: Path) -> None:
