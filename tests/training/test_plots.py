@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import re
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from service.metadata import Evaluation, ReliabilityBin
-from training.plots import LETTER, PANEL, PUBLISHED, Network, accuracy_svg, in_frame, reliability_svg
+from service.metadata import Evaluation, ModelMetadata, ReliabilityBin
+from training.plots import LETTER, PANEL, PUBLISHED, Network, accuracy_svg, in_frame, reliability_svg, shipped
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -48,6 +49,17 @@ def test_networks_stand_where_their_accuracy_and_arithmetic_put_them() -> None:
     assert len(list(root.iter(f"{SVG}circle"))) == len(PUBLISHED) + 2
     assert float(red[0].attrib["cx"]) < float(red[1].attrib["cx"])
     assert float(red[0].attrib["cy"]) < float(red[1].attrib["cy"])  # higher up
+
+
+def test_only_what_was_measured_on_cifar10_itself_is_among_the_shipped(tmp_path: Path) -> None:
+    model = ModelMetadata.read(Path(__file__).parents[2] / "models" / "tutorial-cnn" / "1")
+    (measured,) = (e for e in model.evaluations if e.split == "test")
+    (folder := tmp_path / "tutorial-cnn" / "1").mkdir(parents=True)
+    model.write(folder)
+    assert [network.accuracy for network in shipped(tmp_path)] == [measured.accuracy]
+    elsewhere = measured.model_copy(update={"command": f"{measured.command} --data pictures"})  # of the same classes
+    model.model_copy(update={"evaluations": (elsewhere,)}).write(folder)
+    assert shipped(tmp_path) == []
 
 
 def test_no_label_hides_another_or_a_point() -> None:
