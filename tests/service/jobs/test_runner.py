@@ -366,7 +366,7 @@ def test_a_batch_whose_trouble_stays_keeps_no_other_from_its_end(
                 await score(claim)
 
             monkeypatch.setattr(state.runner, "_score", failing)
-            monkeypatch.setattr(lease, "POSTPONED_S", 3600)
+            monkeypatch.setattr(lease, "POSTPONED_S", 50)
             assert (await ended(state.store, add(state.store, identity=identity))).status == "succeeded"
             assert not state.store.get(bad.id).ended
 
