@@ -74,7 +74,7 @@ class Administration:
         try:
             await asyncio.wait([making])
         except asyncio.CancelledError:  # the client gave up (gRPC); made by half, it would be kept and served by nobody
-            making.add_done_callback(_log)
+            making.add_done_callback(_log_failure)
             raise
         making.result()
 
@@ -114,7 +114,7 @@ class Administration:
                 yield f"version {version} can't serve: {damage}"
 
 
-def _log(making: asyncio.Task[None]) -> None:
+def _log_failure(making: asyncio.Task[None]) -> None:
     """Why the change was not made, which nobody else hears."""
     if not making.cancelled() and (error := making.exception()):
         told = None if isinstance(error, ServiceError) else error

@@ -195,6 +195,10 @@ class StorageBusy(StorageFailed):
     retry_after_s = 5
 
 
+class StorageDamaged(StorageFailed):
+    """The list of batches is no whole database any more; room on the disk does not help it."""
+
+
 class InferenceFailed(ServiceError):
     """The model failed on these images; the cause is in the log under the request's id."""
 

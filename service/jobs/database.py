@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from service.errors import BatchNotFound, StorageBusy, StorageFailed
+from service.errors import BatchNotFound, StorageBusy, StorageDamaged, StorageFailed
 
 FILE_NAME = "batches.sqlite"
 SPARE = "spare"  # a file that only takes room, for the day when the disk is full: SQLite needs some even to delete
@@ -49,10 +49,6 @@ CREATE INDEX IF NOT EXISTS finished ON batches(finished, number, bytes) WHERE fi
 CREATE INDEX IF NOT EXISTS unfinished ON batches(number) WHERE status IN ('queued', 'running');
 """
 logger = logging.getLogger(__name__)
-
-
-class StorageDamaged(StorageFailed):
-    """Room on the disk does not help: no files are given up for it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import orjson
 
-from service.errors import BatchNotFound, Conflict, StorageBusy, StorageFailed
-from service.jobs.database import UPLOAD_S, Batch, Database, StorageDamaged, as_storage_failed, find
+from service.errors import BatchNotFound, Conflict, StorageBusy, StorageDamaged, StorageFailed
+from service.jobs.database import UPLOAD_S, Batch, Database, as_storage_failed, find
 from service.jobs.spool import INPUTS, OFFSETS, sync_folder
 from service.prediction import ModelIdentity
 

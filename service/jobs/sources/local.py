@@ -56,8 +56,10 @@ def open_plain(path: str) -> BinaryIO:
 
 
 def place_of(path: str) -> str | None:
-    """Where the file, folder or glob is; None where it is no path of this machine, which nothing but a look can tell:
-    fsspec would take `a::b` for a chain of stores, and `file:` for the working directory."""
+    """Where the file, folder or glob is; None where it is no path of this machine.
+
+    Only a look can tell: fsspec would take `a::b` for a chain of stores, and `file:` for the working directory.
+    """
     start = re.split(r"[*?[]", path)[0]
     folder = posixpath.dirname(start) or ("." if start != path else "")
     if "://" in path or not (_exists(path) or (folder and _exists(folder))):
