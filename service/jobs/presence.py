@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 import uuid
 from collections.abc import Set
 from contextlib import suppress
@@ -23,9 +24,14 @@ class Presence:
         self.me, self._root = uuid.uuid4().hex, root
         self._file = -1
         self._said: Models = frozenset()
+        self._changing = threading.Lock()  # a process that stops does not wait for a thread that still looks for work
 
     def say(self, models: Models) -> None:
         """This process lives, and has these models; so it is until it ends."""
+        with self._changing:
+            self._say(models)
+
+    def _say(self, models: Models) -> None:
         if self._file >= 0 and not self._is_there():  # removed with all else: the others would take it for dead
             os.close(self._file)
             self._file = -1
@@ -65,10 +71,11 @@ class Presence:
 
     def close(self) -> None:
         """This process does no more work."""
-        if self._file >= 0:
-            self._path(self.me).unlink(missing_ok=True)
-            os.close(self._file)
-            self._file = -1
+        with self._changing:
+            if self._file >= 0:
+                self._path(self.me).unlink(missing_ok=True)
+                os.close(self._file)
+                self._file = -1
 
     def _is_there(self) -> bool:
         """Whether this process's file still has its name."""

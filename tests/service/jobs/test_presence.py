@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -45,3 +47,25 @@ def test_who_lives_says_so_again_where_it_was_removed(two: list[Presence], tmp_p
     one.say({"a 1 sha256:0"})
     assert other.lives(one.me)
     assert other.models() == {"a 1 sha256:0"}
+
+
+def test_one_file_is_closed_once_though_a_thread_still_says_what_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    presence, asked, answered = Presence(tmp_path), Event(), Event()
+    presence.say({"a 1 sha256:0"})
+
+    def is_there() -> bool:
+        asked.set()
+        return not answered.wait(30)  # it was removed
+
+    monkeypatch.setattr(presence, "_is_there", is_there)
+    with ThreadPoolExecutor(2) as threads:
+        said = threads.submit(presence.say, {"b 1 sha256:0"})
+        assert asked.wait(30)
+        closed = threads.submit(presence.close)
+        wait([closed], timeout=0.2)
+        answered.set()
+        said.result()
+        closed.result()
+    assert not list(tmp_path.iterdir())
