@@ -39,13 +39,17 @@ class Prediction:
             return dict(zip(labels, p, strict=True))
         return {labels[i]: p[i] for i in np.argsort(-p, kind="stable")[:k]}
 
-    def summary(self, top_k: int | None = None) -> dict[str, object]:
-        """What every answer says of an image: label, its probability, and those of all classes or of the `top_k`."""
-        return {
+    def summary(self, top_k: int | None = None, threshold: float | None = None) -> dict[str, object]:
+        """What every answer says of an image: label, its probability, and those of all classes or of the `top_k`.
+
+        With a `threshold` also the prediction set.
+        """
+        said: dict[str, object] = {
             "label": self.label,
             "probability": self.probabilities[self.index],
             "probabilities": self.top(top_k),
         }
+        return said if threshold is None else {**said, "prediction_set": self.set_from(threshold)}
 
     def set_from(self, threshold: float) -> list[str]:
         """The classes with a probability of `threshold` or more, in falling order; the most probable one always is.

@@ -37,7 +37,12 @@ RGB = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data" / "cifar-10-batches-py"
 
 
-def write_colour_model(folder: Path, *, version: str | None = None, scale: float = 0.02) -> Path:
+THRESHOLDS = {"0.9": 0.7, "0.95": 0.4, "0.99": 0.001}
+
+
+def write_colour_model(
+    folder: Path, *, version: str | None = None, scale: float = 0.02, thresholds: dict[str, float] | None = None
+) -> Path:
     """A model that names the strongest colour: softmax(scale × mean of each channel). Returns its folder.
 
     It is a network of three stages, of which the first two change nothing.
@@ -79,7 +84,9 @@ def write_colour_model(folder: Path, *, version: str | None = None, scale: float
         files={"fp32": FileRecord.of(folder / "model.onnx")},
         golden=FileRecord.of(folder / "golden.npz"),
         stages=write_stages(folder / "model.onnx"),
-        calibration=Calibration(temperature=1, fitted_on="nothing"),
+        calibration=Calibration(
+            temperature=1, fitted_on="nothing", thresholds={"fp32": thresholds} if thresholds else {}
+        ),
         provenance=Provenance(
             dataset="none",
             recipe="none",
@@ -120,9 +127,12 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="session")
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A repository with the colour model in two versions, for all tests; the second is less sure of itself."""
+    """A repository with the colour model in two versions, for all tests; the second is less sure of itself.
+
+    The first has prediction sets.
+    """
     root = tmp_path_factory.mktemp("models")
-    write_colour_model(root / "colours" / "1")
+    write_colour_model(root / "colours" / "1", thresholds=THRESHOLDS)
     write_colour_model(root / "colours" / "2", scale=0.01)
     made = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     yield root

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 # From the ground up: a module may import modules of its own tier and those below, never above.
 TIERS = [
     {"cores", "counters", "errors", "observer", "types", "settings", "metadata", "prediction", "telemetry"},
-    {"channel", "event_loop", "heads", "keys", "shares", "streams"},
+    {"channel", "coverage", "event_loop", "heads", "keys", "shares", "streams"},
     {
         "bench",
         "decoding",

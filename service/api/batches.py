@@ -8,8 +8,7 @@ from asyncio import to_thread
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import orjson
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -19,6 +18,7 @@ from service import errors
 from service.api import batch_results, batch_uploads, examples, problems, queries
 from service.api.accept import negotiate
 from service.api.batch_results import POLL_S
+from service.api.batch_status import shown
 from service.api.bodies import BatchList, BatchStatus
 from service.api.body_room import BodyRoom
 from service.api.incoming import Incoming, text
@@ -43,31 +43,6 @@ DELETING = ThreadPoolExecutor(4, "delete")  # apart, as `WAITING`: while the lis
 LEAST_S = 0.1  # of that, for one that has waited for its thread as long
 
 
-def shown(batch: Batch) -> dict[str, Any]:
-    """The batch as clients see it."""
-    total, now = batch.total, batch.finished or time.time()
-    left = None
-    if batch.started and batch.done and total and not batch.ended:
-        took = max(0.0, now - batch.started)  # the clock may have been set back
-        left = round((total - batch.done) * took / batch.done, 1)
-    return {
-        "id": batch.id,
-        "status": batch.status,
-        "model": {"name": batch.model, "version": batch.version, "digest": batch.digest},
-        "counts": {"total": total, "done": batch.done, "failed": batch.failed},
-        "progress": 1.0 if batch.status == "succeeded" else round(batch.done / total, 4) if total else 0.0,
-        "eta_seconds": left,
-        "created_at": _time(batch.created),
-        "started_at": _time(batch.started),
-        "finished_at": _time(batch.finished),
-        "error": orjson.loads(batch.error) if batch.error else None,
-    }
-
-
-def _time(seconds: float | None) -> str | None:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds") if seconds else None
-
-
 class Batches:
     """What the routes do: translate, call the store once, translate back."""
 
@@ -76,12 +51,19 @@ class Batches:
         self._room = BodyRoom(settings.queue_bytes)  # their own: their bodies may take hours, and keep nobody from it
 
     async def create(
-        self, request: Request, model: str | None, version: str | None, top_k: int | None, key: str | None
+        self,
+        request: Request,
+        model: str | None,
+        version: str | None,
+        top_k: int | None,
+        coverage: float | None,
+        key: str | None,
     ) -> Batch:
         """Take in a batch; it is on the disk when this returns."""
         served = self._models.choose(model, version).loaded
         identity = served.identity
         queries.check_top_k(top_k, identity)
+        sets = queries.check_coverage(coverage, served)
         if key is not None and not (0 < len(key) <= LONGEST_KEY and key.isascii() and key.isprintable()):
             raise MalformedRequest(f"header Idempotency-Key: use up to {LONGEST_KEY} printable ASCII characters.")
         incoming = Incoming.of(request.scope, request.receive)
@@ -93,7 +75,9 @@ class Batches:
             received = await batch_uploads.receive(incoming, folder, self._store, self._settings)
             # The version as asked for: who asks again after another one became active means the same batch.
             fingerprint = f"{received.fingerprint} {identity.name} {version} {top_k}"
-            new = NewBatch(batch_id, identity, top_k, received.source, key, fingerprint, received.total)
+            if coverage is not None:
+                fingerprint += f" {coverage}"
+            new = NewBatch(batch_id, identity, top_k, received.source, key, fingerprint, received.total, sets)
             creation = batch_uploads.waited(self._store.create, new)
             while not creation.done():
                 with suppress(asyncio.CancelledError):  # the thread goes on: what it lists is accepted
@@ -158,7 +142,7 @@ class Batches:
                 raise BatchNotFound("the process is stopping")
             return await to_thread(self._store.get, batch.id)
 
-        encoder = kind.encoder(orjson.loads(batch.labels))
+        encoder = kind.encoder(orjson.loads(batch.labels), batch.threshold is not None)
         lines = batch_results.read_lines(path, batch, look if follow else None)
         return batch_results.Rows(batch_results.encode(lines, encoder), headers=headers, media_type=kind.media_type)
 
@@ -184,12 +168,13 @@ def router(store: Store, runner: Runner, models: ServedModels, settings: Setting
         model: queries.Model = None,
         version: queries.Version = None,
         top_k: queries.TopK = None,
+        coverage: queries.CoverageAsked = None,
         idempotency_key: Annotated[
             str | None, Header(description="The same key with the same body gives the same batch, however often.")
         ] = None,
     ) -> BatchStatus:
         """Accept images to be scored; once this is answered, every one of them gets its row, whatever dies."""
-        batch = await batches.create(request, model, version, top_k, idempotency_key)
+        batch = await batches.create(request, model, version, top_k, coverage, idempotency_key)
         response.headers["Location"] = f"/v1/batches/{batch.id}"
         return BatchStatus(**shown(batch))
 

@@ -187,6 +187,7 @@ class BatchStatus(BaseModel):
     started_at: str | None
     finished_at: str | None
     error: ImageError | None = Field(description="Why the batch as a whole failed.")
+    coverage: Coverage | None = Field(None, description="Where `coverage` was asked for.")
 
 
 class ResultRow(BaseModel):
@@ -199,6 +200,9 @@ class ResultRow(BaseModel):
     label: str | None = None
     probability: Annotated[float | None, Field(ge=0, le=1)] = None
     probabilities: dict[str, float] | None = None
+    prediction_set: list[str] | None = Field(
+        None, description="With `coverage`: the classes that may be the true one, in falling probability; never none."
+    )
     error: ImageError | None = None
 
 

@@ -8,22 +8,22 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from itertools import count, repeat
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import orjson
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 
 from service import errors
 from service.api import npy, problems, queries
 from service.api.accept import negotiate
 from service.api.bodies import PredictResponse
-from service.api.coverage import Coverage, coverage_of
 from service.api.direct import DirectRoutes
 from service.api.incoming import Incoming, Reply, positive, text
 from service.api.request_bodies import PREDICT_BODIES
 from service.api.uploads import RAW_IMAGE, read_uploads
 from service.classifier import Classifier
+from service.coverage import Coverage
 from service.errors import MalformedRequest, ServiceError
 from service.metrics import Metrics
 from service.prediction import ModelIdentity, Prediction
@@ -63,11 +63,9 @@ class Predict:
         model = chosen.loaded.identity
         top_k = positive(request.query("top_k"), "query top_k")
         queries.check_top_k(top_k, model)
-        sets: Coverage | None = None
-        if (asked := request.query("coverage")) is not None:
-            sets = coverage_of(chosen.loaded, asked)
-            if media_type != JSON:
-                raise MalformedRequest(f"query coverage: only {JSON} can hold prediction sets; accept that.")
+        sets = queries.check_coverage(request.query("coverage"), chosen.loaded)
+        if sets and media_type != JSON:
+            raise MalformedRequest(f"query coverage: only {JSON} can hold prediction sets; accept that.")
         uploads = await read_uploads(request, self._settings)
         self._received.observe(time.perf_counter() - request.began)
         outcomes = await self._classifier.classify(uploads.pictures, model=chosen, deadline=deadline)
@@ -103,16 +101,11 @@ def _json(
     predictions: list[dict[str, Any]] = [
         {"index": index, "filename": filename, "error": outcome.summary()}
         if isinstance(outcome, ServiceError)
-        else {"index": index, "filename": filename, **outcome.summary(top_k)}
+        else {"index": index, "filename": filename, **outcome.summary(top_k, sets and sets.threshold)}
         for index, filename, outcome in zip(count(), filenames, outcomes, strict=False)
     ]
-    reference = reference_to(model)
-    answer: dict[str, Any] = {"model": reference, "predictions": predictions}
-    if sets:
-        answer = {"model": reference, "coverage": sets.shown, "predictions": predictions}
-        for prediction, outcome in zip(predictions, outcomes, strict=True):
-            if isinstance(outcome, Prediction):
-                prediction["prediction_set"] = outcome.set_from(sets.threshold)
+    about = {"coverage": sets.shown} if sets else {}
+    answer = {"model": reference_to(model), **about, "predictions": predictions}
     return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
@@ -149,14 +142,7 @@ def router(direct: DirectRoutes) -> APIRouter:
         model: queries.Model = None,
         version: queries.Version = None,
         top_k: queries.TopK = None,
-        coverage: Annotated[
-            float | None,
-            Query(
-                description="Adds to each prediction the set of classes that holds the true one with this probability. "
-                "One of those that the model's metadata has thresholds for.",
-                examples=[0.95],
-            ),
-        ] = None,
+        coverage: queries.CoverageAsked = None,
         timeout_ms: queries.TimeoutMs = None,
     ) -> None:
         """Classify the images of the body, in order. One bad image among several has an `error` at its place."""

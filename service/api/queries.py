@@ -14,12 +14,23 @@ from typing import Annotated
 from fastapi import Header, Query, Request
 from fastapi.routing import APIRoute
 
+from service.coverage import Coverage, coverage_of
 from service.errors import MalformedRequest
+from service.loading import LoadedModel
 from service.prediction import ModelIdentity
 
 Model = Annotated[str | None, Query(description="Default: the configured model.")]
 Version = Annotated[str | None, Query(description="Default: the active version.")]
 TopK = Annotated[int | None, Query(ge=1, description="Only the k most probable classes, in falling order.")]
+CoverageAsked = Annotated[
+    float | None,
+    Query(
+        alias="coverage",
+        description="Adds to each prediction the set of classes that holds the true one with this probability. "
+        "One of those that the model's metadata has thresholds for.",
+        examples=[0.95],
+    ),
+]
 TimeoutMs = Annotated[int | None, Header(alias="X-Request-Timeout-Ms", ge=1, description="This request's deadline.")]
 
 ANYWHERE = {"model", "version", "top_k", "coverage", "limit", "after", "format", "follow"}  # at one route, or more
@@ -44,6 +55,16 @@ def check_top_k(top_k: int | None, model: ModelIdentity) -> None:
     """Raise `MalformedRequest` for more classes than the model has."""
     if top_k is not None and top_k > len(model.labels):
         raise MalformedRequest(f"query top_k: the model has {len(model.labels)} classes; ask for at most that many.")
+
+
+def check_coverage(asked: str | float | None, model: LoadedModel) -> Coverage | None:
+    """The prediction sets asked for, of the file that serves; raises `MalformedRequest` where it has none such."""
+    if asked is None:
+        return None
+    try:
+        return coverage_of(model.metadata, model.engine.precision, asked)
+    except ValueError as exc:
+        raise MalformedRequest(f"query coverage: {exc}") from exc
 
 
 def only_declared(request: Request) -> None:

@@ -60,6 +60,9 @@ def add_options(parser: argparse.ArgumentParser, engines: Mapping[str, OpenEngin
     parser.add_argument("--model", metavar="NAME", help="default: the configured one")
     parser.add_argument("--version", metavar="N", help="default: the active one, as on a server")
     parser.add_argument("--top-k", type=int, metavar="K", help="only the K most probable classes")
+    parser.add_argument(
+        "--coverage", type=float, metavar="P", help="add the classes that hold the true one with this probability"
+    )
     parser.add_argument("--summary", action="store_true", help="print images per label, and accuracy where it is known")
     parser.add_argument("--server", metavar="URL", help="have a running server do the work")
     parser.add_argument("--api-key-file", type=Path, metavar="FILE", help="holds the key that the server asks for")
@@ -100,11 +103,11 @@ def _here(options: argparse.Namespace, engines: Mapping[str, OpenEngine]) -> int
     engine = engines[options.engine or next(iter(engines))](options.address)  # which knows what must be installed
     from service.jobs.scoring import Task
 
-    task = Task(folder, settings, options.top_k)
-    encoder = _format(options.output).encoder(metadata.labels)
+    task = Task(folder, settings, options.top_k, options.coverage)
+    encoder = _format(options.output).encoder(metadata.labels, options.coverage is not None)
     opened = [open_path(path, Limits(settings.max_image_bytes), options.output) for path in options.paths]
     with closing(Ledger(options.output, _fingerprint(options.paths, opened, _facts(metadata, task)))) as ledger:
-        return _score(ledger, opened, task, Tally(metadata.labels), engine, encoder, options)
+        return _score(ledger, opened, task, Tally(metadata.labels, options.coverage), engine, encoder, options)
 
 
 def _there(options: argparse.Namespace) -> int:
@@ -116,7 +119,7 @@ def _there(options: argparse.Namespace) -> int:
     key = read_keys(options.api_key_file)[0] if options.api_key_file else None
     result_format, remote = _format(options.output), Remote(options.server, key)
     opened = [open_path(path, Limits(), options.output) for path in options.paths]
-    asked = {name: getattr(options, name) for name in ("model", "version", "top_k")}
+    asked = {name: getattr(options, name) for name in ("model", "version", "top_k", "coverage")}
     query = {name: str(value) for name, value in asked.items() if value is not None}
     ledger = Ledger(options.output, _fingerprint(options.paths, opened, [options.server, query]))
     before, began = ledger.rows, time.monotonic()
@@ -135,11 +138,11 @@ def _there(options: argparse.Namespace) -> int:
         if the_run.stopped:
             return _interrupted(ledger)
         seconds = time.monotonic() - began
-        summary = Tally(labels) if options.summary else None
+        summary = Tally(labels, options.coverage) if options.summary else None
         if summary:
             again = [open_path(path, Limits(), options.output) for path in options.paths]
             summary.add_rows(ledger.lines(), _inputs(zip(options.paths, again, strict=True), len(again) > 1))
-        _finish(ledger, result_format.encoder(labels))
+        _finish(ledger, result_format.encoder(labels, options.coverage is not None))
         the_run.forget()
     account = _account(ledger.rows - before, seconds, ledger.rows, the_run.failed)
     return _tell_all(account, summary, ledger.rows, the_run.failed)
@@ -158,7 +161,7 @@ def _facts(metadata: ModelMetadata, task: Task) -> list[object]:
     model = {precision: file.sha256 for precision, file in metadata.files.items()}
     settings = [getattr(task.settings, name) for name in ("device", "precision", "max_image_bytes", "max_image_pixels")]
     chosen_by = [may_use_gpu(task.settings.device), has_int8_dot_product()] if task.settings.precision == "auto" else []
-    return [sorted(model.items()), settings, chosen_by, task.top_k]
+    return [sorted(model.items()), settings, chosen_by, task.top_k, task.coverage]
 
 
 def _fingerprint(paths: list[str], opened: list[Opened], facts: list[object]) -> str:

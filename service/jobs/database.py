@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from service.errors import BatchNotFound, StorageBusy, StorageDamaged, StorageFailed
+from service.jobs import schema
 
 FILE_NAME = "batches.sqlite"
 SPARE = "spare"  # a file that only takes room, for the day when the disk is full: SQLite needs some even to delete
@@ -34,20 +35,6 @@ DAMAGED = (
     "move it away: the log says how."
 )
 DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS batches(
-    number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, status TEXT NOT NULL,
-    model TEXT NOT NULL, version TEXT NOT NULL, digest TEXT NOT NULL, labels TEXT NOT NULL, top_k INTEGER,
-    source TEXT NOT NULL, key TEXT UNIQUE, fingerprint TEXT NOT NULL, per_chunk INTEGER NOT NULL,
-    total INTEGER, done INTEGER NOT NULL DEFAULT 0, failed INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0,
-    claimed INTEGER NOT NULL DEFAULT 0, written INTEGER NOT NULL DEFAULT 0,
-    created REAL NOT NULL, started REAL, finished REAL, error TEXT);
-CREATE TABLE IF NOT EXISTS chunks(
-    batch INTEGER NOT NULL, chunk INTEGER NOT NULL, owner TEXT NOT NULL, lease REAL NOT NULL,
-    rows BLOB, failed INTEGER, PRIMARY KEY (batch, chunk));
-CREATE INDEX IF NOT EXISTS finished ON batches(finished, number, bytes) WHERE finished IS NOT NULL;
-CREATE INDEX IF NOT EXISTS unfinished ON batches(number) WHERE status IN ('queued', 'running');
-"""
 logger = logging.getLogger(__name__)
 
 
@@ -77,6 +64,8 @@ class Batch:
     started: float | None  # scoring: the upload has been read then
     finished: float | None
     error: str | None  # JSON
+    threshold: float | None = None  # of its prediction sets, where there are to be some
+    coverage: str | None = None  # JSON, as it is shown
 
     @property
     def ended(self) -> bool:
@@ -197,7 +186,7 @@ class _Line:
             connection.row_factory = _as_dict
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
-            connection.executescript(SCHEMA)
+            schema.complete(connection)
         except BaseException:
             connection.close()
             raise

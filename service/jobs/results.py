@@ -1,6 +1,7 @@
 """Outcomes → rows of NDJSON, the form in which results are kept; rows → the files that people ask for: `RESULTS`.
 
 A row is {"index", "id", "label", "probability", "probabilities"} or {"index", "id", "error"}: one per input, in order.
+Where a coverage was asked for, rows of the first kind have a "prediction_set" as well.
 """
 
 from __future__ import annotations
@@ -22,17 +23,21 @@ COLUMNS = ("index", "id", "label", "probability", "error", "detail")
 
 
 def rows(
-    first: int, ids: Sequence[str | None], outcomes: Sequence[Prediction | ServiceError], top_k: int | None
+    first: int,
+    ids: Sequence[str | None],
+    outcomes: Sequence[Prediction | ServiceError],
+    top_k: int | None,
+    threshold: float | None = None,
 ) -> bytes:
-    """NDJSON; `first` is the index of the first input."""
+    """NDJSON; `first` is the index of the first input, `threshold` that of prediction sets."""
     return b"".join(
-        orjson.dumps({"index": index, "id": id_, **_fields(outcome, top_k)}, option=OPTIONS)
+        orjson.dumps({"index": index, "id": id_, **_fields(outcome, top_k, threshold)}, option=OPTIONS)
         for index, (id_, outcome) in enumerate(zip(ids, outcomes, strict=True), first)
     )
 
 
-def _fields(outcome: Prediction | ServiceError, top_k: int | None) -> dict[str, Any]:
-    return {"error": outcome.summary()} if isinstance(outcome, ServiceError) else outcome.summary(top_k)
+def _fields(outcome: Prediction | ServiceError, top_k: int | None, threshold: float | None) -> dict[str, Any]:
+    return {"error": outcome.summary()} if isinstance(outcome, ServiceError) else outcome.summary(top_k, threshold)
 
 
 class Encoder(Protocol):
@@ -46,8 +51,8 @@ class Encoder(Protocol):
 
 
 class _Ndjson:
-    def __init__(self, labels: Sequence[str]) -> None:
-        """The rows say their labels themselves."""
+    def __init__(self, labels: Sequence[str], sets: bool) -> None:
+        """The rows say everything themselves."""
 
     def encode(self, lines: bytes) -> bytes:
         return lines
@@ -57,12 +62,13 @@ class _Ndjson:
 
 
 class _Csv:
-    """One column per class, empty where `top_k` left it out; RFC 4180."""
+    """One column per class, empty where `top_k` left it out, and one for prediction sets, as JSON; RFC 4180."""
 
-    def __init__(self, labels: Sequence[str]) -> None:
-        self._labels, self._text = labels, io.StringIO(newline="")
+    def __init__(self, labels: Sequence[str], sets: bool) -> None:
+        self._labels, self._sets, self._text = labels, sets, io.StringIO(newline="")
         self._writer = csv.writer(self._text)
-        self._writer.writerow([*COLUMNS, *(f"probabilities.{label}" for label in labels)])
+        of_sets = ["prediction_set"] if sets else []
+        self._writer.writerow([*COLUMNS, *of_sets, *(f"probabilities.{label}" for label in labels)])
 
     def encode(self, lines: bytes) -> bytes:
         for line in lines.splitlines():
@@ -73,6 +79,7 @@ class _Csv:
                     *(row.get(name) for name in COLUMNS[:4]),
                     failure.get("type"),
                     failure.get("detail"),
+                    *([_json(row.get("prediction_set"))] if self._sets else []),
                     *(probabilities.get(label) for label in self._labels),
                 ]
             )
@@ -85,10 +92,14 @@ class _Csv:
         return content
 
 
-class _Parquet:
-    """The same fields as in JSON: `probabilities` and `error` are structs."""
+def _json(value: object) -> str | None:
+    return None if value is None else orjson.dumps(value).decode()
 
-    def __init__(self, labels: Sequence[str]) -> None:
+
+class _Parquet:
+    """The same fields as in JSON: `probabilities` and `error` are structs, `prediction_set` is a list."""
+
+    def __init__(self, labels: Sequence[str], sets: bool) -> None:
         try:
             import pyarrow
             from pyarrow import parquet
@@ -104,6 +115,7 @@ class _Parquet:
                 "label": text,
                 "probability": number,
                 "probabilities": pyarrow.struct(dict.fromkeys(labels, number)),
+                **({"prediction_set": pyarrow.list_(text)} if sets else {}),
                 "error": pyarrow.struct({"type": text, "title": text, "detail": text}),
             }
         )
@@ -137,11 +149,15 @@ class _Parquet:
 
 @dataclass(frozen=True, slots=True)
 class ResultFormat:
-    """A format of results. `encoder` takes the model's labels; it raises `NotAcceptable` where a package is missing."""
+    """A format of results.
+
+    `encoder` takes the model's labels, and whether rows have prediction sets; it raises `NotAcceptable` where a package
+    is missing.
+    """
 
     media_type: str
     suffixes: tuple[str, ...]
-    encoder: Callable[[Sequence[str]], Encoder]
+    encoder: Callable[[Sequence[str], bool], Encoder]
 
 
 RESULTS: dict[str, ResultFormat] = {

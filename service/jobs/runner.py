@@ -185,15 +185,17 @@ class Runner:
         except (FileNotFoundError, spool.Damaged) as exc:
             # of a batch that was deleted meanwhile nothing is claimed, nor will it fail
             raise InvalidSource(LOST) from exc
-        rows = await asyncio.to_thread(results.rows, first, ids, outcomes, batch.top_k)
+        rows = await asyncio.to_thread(results.rows, first, ids, outcomes, batch.top_k, batch.threshold)
         failed = sum(isinstance(outcome, ServiceError) for outcome in outcomes)
         await asyncio.to_thread(self.work.finish, claim, rows, failed)
 
     def _check_room(self, batch: Batch) -> None:
         """Raise `InvalidSource` where the rows of all inputs would be more than others leave: none is written then."""
-        rows_bytes = (batch.total or 0) * spool.row_bytes(orjson.loads(batch.labels), batch.top_k)
+        labels, coverage = orjson.loads(batch.labels), orjson.loads(batch.coverage or "null")
+        set_size = (coverage.get("mean_size") or len(labels)) if coverage else 0
+        row_bytes = spool.row_bytes(labels, batch.top_k, set_size)
         others = self._upkeep.unfinished(batch.id)
-        needed_bytes = spool.size(self._store.folder(batch.id)) + rows_bytes
+        needed_bytes = spool.size(self._store.folder(batch.id)) + (batch.total or 0) * row_bytes
         if others.bytes + needed_bytes > self._settings.jobs_max_bytes:
             raise InvalidSource(NO_ROOM)
 

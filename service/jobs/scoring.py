@@ -21,9 +21,11 @@ from pathlib import Path
 
 import numpy as np
 
+from service.coverage import coverage_of
 from service.errors import InvalidImage, ServiceError, StartupError
 from service.jobs import results
 from service.jobs.inputs import Content
+from service.jobs.tally import Predicted
 from service.loading import LoadedModel, load_version, opener
 from service.metadata import InputSpec
 from service.prediction import Prediction, predictions
@@ -47,6 +49,7 @@ class Task:
     folder: Path  # of the model's version
     settings: Settings
     top_k: int | None
+    coverage: float | None = None  # of the prediction sets that rows are to have
 
     def sized(self, *, threads: int, gpu: bool) -> Task:
         """The same for a worker with so many threads, on a GPU or not."""
@@ -68,7 +71,7 @@ class Scored:
     """What became of a chunk."""
 
     rows: bytes
-    predictions: list[int | None]  # index of each input's label; None: an error
+    predictions: list[Predicted | None]  # None: an error
     decode_s: float  # with the time to read what came unread
     infer_s: float
 
@@ -86,6 +89,13 @@ class Scorer:
             )
         except (OSError, ValueError, ServiceError) as exc:
             raise StartupError(f"The model in {task.folder} can't be used: {exc}") from exc
+        self._threshold: float | None = None
+        if task.coverage is not None:
+            try:
+                asked = coverage_of(self._model.metadata, self._model.engine.precision, task.coverage)
+            except ValueError as exc:
+                raise StartupError(f"--coverage: {exc}") from exc
+            self._threshold = asked.threshold
 
     def score(self, chunk: Chunk) -> Scored:
         """The chunk's rows; raises `InferenceFailed` when the engine fails: the inputs are not to blame for that."""
@@ -106,11 +116,17 @@ class Scorer:
         outcomes = [each if isinstance(each, InvalidImage) else next(answers) for each in rows]
         inferred_at = time.perf_counter()
         return Scored(
-            results.rows(chunk.first, chunk.ids, outcomes, self._task.top_k),
-            [outcome.index if isinstance(outcome, Prediction) else None for outcome in outcomes],
+            results.rows(chunk.first, chunk.ids, outcomes, self._task.top_k, self._threshold),
+            [self._predicted(outcome) for outcome in outcomes],
             decoded_at - began,
             inferred_at - decoded_at,
         )
+
+    def _predicted(self, outcome: Prediction | InvalidImage) -> Predicted | None:
+        if isinstance(outcome, InvalidImage):
+            return None
+        among = () if self._threshold is None else tuple(outcome.set_from(self._threshold))
+        return Predicted(outcome.label, among)
 
 
 def _row(

@@ -6,6 +6,7 @@ and its bytes. `offsets` holds where each begins, and where the last one ends, a
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ INPUTS, OFFSETS = "inputs", "offsets"
 READ_BYTES = 32 << 20
 RESULT_BYTES = 256  # what an input's row of results takes, about, before the model's labels are looked at
 REST_BYTES, PROBABILITY_BYTES = 128, 17  # of a row: index, id and label; and of each class without its name
+SET_MEMBER_BYTES = 3  # of a class in a prediction set, without its name
 LENGTHS, OFFSET = struct.Struct("<2L"), struct.Struct("<Q")
 
 
@@ -80,11 +82,13 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def row_bytes(labels: Sequence[str], top_k: int | None) -> int:
-    """What an input's row of results takes, about: it names all labels, or `top_k` of them."""
+def row_bytes(labels: Sequence[str], top_k: int | None, set_size: float = 0) -> int:
+    """What an input's row of results takes, about: all labels, or `top_k`, and a prediction set of so many."""
     named = len(labels) if top_k is None else min(top_k, len(labels))
-    all_bytes = sum(len(label.encode()) + PROBABILITY_BYTES for label in labels)
-    return REST_BYTES + all_bytes * named // len(labels)
+    names_bytes = sum(len(label.encode()) for label in labels)
+    all_bytes = names_bytes + PROBABILITY_BYTES * len(labels)
+    set_bytes = math.ceil(set_size * (names_bytes / len(labels) + SET_MEMBER_BYTES))
+    return REST_BYTES + all_bytes * named // len(labels) + set_bytes
 
 
 def size(folder: Path) -> int:

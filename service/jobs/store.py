@@ -11,6 +11,7 @@ from pathlib import Path
 
 import orjson
 
+from service.coverage import Coverage
 from service.errors import BatchNotFound, Conflict, StorageBusy, StorageDamaged, StorageFailed
 from service.jobs.database import UPLOAD_S, Batch, Database, as_storage_failed, find
 from service.jobs.spool import INPUTS, OFFSETS, sync_folder
@@ -32,6 +33,7 @@ class NewBatch:
     key: str | None
     fingerprint: str
     total: int | None = None
+    sets: Coverage | None = None
 
 
 class Store:
@@ -81,8 +83,9 @@ class Store:
                 if row:
                     return Batch(**row)
             connection.execute(
-                """INSERT INTO batches (id, status, model, version, digest, labels, top_k, source, key, fingerprint,
-                   per_chunk, total, created) VALUES (?, 'queued', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+                """INSERT INTO batches (id, status, model, version, digest, labels, top_k, threshold, coverage, source,
+                   key, fingerprint, per_chunk, total, created)
+                   VALUES (?, 'queued', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
                 [
                     new.id,
                     new.model.name,
@@ -90,6 +93,8 @@ class Store:
                     new.model.digest,
                     orjson.dumps(new.model.labels).decode(),
                     new.top_k,
+                    new.sets.threshold if new.sets else None,
+                    orjson.dumps(new.sets.shown).decode() if new.sets else None,
                     new.source,
                     new.key,
                     new.fingerprint,

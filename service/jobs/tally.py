@@ -1,4 +1,4 @@
-"""What a batch came to: images per label, and accuracy and confusion where the true labels are known."""
+"""What a batch came to: images per label, and accuracy, confusion and coverage where the true labels are known."""
 
 from __future__ import annotations
 
@@ -6,11 +6,18 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
 from service.jobs.inputs import Input
+
+
+class Predicted(NamedTuple):
+    """What one row says."""
+
+    label: str
+    prediction_set: tuple[str, ...] = ()  # nothing where none was asked for
 
 
 @dataclass
@@ -18,34 +25,37 @@ class Tally:
     """Counts of one batch so far."""
 
     labels: tuple[str, ...]
+    coverage: float | None = None  # of the prediction sets that were asked for
     predicted: Counter[str] = field(default_factory=Counter)
     failed: int = 0
     confusion: dict[str, Counter[str]] = field(default_factory=dict)  # truth → prediction → images
+    set_classes: int = 0  # in all prediction sets together
+    covered: int = 0  # images whose set holds their true label
 
     @property
     def images(self) -> int:
         """Inputs, those that failed among them."""
         return self.predicted.total() + self.failed
 
-    def add(self, predictions: Sequence[int | None], truths: Sequence[str | None]) -> None:
-        """Count inputs: the index of each one's label, or None where it failed; its true label, where it is known."""
-        for index, truth in zip(predictions, truths, strict=True):
-            if index is None:
+    def add(self, predictions: Sequence[Predicted | None], truths: Sequence[str | None]) -> None:
+        """Count inputs: what was predicted of each, or None where it failed; its true label, where it is known."""
+        for prediction, truth in zip(predictions, truths, strict=True):
+            if prediction is None:
                 self.failed += 1
                 continue
-            label = self.labels[index]
-            self.predicted[label] += 1
+            self.predicted[prediction.label] += 1
+            self.set_classes += len(prediction.prediction_set)
             if truth in self.labels:
-                self.confusion.setdefault(truth, Counter())[label] += 1
+                self.confusion.setdefault(truth, Counter())[prediction.label] += 1
+                self.covered += truth in prediction.prediction_set
 
     def add_rows(self, rows: Iterable[bytes], inputs: Iterable[Input]) -> None:
         """Count rows of NDJSON; a label is known where its input still has the row's id: a folder may have changed."""
-        indices = {label: index for index, label in enumerate(self.labels)}
         for line, each in zip(rows, chain(inputs, repeat(None)), strict=False):
             row = orjson.loads(line)
-            label = row.get("label")
             truth = each.truth if each and each.id == row["id"] else None
-            self.add([None if label is None else indices[label]], [truth])
+            predicted = None if "error" in row else Predicted(row["label"], tuple(row.get("prediction_set", ())))
+            self.add([predicted], [truth])
 
     def text(self) -> str:
         """The summary that people read."""
@@ -55,7 +65,15 @@ class Tally:
             for name, count in [*((label, self.predicted[label]) for label in self.labels), ("failed", self.failed)]
             if count or name != "failed"
         ]
-        return "\n".join([*lines, *self._judgement()])
+        return "\n".join([*lines, *self._sets(), *self._judgement()])
+
+    def _sets(self) -> list[str]:
+        scored, known = self.predicted.total(), sum(row.total() for row in self.confusion.values())
+        if self.coverage is None or not scored:
+            return []
+        size = f"{self.set_classes / scored:.3f} classes on average"
+        held = f", the known label in {self.covered / known:.2%}" if known else ""
+        return ["", f"prediction sets for {self.coverage:.0%}: {size}{held}"]
 
     def _judgement(self) -> list[str]:
         known = sum(row.total() for row in self.confusion.values())
@@ -79,9 +97,11 @@ class Tally:
     def record(self) -> dict[str, object]:
         """As JSON keeps it."""
         confusion = {truth: dict(row) for truth, row in self.confusion.items()}
-        return {"predicted": dict(self.predicted), "failed": self.failed, "confusion": confusion}
+        counts = {"failed": self.failed, "set_classes": self.set_classes, "covered": self.covered}
+        return {"predicted": dict(self.predicted), **counts, "confusion": confusion}
 
     def restore(self, record: dict[str, Any]) -> None:
         """Go on from what `record` gave."""
         self.predicted, self.failed = Counter(record["predicted"]), record["failed"]
+        self.set_classes, self.covered = record["set_classes"], record["covered"]
         self.confusion = {truth: Counter(row) for truth, row in record["confusion"].items()}

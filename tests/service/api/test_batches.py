@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import io
 import json
 import shutil
 import sqlite3
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,8 @@ from starlette.requests import Request
 from starlette.testclient import TestClient
 from starlette.types import Message
 
-from service.api import batch_results, batch_uploads, batches
+from service.api import batch_results, batch_uploads
+from service.api import batches as batches_module
 from service.api.batches import Batches
 from service.api.incoming import Incoming
 from service.app import create_app
@@ -110,6 +110,45 @@ def test_rows_are_what_predict_answers(client: TestClient) -> None:
     assert batch["model"] == answered["model"]
     for row, prediction in zip(found, answered["predictions"], strict=True):
         assert (row["label"], row["probabilities"]) == (prediction["label"], prediction["probabilities"])
+
+
+@pytest.mark.parametrize("coverage", ["0.95", "0.990"])
+def test_prediction_sets_are_those_that_predict_answers(client: TestClient, coverage: str) -> None:
+    query = {"version": "1", "coverage": coverage, "top_k": "1"}
+    sent = client.post("/v1/batches", params=query, content=ZIP, headers={"content-type": "application/zip"})
+    batch = finished(client, sent)
+    answered = client.post("/v1/predict", params=query, files=[("images", picture) for picture in PICTURES]).json()
+    assert batch["coverage"] == {**dict.fromkeys(batch["coverage"]), **answered["coverage"]}
+    wanted = [prediction["prediction_set"] for prediction in answered["predictions"]]
+    url = f"/v1/batches/{batch['id']}/results"
+    assert [row["prediction_set"] for row in rows(client.get(url).content)] == wanted
+    assert (
+        parquet.read_table(io.BytesIO(client.get(f"{url}?format=parquet").content))["prediction_set"].to_pylist()
+        == wanted
+    )
+    assert [
+        json.loads(row["prediction_set"]) for row in csv.DictReader(client.get(f"{url}?format=csv").text.splitlines())
+    ] == wanted
+
+
+def test_without_coverage_nothing_is_said_of_sets(client: TestClient) -> None:
+    batch = finished(client, send(client))
+    assert batch["coverage"] is None
+    assert "prediction_set" not in rows(client.get(f"/v1/batches/{batch['id']}/results").content)[0]
+    assert b"prediction_set" not in client.get(f"/v1/batches/{batch['id']}/results?format=csv").content
+
+
+@pytest.mark.parametrize(
+    ("version", "coverage", "told"), [("1", "0.5", "0.9, 0.95, 0.99"), ("2", "0.9", "no thresholds")]
+)
+def test_a_coverage_that_the_version_has_no_sets_for_is_refused(
+    version: str, coverage: str, told: str, idle: TestClient, settings: Settings
+) -> None:
+    query = {"version": version, "coverage": coverage}
+    answer = idle.post("/v1/batches", params=query, content=ZIP, headers={"content-type": "application/zip"})
+    assert (answer.status_code, answer.json()["type"]) == (400, "/problems/malformed-request")
+    assert told in answer.json()["detail"]
+    assert not list(settings.jobs_dir.glob("batch-*"))
 
 
 def test_model_version_and_top_k_are_heeded(client: TestClient) -> None:
@@ -263,6 +302,13 @@ def test_a_key_gives_the_same_batch_however_often_it_is_sent(idle: TestClient, s
     assert len(list(settings.jobs_dir.glob("batch-*"))) == 1
 
 
+def test_with_another_coverage_it_is_another_batch(idle: TestClient) -> None:
+    headers = {"content-type": "application/zip", "idempotency-key": "k"}
+    queries = ["", "&coverage=0.9", "&coverage=0.90", "&coverage=0.95"]
+    found = [idle.post(f"/v1/batches?version=1{query}", content=ZIP, headers=headers).status_code for query in queries]
+    assert found == [202, 409, 409, 409]
+
+
 def test_a_key_gives_the_same_batch_after_another_version_became_active(
     settings: Settings, models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,12 +341,6 @@ def test_a_batch_that_is_not_worked_on_yet_is_queued(idle: TestClient) -> None:
     batch = send(idle).json()
     assert (batch["status"], batch["counts"]["total"], batch["eta_seconds"]) == ("queued", None, None)
     assert idle.get(f"/v1/batches/{batch['id']}/results").content == b""
-
-
-def test_no_less_than_no_time_is_left_where_the_clock_was_set_back(idle: TestClient) -> None:
-    batch_id = send(idle).json()["id"]
-    begun = replace(idle.app.state.store.get(batch_id), total=20, done=10, started=time.time() + 3600)  # type: ignore[attr-defined]
-    assert batches.shown(begun)["eta_seconds"] == 0
 
 
 def test_batches_are_among_the_metrics(idle: TestClient) -> None:
@@ -376,7 +416,7 @@ def test_while_the_list_is_locked_batches_are_shown_and_none_is_deleted(
     idle: TestClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = send(idle).headers["location"]
-    monkeypatch.setattr(batches, "REQUEST_S", 0.01)
+    monkeypatch.setattr(batches_module, "REQUEST_S", 0.01)
     with closing(sqlite3.connect(settings.jobs_dir / FILE_NAME)) as other:
         other.execute("BEGIN IMMEDIATE")
         answer = idle.delete(url)
@@ -407,10 +447,10 @@ def test_many_who_delete_from_a_locked_list_wait_no_longer_than_one(
     def delete(_store: Store, _batch_id: str, patience_s: float) -> None:
         patience.append(patience_s)
 
-    monkeypatch.setattr(batches, "REQUEST_S", 0.0)  # as long as all of them have waited for a thread
+    monkeypatch.setattr(batches_module, "REQUEST_S", 0.0)  # as long as all of them have waited for a thread
     monkeypatch.setattr(Store, "delete", delete)
     assert idle.delete("/v1/batches/batch-0").status_code == 204
-    assert patience == [batches.LEAST_S]
+    assert patience == [batches_module.LEAST_S]
 
 
 def test_a_damaged_list_is_told_and_keeps_no_other_request_from_its_answer(

@@ -49,7 +49,7 @@ def test_every_line_of_results_is_a_row() -> None:
 
 
 def test_the_rows_as_csv_are_the_same_rows() -> None:
-    encoder = RESULTS["csv"].encoder(list(examples.CAT["probabilities"]))
+    encoder = RESULTS["csv"].encoder(list(examples.CAT["probabilities"]), False)
     assert (encoder.encode(examples.NDJSON.encode()) + encoder.end()).decode() == examples.CSV
 
 

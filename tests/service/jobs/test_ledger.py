@@ -15,7 +15,7 @@ from service.errors import StartupError
 from service.jobs.ledger import Ledger
 from service.jobs.results import RESULTS
 
-ENCODER = RESULTS["ndjson"].encoder(())
+ENCODER = RESULTS["ndjson"].encoder((), False)
 OpenLedger = Callable[..., Ledger]
 
 
@@ -52,7 +52,7 @@ def test_an_output_longer_than_a_block_is_made_of_whole_rows(
     monkeypatch.setattr("service.jobs.ledger.BLOCK", 50)
     ids = [f"{number}.png" for number in range(20)]
     begun(ledger, b"".join(b'{"index":0,"id":"%s"}\n' % id_.encode() for id_ in ids), 20).finish(
-        RESULTS["csv"].encoder(())
+        RESULTS["csv"].encoder((), False)
     )
     assert [line.split(",")[1] for line in (tmp_path / "out").read_text().splitlines()] == ["id", *ids]
 

@@ -88,6 +88,20 @@ def test_the_output_is_what_it_would_be_without_a_server(
     assert json.loads(Remote(url).ask("/v1/batches").body)["batches"] == []
 
 
+def test_so_it_is_with_prediction_sets(
+    url: str, folder: Path, models_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here, there = tmp_path / "here.csv", tmp_path / "there.csv"
+    asked = ["--version", "1", "--coverage", "0.99", "--summary"]
+    assert main(["score", str(folder), "--output", str(there), "--server", url, *asked]) == 0
+    summary = capsys.readouterr().out
+    assert "prediction sets for 99%: 3.000 classes on average, the known label in 100.00%" in summary
+    model = ["--models-dir", str(models_dir), "--model", "colours", "--device", "cpu", "--workers", "1"]
+    assert main(["score", str(folder), "--output", str(here), *model, *asked]) == 0
+    assert there.read_bytes() == here.read_bytes()
+    assert capsys.readouterr().out == summary
+
+
 @pytest.mark.parametrize(("good", "status"), [(2, 0), (0, 1)])
 def test_how_many_failed_is_told_and_a_batch_of_nothing_else_is_an_error(
     good: int, status: int, url: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -21,8 +21,8 @@ SURE = Prediction(IDENTITY, np.array([0.7, 0.1, 0.2], np.float32), 0)
 BAD = InvalidImage("Send an image.")
 
 
-def encoded(name: str, lines: Sequence[bytes]) -> bytes:
-    encoder = RESULTS[name].encoder(COLOURS)
+def encoded(name: str, lines: Sequence[bytes], sets: bool = False) -> bytes:
+    encoder = RESULTS[name].encoder(COLOURS, sets)
     return b"".join([*map(encoder.encode, lines), encoder.end()])
 
 
@@ -47,6 +47,12 @@ def test_top_k_leaves_the_most_probable_in_falling_order() -> None:
     assert list(json.loads(rows(0, ["a"], [SURE], 2))["probabilities"]) == ["red", "blue"]
 
 
+def test_with_a_threshold_a_row_has_a_prediction_set_and_an_error_has_none() -> None:
+    first, second = map(json.loads, rows(0, ["a", "b"], [SURE, BAD], 1, 0.15).splitlines())
+    assert first["prediction_set"] == ["red", "blue"]
+    assert set(second) == {"index", "id", "error"}
+
+
 def test_ndjson_is_the_rows_themselves() -> None:
     lines = rows(0, ["a", "b"], [SURE, BAD], None)
     assert encoded("ndjson", [lines]) == lines
@@ -62,6 +68,20 @@ def test_csv_has_a_column_per_class(pieces: int) -> None:
     assert (second["index"], second["error"], second["detail"]) == ("1", "invalid-image", "Send an image.")
 
 
+def test_csv_has_prediction_sets_as_json_where_they_were_asked_for() -> None:
+    content = encoded("csv", [rows(0, ["a", "b"], [SURE, BAD], None, 0.15)], sets=True)
+    first, second = csv.DictReader(io.StringIO(content.decode(), newline=""))
+    assert (first["prediction_set"], second["prediction_set"]) == ('["red","blue"]', "")
+    assert (first["detail"], first["probabilities.red"], second["detail"]) == ("", "0.7", "Send an image.")
+    assert b"prediction_set" not in encoded("csv", [rows(0, ["a"], [SURE], None)])
+
+
+def test_parquet_has_them_as_lists() -> None:
+    content = encoded("parquet", [rows(0, ["a", "b"], [SURE, BAD], None, 0.15)], sets=True)
+    assert parquet.read_table(io.BytesIO(content))["prediction_set"].to_pylist() == [["red", "blue"], None]
+    assert "prediction_set" not in parquet.read_table(io.BytesIO(encoded("parquet", []))).schema.names
+
+
 def test_parquet_has_the_fields_of_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.jobs.results.ROWS_PER_GROUP", 3)
     lines = [rows(first, ["a", "b"], [SURE, BAD], None) for first in range(0, 10, 2)]
@@ -74,9 +94,10 @@ def test_parquet_has_the_fields_of_the_rows(monkeypatch: pytest.MonkeyPatch) -> 
     assert found[1]["error"]["type"] == "invalid-image"
 
 
+@pytest.mark.parametrize("sets", [False, True])
 @pytest.mark.parametrize("name", RESULTS)
-def test_no_rows_are_a_file_too(name: str) -> None:
-    content = encoded(name, [])
+def test_no_rows_are_a_file_too(name: str, sets: bool) -> None:
+    content = encoded(name, [], sets)
     if name == "parquet":
         assert parquet.read_table(io.BytesIO(content)).num_rows == 0
     else:
@@ -86,4 +107,4 @@ def test_no_rows_are_a_file_too(name: str) -> None:
 def test_without_pyarrow_the_answer_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(NotAcceptable, match="extra `parquet`"):
-        RESULTS["parquet"].encoder(COLOURS)
+        RESULTS["parquet"].encoder(COLOURS, False)

@@ -101,6 +101,9 @@ def test_what_a_row_of_results_will_take_is_known_before(classes: int, top_k: in
     outcomes = predictions(ModelIdentity("m", "1", "sha256:0", labels), probabilities)
     written = len(results.rows(0, ["folder/picture.png"] * 20, outcomes, top_k)) / 20
     assert written <= spool.row_bytes(labels, top_k) <= 1.3 * written
+    threshold = float(np.quantile(probabilities, 0.8))
+    written = len(results.rows(0, ["folder/picture.png"] * 20, outcomes, top_k, threshold)) / 20
+    assert written <= spool.row_bytes(labels, top_k, classes / 5) <= 1.3 * written
 
 
 def test_a_new_attempt_begins_afresh(folder: Path) -> None:

@@ -1,34 +1,32 @@
-"""?coverage= → from which probability on a class is in a prediction set, and how well such sets kept their promise."""
+"""A coverage asked for → from which probability on a class is in a prediction set, and how well such sets did."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from service.errors import MalformedRequest
-from service.loading import LoadedModel
+from service.metadata import ModelMetadata, Precision
 
 
 class Coverage(NamedTuple):
-    """What a request for prediction sets is answered with."""
+    """What decides a prediction set, and what whoever asked for it is told."""
 
     threshold: float
     shown: dict[str, float | int | str | None]  # see `service.api.bodies.Coverage`
 
 
-def coverage_of(model: LoadedModel, asked: str) -> Coverage:
-    """The model's prediction sets for the coverage `asked`; raises `MalformedRequest` when it has none.
+def coverage_of(metadata: ModelMetadata, precision: Precision, asked: str | float) -> Coverage:
+    """The prediction sets of the file of that precision for the coverage `asked`; raises `ValueError` for others.
 
-    Thresholds and measurements are those of the file that serves: each precision has its own.
+    Each precision has thresholds and measurements of its own.
     """
-    precision, metadata = model.engine.precision, model.metadata
     thresholds = metadata.calibration.thresholds.get(precision, {})
     if not thresholds:
-        raise MalformedRequest("query coverage: this version has no thresholds for prediction sets; leave it out.")
+        raise ValueError("this version has no thresholds for prediction sets; leave it out.")
     known = {float(coverage): coverage for coverage in thresholds}
     try:
         coverage = known[float(asked)]
     except (ValueError, KeyError) as exc:
-        raise MalformedRequest(f"query coverage: this version has sets for {', '.join(thresholds)}.") from exc
+        raise ValueError(f"this version has sets for {', '.join(thresholds)}.") from exc
     shown: dict[str, float | int | str | None] = {"asked": float(coverage)}
     if measured := metadata.sets_measured(precision, coverage):
         sets = measured.prediction_sets[coverage]

@@ -1,27 +1,24 @@
-"""?coverage= on /v1/predict: prediction sets, and what is known of them."""
+"""A coverage asked for: prediction sets, and what is known of them."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import httpx2
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from service.api.coverage import coverage_of
 from service.app import create_app
-from service.loading import LoadedModel
+from service.coverage import coverage_of
 from service.metadata import Evaluation, ModelMetadata, SetRecord
 from service.settings import Settings
-from tests.conftest import SIZE, write_colour_model
+from tests.conftest import SIZE, THRESHOLDS, write_colour_model
 
 NPY = "application/x-npy"
-THRESHOLDS = {"0.9": 0.7, "0.95": 0.4, "0.99": 0.001}
 MIXED = ((200, 190, 0), (190, 200, 0), (255, 0, 0))  # 0.55, 0.45 and 0.01; the same for green; 0.99 and twice 0.006
 
 
@@ -35,18 +32,19 @@ def evaluation(split: str, sets: dict[str, SetRecord]) -> Evaluation:
 @pytest.fixture
 def client(settings: Settings, tmp_path: Path) -> Iterator[TestClient]:
     """Version 1 has no thresholds; version 2, the active one, was measured on both splits."""
-    folders = [write_colour_model(tmp_path / "models" / "colours" / version) for version in ("1", "2")]
-    metadata = ModelMetadata.read(folders[1])
+    root = tmp_path / "models" / "colours"
+    write_colour_model(root / "1")
+    folder = write_colour_model(root / "2", thresholds=THRESHOLDS)
+    metadata = ModelMetadata.read(folder)
     on_validation = {asked: SetRecord(coverage=0.93, mean_size=1.5) for asked in THRESHOLDS if asked != "0.99"}
     metadata.model_copy(
         update={
-            "calibration": metadata.calibration.model_copy(update={"thresholds": {"fp32": THRESHOLDS}}),
             "evaluations": (
                 evaluation("test", {"0.95": SetRecord(coverage=0.94, mean_size=1.25)}),
                 evaluation("validation", on_validation),
             ),
         }
-    ).write(folders[1])
+    ).write(folder)
     with TestClient(create_app(settings.model_copy(update={"models_dir": tmp_path / "models"}))) as client:
         yield client
 
@@ -62,8 +60,7 @@ def test_thresholds_and_measurements_are_those_of_the_precision_that_serves(tmp_
             "evaluations": (measured, measured.model_copy(update=of_int8)),
         }
     )
-    engine = SimpleNamespace(precision="int8")
-    found = coverage_of(cast(LoadedModel, SimpleNamespace(engine=engine, metadata=both)), "0.9")
+    found = coverage_of(both, "int8", "0.9")
     assert (found.threshold, found.shown["measured"], found.shown["mean_size"]) == (0.6, 0.91, 1.75)
 
 
