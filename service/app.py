@@ -46,8 +46,19 @@ class Application(FastAPI):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection of the ASGI server."""
-        direct = self.direct.find(scope["method"], scope["path"]) if scope["type"] == "http" else None
+        direct: DirectRoute | None = None
+        if scope["type"] == "http":
+            scope = _without_prefix(scope)
+            direct = self.direct.find(scope["method"], scope["path"])
         await (direct or super().__call__)(scope, receive, send)
+
+
+def _without_prefix(scope: Scope) -> Scope:
+    """What is asked for: a server behind a prefix leaves that in the path, and says it (ASGI's `root_path`)."""
+    prefix = scope.get("root_path", "").rstrip("/")
+    if not prefix or not scope["path"].startswith(f"{prefix}/"):
+        return scope
+    return {**scope, "path": scope["path"].removeprefix(prefix)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +154,11 @@ def _keys(settings: Settings) -> tuple[Keys | None, AdminRight]:
 def _include_routes(app: Application, parts: _Parts) -> None:
     strict = [Depends(queries.only_declared)]
     settings, served, administration, right = parts.settings, parts.served, parts.administration, parts.right
-    app.include_router(predict.router(app.direct))
-    app.include_router(explain.router(app.direct))
+    app.include_router(predict.router())
+    app.include_router(explain.router())
     app.include_router(batches.router(parts.store, parts.runner, served, settings), dependencies=strict)
     app.include_router(models.router(parts.repository, administration, right, settings), dependencies=strict)
-    tensors = open_inference.router(served, administration, right, parts.metrics, app.direct)
+    tensors = open_inference.router(served, administration, right, parts.metrics)
     app.include_router(tensors, dependencies=strict)
     app.include_router(open_inference.probes(served))
     app.include_router(health.router(served))

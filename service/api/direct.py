@@ -13,7 +13,6 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -54,7 +53,7 @@ class DirectRoute:
         `draining` says whether the process is about to stop.
         """
         self.method, self.path, self.max_body_bytes, self._room = method, path, max_body_bytes, room
-        self.pattern = re.compile(re.sub(r"{(\w+)}", r"(?P<\1>[^/]+)", path))
+        self.pattern = re.compile(re.sub(r"{\w+}", "[^/]+", path))
         self._endpoint, self._refusal, self._keys, self._log = endpoint, refusal, keys, log
         self._draining = draining
         self.refusing = False  # whether the last request that was asked about was refused
@@ -153,14 +152,3 @@ class DirectRoutes:
             await _send(send, *self.no_request(MalformedRequest(detail), scope["method"], scope["path"]))
 
         return say
-
-    def documented(self) -> type[APIRoute]:
-        """The class of routes that FastAPI only documents where they are among these, for its routers."""
-        paths = {(each.method, each.path): each for each in self._routes}
-
-        class Route(APIRoute):
-            async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-                handle = paths.get((scope["method"], self.path), super().handle)
-                await handle(scope, receive, send)
-
-        return Route

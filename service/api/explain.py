@@ -7,10 +7,9 @@ from typing import Any
 import orjson
 from fastapi import APIRouter
 
-from service.api import queries
+from service.api import problems, queries
 from service.api.accept import negotiate
 from service.api.bodies import ExplainResponse
-from service.api.direct import DirectRoutes
 from service.api.incoming import Incoming, Reply, text
 from service.api.predict import ERRORS, JSON, reference_to
 from service.api.request_bodies import PREDICT_BODIES
@@ -54,9 +53,9 @@ def _json(explanation: Explanation, filename: str | None) -> bytes:
     return orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def router(direct: DirectRoutes) -> APIRouter:
-    """The route, which is among `direct`; what is declared here is what OpenAPI says of it."""
-    routes = APIRouter(tags=["explain"], route_class=direct.documented())
+def router() -> APIRouter:
+    """What OpenAPI says of the route, which is a direct one."""
+    routes = APIRouter(tags=["explain"], dependencies=[problems.ONLY_DOCUMENTED])
 
     @routes.api_route(
         PATH,

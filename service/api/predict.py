@@ -18,7 +18,6 @@ from service import errors
 from service.api import npy, problems, queries
 from service.api.accept import negotiate
 from service.api.bodies import PredictResponse
-from service.api.direct import DirectRoutes
 from service.api.incoming import Incoming, Reply, positive, text
 from service.api.request_bodies import PREDICT_BODIES
 from service.api.uploads import RAW_IMAGE, read_uploads
@@ -127,9 +126,9 @@ def _npy(
 WRITERS = {JSON: _json, npy.MEDIA_TYPE: _npy}
 
 
-def router(direct: DirectRoutes) -> APIRouter:
-    """The route, which is among `direct`; what is declared here is what OpenAPI says of it."""
-    routes = APIRouter(tags=["predict"], route_class=direct.documented())
+def router() -> APIRouter:
+    """What OpenAPI says of the route, which is a direct one."""
+    routes = APIRouter(tags=["predict"], dependencies=[problems.ONLY_DOCUMENTED])
 
     @routes.api_route(
         PATH,

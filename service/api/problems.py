@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import orjson
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -26,6 +26,7 @@ MEDIA_TYPE = "application/problem+json"
 OPEN_INFERENCE = "/v2"  # the prefix of that protocol, whose errors look otherwise
 REQUEST_ID = "9ca45a59637f541b814a161b98dbd5b2"  # in examples
 CLIENT_CLOSED_REQUEST = 499  # nobody reads it; it is what nginx logs for this
+NOTHING_HERE = "There is nothing at this path; /docs lists what there is."
 
 
 def body(error: ServiceError, instance: str | None = None) -> dict[str, Any]:
@@ -58,6 +59,14 @@ def _content(error: ServiceError, path: str, instance: str | None = None) -> tup
     if below(path, OPEN_INFERENCE):
         return orjson.dumps({"error": error.detail}), "application/json"
     return orjson.dumps(body(error, instance)), MEDIA_TYPE
+
+
+async def _no_such_path() -> NoReturn:
+    """What comes to a route that is only documented has not got its path: the framework lets a line break end it."""
+    raise NotFound(NOTHING_HERE)
+
+
+ONLY_DOCUMENTED = Depends(_no_such_path)  # a dependency of the direct routes' declarations
 
 
 def below(path: str, root: str) -> bool:
@@ -96,18 +105,18 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(ServiceError)
     async def _known(request: Request, exc: ServiceError) -> Response:
-        return response(exc, request.url.path)
+        return response(exc, request.scope["path"])
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, exc: RequestValidationError) -> Response:
-        return response(MalformedRequest(wording.sentence(exc.errors(), between=" ")), request.url.path)
+        return response(MalformedRequest(wording.sentence(exc.errors(), between=" ")), request.scope["path"])
 
     @app.exception_handler(HTTPException)
     async def _routing(request: Request, exc: HTTPException) -> Response:
-        error: ServiceError = NotFound("There is nothing at this path; /docs lists what there is.")
+        error: ServiceError = NotFound(NOTHING_HERE)
         if exc.status_code == MethodNotAllowed.status:
             error = MethodNotAllowed("This path does not take that method; the Allow header lists those it takes.")
-        return response(error, request.url.path, dict(exc.headers) if exc.headers else None)
+        return response(error, request.scope["path"], dict(exc.headers) if exc.headers else None)
 
     @app.exception_handler(ClientDisconnect)
     async def _gone(_request: Request, _exc: ClientDisconnect) -> Response:

@@ -15,7 +15,6 @@ from service import errors
 from service.administration import Administration
 from service.api import problems
 from service.api.authentication import AdminRight
-from service.api.direct import DirectRoutes
 from service.api.incoming import Incoming, Reply, added_up, text
 from service.api.open_inference import bodies, descriptions, inference, tensors
 from service.api.uploads import INLINE_BYTES, check_encoding
@@ -87,6 +86,7 @@ INFER: dict[str, Any] = {
         errors.InferenceFailed,
     ),
     "openapi_extra": {"requestBody": REQUEST_BODY},
+    "dependencies": [problems.ONLY_DOCUMENTED],
 }  # fmt: skip
 
 ADMIN = documented(
@@ -143,15 +143,9 @@ def probes(models: ServedModels) -> APIRouter:
     return routes
 
 
-def router(
-    models: ServedModels, administration: Administration, right: AdminRight, metrics: Metrics, direct: DirectRoutes
-) -> APIRouter:
-    """The protocol's routes, bound to the core; what infers is among `direct`."""
-    routes = APIRouter(
-        prefix=PREFIX,
-        tags=TAGS,
-        route_class=direct.documented(),
-    )
+def router(models: ServedModels, administration: Administration, right: AdminRight, metrics: Metrics) -> APIRouter:
+    """The protocol's routes, bound to the core; what infers is a direct one, and only documented here."""
+    routes = APIRouter(prefix=PREFIX, tags=TAGS)
     repository = models.repository
 
     @routes.get("")
