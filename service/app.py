@@ -167,7 +167,7 @@ def _include_routes(app: Application, parts: _Parts) -> None:
 
 
 def _direct(parts: _Parts) -> DirectRoutes:
-    """What infers."""
+    """The hot routes: those that infer."""
     settings, served, classifier, metrics = parts.settings, parts.served, parts.classifier, parts.metrics
     route = partial(
         DirectRoute,

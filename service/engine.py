@@ -27,7 +27,7 @@ from service.types import Probabilities, Rows
 
 MEASUREMENTS, MEASURED_S = 3, 0.02  # of each batch size, at least so many and so long; the quickest counts
 BATCH_S = 0.0002  # that forming a batch and answering its requests costs beside the inference
-LEAST = 16  # rows that a batch may always have: few enough to be quick, and measurements err
+LEAST = 16  # rows that a batch may always have (on a GPU 8): few enough to be quick, and measurements err
 WORTHWHILE = 0.03  # of an image's time: what a larger batch must save, since whoever is in it waits longer
 PATIENCE = 2  # batch sizes in a row that save nothing, before larger ones are not tried any more
 LONGEST_S = 0.15  # of a batch larger than LEAST: whoever is in it waits as long, and so does the start, which tries it
@@ -91,14 +91,16 @@ class Engine:
         return str(self._session.get_providers()[0])
 
     def warm_up(self) -> None:
-        """Run every batch size that requests will meet, so that none of them pays for the first time.
+        """Run the batch sizes that requests will meet, so that none of them pays for the first time.
 
-        On the way they are measured, and where the settings demand no size, the largest worthwhile one is found.
+        On the way they are measured, and where the settings demand no size, the largest worthwhile one is found. On the
+        CPU, where a size needs no preparation, those below `LEAST` are left out from the first that is too slow for the
+        event loop on: nobody asks how long they take.
         """
         always = [size for size in self._batch_sizes if size <= LEAST or not self._choose_size]
         seconds = 0.0
         for size in always:
-            if self._provider.memory or seconds < INLINE_S or size >= LEAST:  # others: nobody asks how long they take
+            if self._provider.memory or seconds < INLINE_S or size >= LEAST:
                 seconds = self._measure(size, math.inf)
         if self._choose_size:
             self.max_batch_size = self._largest_worthwhile(always[-1], seconds, self._batch_sizes[len(always) :])

@@ -15,7 +15,7 @@ from service.serving import ServedModels
 
 
 class Exchange:
-    """One of them on its connection."""
+    """One request on its connection, and the reply to it."""
 
     message_event = asyncio.Event()  # uvicorn sets it when the connection ends; nobody waits for it here
     response_started = False  # before it is complete

@@ -1,7 +1,7 @@
 """One version's folder → a loaded model that has proven itself.
 
 Its metadata is read, its files are checked against their digests, its golden samples are replayed on the provider that
-will serve it, and every batch size is run once.
+will serve it, and batches of the sizes to come are run once.
 """
 
 from __future__ import annotations

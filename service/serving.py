@@ -204,7 +204,7 @@ class ServedModels:
                 continue
             except (TimeoutError, Overloaded):  # it waits behind others, or may not even wait: busy is not unwell
                 if asyncio.get_running_loop().time() - active.batcher.succeeded > HEARTBEAT_S:
-                    await self._is_silent(active)
+                    await self._note_silence(active)
                     continue
             except ServiceError as exc:
                 self._unwell[name] = f"The model {name} fails: {exc.detail}"
@@ -212,7 +212,7 @@ class ServedModels:
             self._unwell.pop(name, None)
             self._silent.pop(name, None)
 
-    async def _is_silent(self, served: Served) -> None:
+    async def _note_silence(self, served: Served) -> None:
         """Nothing came back lately; what has not for `HUNG` heartbeats never will, and nobody need wait for it."""
         name = served.loaded.identity.name
         self._unwell[name] = f"The model {name} has not answered for {HEARTBEAT_S:.0f} s."

@@ -89,8 +89,8 @@ class Settings(BaseSettings):
     queue_capacity: Amount = Field(4096, description="images that may wait; beyond that requests get 503")
     queue_bytes: Amount = Field(
         256 * MIB,
-        description="and how many bytes of pixels they may have together; large bodies of requests under way may have "
-        "as many",
+        description="most bytes of pixels that these images may have together; large bodies of requests under way may "
+        "have as many besides",
     )
     client_share: float = Field(
         1.0,
@@ -115,7 +115,7 @@ class Settings(BaseSettings):
     )
     drain_timeout_ms: Wait = Field(30_000, description="how long SIGTERM lets requests finish")
     keep_alive_ms: int = Field(
-        65_000, ge=1000, le=DAY_MS, description="how long an idle connection stays open, in whole seconds"
+        65_000, ge=1000, le=DAY_MS, description="how long an idle connection stays open; whole seconds count"
     )
 
     @field_validator("*", mode="before")

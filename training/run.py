@@ -35,8 +35,8 @@ class Run:
         """Raises `CheckpointError` when `teachers` are not those that `config` asks for, or know other classes."""
         known = (teacher.learned_from for teacher in teachers if teacher.learned_from is not None)
         self.learned_from = torch.cat([data.hashes, *known]).unique()  # type: ignore[no-untyped-call]  # torch does not type it
-        teachers = tuple(replace(teacher, learned_from=None) for teacher in teachers)  # it is noted once
-        forgetting = (replace(teacher, answers=None) for teacher in teachers)  # or each student would carry them on
+        teachers = tuple(replace(teacher, learned_from=None) for teacher in teachers)  # it stands in `learned_from` now
+        forgetting = (replace(teacher, answers=None) for teacher in teachers)  # a checkpoint would keep them
         self.teachers = teachers if config.inherit_answers else tuple(forgetting)
         self.roles = assign_roles(recipe, config, data, self.teachers)
         self.recipe, self.config, self.data = recipe, config, data

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from service.cores import has_int8_dot_product, may_use_gpu
 from service.errors import ServiceError, StartupError
+from service.jobs.endings import account, finish, interrupted, tell_all
 from service.jobs.inputs import Input, Limits
 from service.jobs.ledger import Ledger
 from service.jobs.results import RESULTS, Encoder, ResultFormat
@@ -27,7 +28,6 @@ from service.jobs.versions import chosen_folder
 from service.keys import read_keys
 from service.metadata import ModelMetadata
 from service.settings import MOST_WORKERS, Settings, load, metavar
-from service.streams import say, tell
 
 if TYPE_CHECKING:  # with them come the engine and all it needs, which `convoy serve`'s parent process does without
     from service.jobs.remote import RemoteRun
@@ -37,7 +37,6 @@ if TYPE_CHECKING:  # with them come the engine and all it needs, which `convoy s
     OpenEngine = Callable[[str | None], Engine]  # with the address given, if any
 
 FROM_SETTINGS = ("models_dir", "device", "precision")
-INTERRUPTED = 130
 progress = partial(tqdm, unit=" images", dynamic_ncols=True, leave=False, disable=None)  # nothing without a terminal
 
 
@@ -136,16 +135,16 @@ def _there(options: argparse.Namespace) -> int:
         with closing(bar):
             labels = the_run.score(_counted(inputs))
         if the_run.stopped:
-            return _interrupted(ledger)
+            return interrupted(ledger)
         seconds = time.monotonic() - began
         summary = Tally(labels, options.coverage) if options.summary else None
         if summary:
             again = [open_path(path, Limits(), options.output) for path in options.paths]
             summary.add_rows(ledger.lines(), _inputs(zip(options.paths, again, strict=True), len(again) > 1))
-        _finish(ledger, result_format.encoder(labels, options.coverage is not None))
+        finish(ledger, result_format.encoder(labels, options.coverage is not None))
         the_run.forget()
-    account = _account(ledger.rows - before, seconds, ledger.rows, the_run.failed)
-    return _tell_all(account, summary, ledger.rows, the_run.failed)
+    told = account(ledger.rows - before, seconds, ledger.rows, the_run.failed)
+    return tell_all(told, summary, ledger.rows, the_run.failed)
 
 
 def _format(output: Path) -> ResultFormat:
@@ -195,47 +194,15 @@ def _score(
     finally:
         bar.close()
     if the_run.stopped:
-        return _interrupted(ledger)
-    _finish(ledger, encoder)
+        return interrupted(ledger)
+    finish(ledger, encoder)
     seconds, images = time.monotonic() - began, ledger.rows - before
     busy = the_run.times.decode_s + the_run.times.infer_s or 1.0
-    account = (
-        f"{_account(images, seconds, ledger.rows, tally.failed)}; of the workers' time "
+    told = (
+        f"{account(images, seconds, ledger.rows, tally.failed)}; of the workers' time "
         f"{the_run.times.infer_s / busy:.0%} was inference, {the_run.times.decode_s / busy:.0%} reading and decoding"
     )
-    return _tell_all(account, tally if options.summary else None, ledger.rows, tally.failed)
-
-
-def _account(images: int, seconds: float, rows: int, failed: int) -> str:
-    """What this run did, and what became of all rows of the output, those of earlier runs among them."""
-    in_all = "" if images == rows else "in all "
-    where = ", see `error` in the output" if failed else ""
-    return (
-        f"{images:,} images in {seconds:.1f} s: {images / seconds:,.0f} images/s; "
-        f"{in_all}{rows - failed:,} scored, {failed:,} failed{where}"
-    )
-
-
-def _finish(ledger: Ledger, encoder: Encoder) -> None:
-    """Make the output; raises `StartupError` where nothing is in it: an earlier one stays as it is."""
-    if not ledger.rows:
-        raise StartupError("There was nothing to score: no image is at the paths; name others.")
-    ledger.finish(encoder)
-
-
-def _tell_all(account: str, summary: Tally | None, rows: int, failed: int) -> int:
-    """Exit status 0; raises `StartupError` where the output has no prediction: whoever goes on with it is to know."""
-    tell(account)
-    if summary:
-        say(summary.text())
-    if failed == rows:
-        raise StartupError("Nothing could be scored: each row of the output says in its `error` why.")
-    return 0
-
-
-def _interrupted(ledger: Ledger) -> int:
-    tell(f"Interrupted after {ledger.rows:,} images; the same command goes on from there.")
-    return INTERRUPTED
+    return tell_all(told, tally if options.summary else None, ledger.rows, tally.failed)
 
 
 def _stop_on_signals(the_run: Run | RemoteRun) -> None:

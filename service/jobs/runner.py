@@ -84,7 +84,7 @@ class Runner:
             _, late = await asyncio.wait([self._task], timeout=STOP_S)
         self.work.close()
         if late:  # to close the database would be to wait for what it waits for
-            logger.error("the work for batches does not end; the process does without")
+            logger.error("work for batches did not stop within %.0f s; the process ends without waiting for it", STOP_S)
         else:
             self._store.database.close()
 

@@ -117,17 +117,15 @@ class Store:
         if not self.exists:
             return []
         number = self.get(after).number if after else 1 << 62
-        with self.database.reading() as connection:
-            query = "SELECT * FROM batches WHERE number < ? ORDER BY number DESC LIMIT ?"
-            return [Batch(**row) for row in connection.execute(query, [number, limit])]
+        query = "SELECT * FROM batches WHERE number < ? ORDER BY number DESC LIMIT ?"
+        return [Batch(**row) for row in self.database.rows(query, [number, limit])]
 
     def counts(self) -> dict[str, int]:
         """How many batches there are of each status; all are 0 while the storage fails."""
         counts = dict.fromkeys(("queued", "running", "succeeded", "failed"), 0)
-        if self.exists:
-            with suppress(StorageFailed), self.database.reading() as connection:
-                rows = connection.execute("SELECT status, count(*) AS count FROM batches GROUP BY status").fetchall()
-                counts |= {row["status"]: row["count"] for row in rows}
+        with suppress(StorageFailed):
+            rows = self.database.rows("SELECT status, count(*) AS count FROM batches GROUP BY status")
+            counts |= {row["status"]: row["count"] for row in rows}
         return counts
 
     def delete(self, batch_id: str, patience_s: float = UPLOAD_S) -> None:

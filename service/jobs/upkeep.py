@@ -68,11 +68,8 @@ class Upkeep:
 
     def unfinished(self, besides: str = "") -> Unfinished:
         """All but `besides`."""
-        ids = set[str]()
-        if self.store.exists:
-            with self.store.database.reading() as connection:
-                rows = connection.execute("SELECT id FROM batches WHERE status IN ('queued', 'running')")
-                ids = {row["id"] for row in rows}
+        rows = self.store.database.rows("SELECT id FROM batches WHERE status IN ('queued', 'running')")
+        ids = {row["id"] for row in rows}
         count = len(ids)
         with suppress(FileNotFoundError):
             ids |= {path.name for path in (self.store.root / ARRIVING).iterdir()}
@@ -90,32 +87,23 @@ class Upkeep:
         return max(arrived, expected) if folder.exists() else 0
 
     def _finished_bytes(self, after: float, until: float) -> int:
-        if not self.store.exists:
-            return 0
-        with self.store.database.reading() as connection:
-            query = "SELECT sum(bytes) AS bytes FROM batches WHERE finished > ? AND finished <= ?"
-            return connection.execute(query, [after, until]).fetchone()["bytes"] or 0
+        query = "SELECT sum(bytes) AS bytes FROM batches WHERE finished > ? AND finished <= ?"
+        return sum(row["bytes"] or 0 for row in self.store.database.rows(query, [after, until]))
 
     def _oldest(self) -> Batch | None:
         """The batch that was finished before all others."""
-        if not self.store.exists:
-            return None
-        with self.store.database.reading() as connection:
-            query = "SELECT * FROM batches WHERE finished IS NOT NULL ORDER BY finished, number LIMIT 1"
-            row = connection.execute(query).fetchone()
-            return Batch(**row) if row else None
+        query = "SELECT * FROM batches WHERE finished IS NOT NULL ORDER BY finished, number LIMIT 1"
+        return next((Batch(**row) for row in self.store.database.rows(query)), None)
 
     def _clean(self) -> None:
         """Remove what processes that died have left: of batches that ended, and of uploads that never did."""
-        known = set[str]()
         if self.store.exists:
             self.store.database.keep_spare()
-            with self.store.database.reading() as connection:
-                rows = connection.execute("SELECT id, finished FROM batches").fetchall()
-            known = {row["id"] for row in rows}
-            for row in rows:
-                if row["finished"]:
-                    self.store.drop_inputs(row["id"])
+        rows = self.store.database.rows("SELECT id, finished FROM batches")
+        known = {row["id"] for row in rows}
+        for row in rows:
+            if row["finished"]:
+                self.store.drop_inputs(row["id"])
         for folder in self.store.root.glob("batch-*"):
             if folder.name not in known and time.time() - _measure(folder)[1] >= ORPHAN_S:
                 self.store.discard(folder.name)

@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 
 from service.__main__ import main
 from service.cluster import score as cluster_score
-from service.jobs.command import INTERRUPTED
+from service.jobs.endings import INTERRUPTED
 from service.jobs.score import Done, Run
 from service.jobs.scoring import Scored
 from tests.cluster import ENVIRONMENT, LocalCluster

@@ -19,7 +19,7 @@ from pyarrow import parquet
 from service.__main__ import main
 from service.choices import Choice
 from service.jobs import command
-from service.jobs.command import INTERRUPTED
+from service.jobs.endings import INTERRUPTED
 from service.jobs.remote import RemoteRun
 from service.jobs.score import Done, Run
 from service.metadata import FileRecord

@@ -14,6 +14,7 @@ import pytest
 
 from service.errors import BatchNotFound, Conflict, StorageBusy, StorageFailed
 from service.jobs import database as database_module
+from service.jobs import schema
 from service.jobs.store import Store
 from service.jobs.upkeep import Upkeep
 from tests.service.jobs.stored import add, finish
@@ -175,7 +176,7 @@ def test_a_database_that_could_not_be_made_is_made_once_there_is_room(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as context:
-        context.setattr(database_module, "SCHEMA", "CREATE TABLE is cut short")
+        context.setattr(schema, "SCHEMA", "CREATE TABLE is cut short")
         with pytest.raises(StorageFailed):
             add(store)
     add(store)
