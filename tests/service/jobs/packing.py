@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import struct
+import sys
 import tarfile
 import warnings
 import zipfile
@@ -14,11 +15,15 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pyarrow
-from backports import zstd
 from pyarrow import parquet
 
 from service.jobs.inputs import Input, Limits
 from service.jobs.sources import SOURCES
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 Pictures = Iterable[tuple[str, bytes]]
 
@@ -39,6 +44,10 @@ def as_tar(pictures: Pictures) -> bytes:
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     return stream.getvalue()
+
+
+def zstd_compressed(content: bytes) -> bytes:
+    return zstd.compress(content)
 
 
 def as_ndjson(pictures: Pictures) -> bytes:
@@ -110,7 +119,7 @@ PACKERS: dict[str, Callable[[Pictures], bytes]] = {
     "zip": as_zip,
     "tar": as_tar,
     "tar.gz": lambda pictures: gzip.compress(as_tar(pictures)),
-    "tar.zst": lambda pictures: zstd.compress(as_tar(pictures)),
+    "tar.zst": lambda pictures: zstd_compressed(as_tar(pictures)),
     "ndjson": as_ndjson,
     "parquet": as_parquet,
 }
