@@ -38,6 +38,14 @@ class Provider:
     devices: Callable[[], int] = lambda: 1  # how many of its kind there are, once nothing is missing
 
 
+class _Unavailable(Exception):
+    """There can be no session on a provider; the text says why."""
+
+
+class _NotBuilt(_Unavailable):
+    """This build of ONNX Runtime does not have it, as was chosen when it was installed."""
+
+
 class Opened(NamedTuple):
     """A session and what it is."""
 
@@ -92,21 +100,22 @@ def open_session(
         provider = PROVIDERS[candidate]
         wanted = provider.precisions() if precision is None else (precision,)
         chosen = next(each for each in wanted if each in files)
-        attempt = _attempt(provider, files[chosen], threads, chosen, number)
-        if not isinstance(attempt, str):
-            session, gpu = attempt
-            if absent and number == 0:  # the others have the same to say
-                _say_absent(absent, candidate)
-            return Opened(candidate, chosen, session, gpu)
-        if device != "auto":
-            raise StartupError(
-                f"--device {device} can't be had: {provider.name}: {attempt}; "
-                "install what is missing, or use --device auto."
-            )
-        if attempt == NOT_BUILT:
-            absent += (candidate,)
-        else:
-            logger.warning("not on %s: %s; trying the next provider", provider.name, attempt)
+        try:
+            session, gpu = _attempt(provider, files[chosen], threads, chosen, number)
+        except _Unavailable as exc:
+            if device != "auto":
+                raise StartupError(
+                    f"--device {device} can't be had: {provider.name}: {exc}; "
+                    "install what is missing, or use --device auto."
+                ) from exc
+            if isinstance(exc, _NotBuilt):
+                absent += (candidate,)
+            else:
+                logger.warning("%s can't be used: %s; trying the next", provider.name, exc)
+            continue
+        if absent and number == 0:  # the others have the same to say
+            _say_absent(absent, candidate)
+        return Opened(candidate, chosen, session, gpu)
     raise StartupError("No execution provider of ONNX Runtime works here; install the extra cpu or gpu.")
 
 
@@ -118,24 +127,21 @@ def _say_absent(absent: tuple[str, ...], device: str) -> None:
 
 def _attempt(
     provider: Provider, model_file: Path, threads: int, precision: Precision, number: int
-) -> tuple[onnxruntime.InferenceSession, int] | str:
-    """A session and the number of its device, or why there can be none."""
+) -> tuple[onnxruntime.InferenceSession, int]:
+    """A session and the number of its device; raises `_Unavailable`."""
     if provider.name not in onnxruntime.get_available_providers():
-        return NOT_BUILT
+        raise _NotBuilt(NOT_BUILT)
     if missing := provider.missing():
-        return missing
+        raise _Unavailable(missing)
     if gpu := number % provider.devices():
         provider = replace(provider, options={**provider.options, "device_id": str(gpu)})
     session = _session(model_file, provider, threads, precision)
-    if session is None:
-        return "it does not take the whole model; the log says why"
-    used = session.get_providers()[0]
-    return (session, gpu) if used == provider.name else f"ONNX Runtime took {used} in its place"
+    if (used := session.get_providers()[0]) != provider.name:
+        raise _Unavailable(f"ONNX Runtime took {used} in its place")
+    return session, gpu
 
 
-def _session(
-    model_file: Path, provider: Provider, threads: int, precision: Precision
-) -> onnxruntime.InferenceSession | None:
+def _session(model_file: Path, provider: Provider, threads: int, precision: Precision) -> onnxruntime.InferenceSession:
     options, on_cpu = onnxruntime.SessionOptions(), provider.name == "CPUExecutionProvider"
     options.log_severity_level = 3  # errors only: what matters of the rest is checked above
     options.inter_op_num_threads = 1
@@ -154,4 +160,4 @@ def _session(
         if on_cpu:
             raise StartupError(f"ONNX Runtime can't open {model_file.name}; export the model again.") from exc
         logger.warning("%s: %s", provider.name, exc)
-        return None
+        raise _Unavailable("it does not take the whole model; the log says why") from exc

@@ -56,9 +56,9 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
     return fields
 
 
-def configure(log_format: Literal["auto", "text", "json"], level: int = logging.INFO) -> None:
+def configure(log_format: Literal["auto", "text", "json"]) -> None:
     """Send all logs to stderr in `log_format`."""
     as_text = log_format == "text" or (log_format == "auto" and sys.stderr.isatty())
     handler = logging.StreamHandler()
     handler.setFormatter(TextFormatter() if as_text else JsonFormatter())
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

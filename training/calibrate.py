@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,11 +24,20 @@ BINS = 15
 MIRRORING, MIRRORED = "alternating-flip", " and their mirror images"  # in a recipe, and in what was fitted on
 NOTHING = "nothing: these are the network's own probabilities"  # what no pictures were there to calibrate
 COVERAGES = (0.9, 0.95, 0.99)
-PRIOR = 0.5  # standard deviation of biases and log exponents before any image is seen: a few images move them little
 BIASED = 250  # pictures per class from which on biases are worth their noise; 100 of them cost 0.2 points of accuracy
-LIMITS = [5.0, 3.0, 20.0]  # of log T, log exponent and a bias; far beyond them the search meets inf, and ends in NaN
 LEAST_EXPONENT = 0.7  # at 0.6, the last bit of a float32 surprisal near 0 moves probabilities by 10⁻⁵ and more
-PRIOR_TEMPERATURE = 1.0  # that of log T; without it, images that are all answered rightly would make it 0
+
+
+class Searched(NamedTuple):
+    """What is known of a parameter before any image is seen; 0 is neutral."""
+
+    deviation: float  # standard, of its Gaussian prior: a few images move it little
+    limit: float  # of the search, either side of 0: far beyond it the search meets inf, and ends in NaN
+
+
+LOG_TEMPERATURE = Searched(deviation=1.0, limit=5.0)  # without a prior, images all answered rightly would make T 0
+LOG_EXPONENT = Searched(deviation=0.5, limit=3.0)  # from below it is limited by `LEAST_EXPONENT`
+BIAS = Searched(deviation=0.5, limit=20.0)
 
 
 def held_out(validation: Split, augmentations: Sequence[str]) -> Split:
@@ -84,9 +94,10 @@ def fit(logits: Tensor, labels: Tensor, *, pictures: int | None = None) -> Calib
     logits = logits.double()
     pictures, classes = pictures or len(logits), logits.shape[1]
     biased = classes if pictures >= BIASED * classes else 0
-    parameters = torch.zeros(2 + biased, dtype=torch.double, requires_grad=True)  # log T, log exponent, biases
-    deviations = parameters.new_tensor([PRIOR_TEMPERATURE] + [PRIOR] * (1 + biased))
-    highest = parameters.new_tensor(LIMITS[:2] + LIMITS[2:] * biased)
+    searched = [LOG_TEMPERATURE, LOG_EXPONENT] + [BIAS] * biased
+    parameters = torch.zeros(len(searched), dtype=torch.double, requires_grad=True)
+    deviations = parameters.new_tensor([each.deviation for each in searched])
+    highest = parameters.new_tensor([each.limit for each in searched])
     lowest = -highest
     lowest[1] = math.log(LEAST_EXPONENT)
     optimizer = LBFGS([parameters], max_iter=300, line_search_fn="strong_wolfe")
@@ -151,9 +162,9 @@ def prediction_sets(probabilities: Tensor, threshold: float) -> Tensor:
     return (probabilities >= threshold) | (probabilities == probabilities.amax(1, keepdim=True))
 
 
-def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = BINS) -> float:
+def expected_calibration_error(probabilities: Tensor, labels: Tensor) -> float:
     """ECE with equal-width bins over the top probability (M. P. Naeini et al., 2015): (N, classes), (N,) → 0 … 1."""
-    _, top, correct = reliability(probabilities, labels, bins).unbind(1)
+    _, top, correct = reliability(probabilities, labels).unbind(1)
     return float((correct - top).abs().sum() / len(labels))
 
 

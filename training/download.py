@@ -18,14 +18,15 @@ from training.errors import DataError
 
 ATTEMPTS = 5
 CHUNK_BYTES = 1 << 18
+TIMEOUT_S = 30.0  # without a byte
 
 
-def download(url: str, target: Path, *, md5: str, timeout_s: float = 30.0) -> None:
+def download(url: str, target: Path, *, md5: str) -> None:
     """Fetch `url` to `target`; raises `DataError` when the network or the checksum says no."""
     part = target.with_name(target.name + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _fetch(url, part, timeout_s)
+        _fetch(url, part)
         with part.open("rb") as stream:
             found = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
         if found != md5:
@@ -39,10 +40,10 @@ def download(url: str, target: Path, *, md5: str, timeout_s: float = 30.0) -> No
         ) from exc
 
 
-def _fetch(url: str, part: Path, timeout_s: float) -> None:
+def _fetch(url: str, part: Path) -> None:
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            if _fetch_rest(url, part, timeout_s):
+            if _fetch_rest(url, part):
                 return
         except (OSError, http.client.HTTPException):
             if attempt == ATTEMPTS:
@@ -50,12 +51,12 @@ def _fetch(url: str, part: Path, timeout_s: float) -> None:
     raise OSError("the connection kept breaking off")
 
 
-def _fetch_rest(url: str, part: Path, timeout_s: float) -> bool:
+def _fetch_rest(url: str, part: Path) -> bool:
     """Append what is still missing of `url` to `part`; whether it is complete now."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
-        response = urllib.request.urlopen(request, timeout=timeout_s)
+        response = urllib.request.urlopen(request, timeout=TIMEOUT_S)
     except urllib.error.HTTPError as exc:
         if exc.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             return True  # nothing is missing; the checksum decides

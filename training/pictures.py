@@ -219,8 +219,7 @@ def _refuse_bad(layout: Layout, read: list[Read]) -> None:
         named = ", ".join(str(file.relative_to(layout.path)) for file in bad[:SHOWN])
         more = ", …" if len(bad) > SHOWN else ""
         raise DataError(
-            f"No pictures, or damaged, are {len(bad):,} of the files in {layout.path}: {named}{more}; mend or remove "
-            "them."
+            f"{len(bad):,} of the files in {layout.path} can't be read as pictures: {named}{more}; mend or remove them."
         )
 
 

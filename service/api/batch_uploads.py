@@ -6,17 +6,15 @@ judged here: that is the work of a process of its own, later.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from asyncio import to_thread
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar, TypeVarTuple
 
 from service.api import multipart
 from service.api.incoming import Incoming
+from service.api.threads import waited
 from service.api.uploads import as_what, check_encoding, content_type
 from service.errors import BodyTooLarge, EmptyRequest, StorageFailed, UnsupportedMediaType
 from service.jobs.database import as_storage_failed
@@ -27,9 +25,6 @@ from service.jobs.store import UPLOAD, Store
 from service.jobs.upkeep import Upkeep
 from service.settings import Settings
 
-Changed = TypeVar("Changed")
-Parts = TypeVarTuple("Parts")
-WAITING = ThreadPoolExecutor(4, "wait")  # for a list that others keep locked: who only reads it is not to wait behind
 MULTIPART = "multipart/form-data"
 MEDIA_TYPES = {media_type: name for name, source in SOURCES.items() for media_type in source.media_types}
 WRITE_BYTES = 1 << 20
@@ -60,51 +55,52 @@ def check_media_type(request: Incoming) -> tuple[str, str]:
 
 
 @dataclass
-class _Room:
-    """How much of what all batches may take is left for this one."""
+class _DiskShare:
+    """What this batch has of the bytes that all batches may take on the disk."""
 
     upkeep: Upkeep
     batch_id: str
-    longest_bytes: int  # that its body may have
-    most_bytes: int = 0
+    max_body_bytes: int
+    granted_bytes: int = 0  # of its body, which may arrive before it has to ask for more
 
     async def check(self, declared_bytes: int) -> None:
         """Raise `StorageFailed` where the batch could not stay, whichever others went: none goes for a mere promise."""
         stays = await to_thread(self.upkeep.unfinished, self.batch_id)
         if stays.batches >= MOST_UNFINISHED:
             raise StorageFailed(
-                f"{stays.batches:,} batches wait for their end; send this one once some are finished, or many as one."
+                f"{stays.batches:,} batches are unfinished; send this one when some have finished, or put several "
+                "into one."
             )
         if stays.bytes + declared_bytes > self.upkeep.max_bytes:
             raise _no_room()
 
-    async def make(self, received_bytes: int) -> None:
-        """Have finished batches go, where there is not as much; raises `StorageFailed` where that would not do.
+    async def extend(self, received_bytes: int) -> None:
+        """Ask for what has arrived and as much again, so that not every chunk of a long body has to ask.
 
-        Room for as much again is made, where it can be had, so that not every chunk of a long body has to ask.
+        Where that can't be had, for what has arrived alone; raises `StorageFailed` where that can't be had either.
         """
-        most = self.upkeep.max_bytes
-        ahead = min(received_bytes, STEP_BYTES, self.longest_bytes - received_bytes)
-        for needed_bytes in dict.fromkeys((received_bytes + ahead, received_bytes)):
-            used = await waited(self.upkeep.make_room, self.batch_id, needed_bytes)
-            if used <= most:
-                self.most_bytes = needed_bytes + min(most - used, STEP_BYTES)
-                return
-        raise _no_room()
+        ahead_bytes = min(received_bytes, STEP_BYTES, self.max_body_bytes - received_bytes)
+        if await self._take(received_bytes + ahead_bytes):
+            return
+        if not await self._take(received_bytes):
+            raise _no_room()
+
+    async def _take(self, needed_bytes: int) -> bool:
+        """Whether so many can be had, with finished batches going for them; what is free besides is granted too."""
+        free_bytes = self.upkeep.max_bytes - await waited(self.upkeep.make_room, self.batch_id, needed_bytes)
+        if free_bytes < 0:
+            return False
+        self.granted_bytes = needed_bytes + min(free_bytes, STEP_BYTES)
+        return True
 
     async def within(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """The same, as long as there is room for it."""
+        """The same, as long as there is room for them on the disk."""
         received = 0
         async for chunk in chunks:
             received += len(chunk)
-            if received > self.most_bytes:
-                await self.make(received)
+            if received > self.granted_bytes:
+                await self.extend(received)
             yield chunk
-
-
-def waited(change: Callable[[*Parts], Changed], *parts: *Parts) -> asyncio.Future[Changed]:
-    """What `change` makes of the list of batches, in one of few threads: no task for an ending loop to cancel."""
-    return asyncio.get_running_loop().run_in_executor(WAITING, change, *parts)
 
 
 def _no_room() -> StorageFailed:
@@ -124,13 +120,13 @@ async def receive(request: Incoming, folder: Path, store: Store, settings: Setti
     if request.declared_bytes > limit:
         raise BodyTooLarge(f"A batch may be sent in {limit:,} bytes at most; split it.")
     upkeep = Upkeep(store, settings.jobs_keep_hours * 3600, settings.jobs_max_bytes)
-    room = _Room(upkeep, folder.name, request.declared_bytes or limit)
-    await room.check(request.declared_bytes)
+    share = _DiskShare(upkeep, folder.name, max_body_bytes=request.declared_bytes or limit)
+    await share.check(request.declared_bytes)
     with as_storage_failed():
         if media_type != MULTIPART:
-            return await _file(room.within(request.chunks(limit)), media_type, folder)
+            return await _file(share.within(request.chunks(limit)), media_type, folder)
         try:
-            return await _form(room.within(request.kept(limit)), request.let_go, boundary, folder, settings)
+            return await _form(share.within(request.kept(limit)), request.let_go, boundary, folder, settings)
         finally:
             request.let_go()
 
@@ -145,9 +141,9 @@ async def _file(chunks: AsyncIterator[bytes], media_type: str, folder: Path) -> 
         await to_thread(file.sync)
     if not head:
         raise EmptyRequest("The request holds no image; send at least one.")
-    found = next((name for name, source in SOURCES.items() if source is kind_of("", head)), None)
-    declared = MEDIA_TYPES[media_type]
-    return Received(found if found and SOURCES[found].media_types else declared, digest.hexdigest())
+    kind, declared = kind_of("", head), MEDIA_TYPES[media_type]
+    found = (name for name, source in SOURCES.items() if source is kind and source.media_types)
+    return Received(next(found, declared), digest.hexdigest())
 
 
 async def _form(

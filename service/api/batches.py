@@ -6,7 +6,6 @@ import asyncio
 import time
 from asyncio import to_thread
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Annotated
 
@@ -23,6 +22,7 @@ from service.api.bodies import BatchList, BatchStatus
 from service.api.body_room import BodyRoom
 from service.api.incoming import Incoming, text
 from service.api.request_bodies import BATCH_BODIES
+from service.api.threads import deleted, waited
 from service.errors import BatchNotFound, MalformedRequest
 from service.jobs.database import REQUEST_S, Batch
 from service.jobs.results import RESULTS
@@ -39,8 +39,7 @@ EVENTS = {
     "example": examples.EVENTS,
 }
 LONGEST_KEY = 255
-DELETING = ThreadPoolExecutor(4, "delete")  # apart, as `WAITING`: while the list is locked each takes its `REQUEST_S`
-LEAST_S = 0.1  # of that, for one that has waited for its thread as long
+LEAST_S = 0.1  # of `REQUEST_S`, for one that has waited for its thread as long
 
 
 class Batches:
@@ -78,7 +77,7 @@ class Batches:
             if coverage is not None:
                 fingerprint += f" {coverage}"
             new = NewBatch(batch_id, identity, top_k, received.source, key, fingerprint, received.total, sets)
-            creation = batch_uploads.waited(self._store.create, new)
+            creation = waited(self._store.create, new)
             while not creation.done():
                 with suppress(asyncio.CancelledError):  # the thread goes on: what it lists is accepted
                     await asyncio.shield(creation)
@@ -96,7 +95,7 @@ class Batches:
         def delete() -> None:
             self._store.delete(batch_id, max(LEAST_S, until - time.monotonic()))
 
-        await asyncio.get_running_loop().run_in_executor(DELETING, delete)
+        await deleted(delete)
 
     async def events(self, batch: Batch) -> AsyncIterator[bytes]:
         """The batch whenever it changes, until it ends."""

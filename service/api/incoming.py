@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Self, TypeVar, TypeVarTuple
 from urllib.parse import parse_qsl
 
@@ -17,13 +16,12 @@ from starlette.types import Receive, Scope
 
 from service.api.body_room import BodyRoom
 from service.api.queries import check_names
+from service.api.threads import parsed
 from service.errors import BodyTooLarge, DeadlineExceeded, MalformedRequest
 
 CONNECTION_EXTENSION = "convoy.connection"  # the ASGI extension that our own server offers
 Parsed = TypeVar("Parsed")
 Parts = TypeVarTuple("Parts")
-PARSING = ThreadPoolExecutor(2, "parse")  # asyncio's own threads may all be waiting for the disk of batches,
-COUNTING = ThreadPoolExecutor(1, "count")  # and these two be busy for seconds with bodies: no scrape waits so long
 TYPE_BYTES = 1 << 10  # of a Content-Type or Accept: their parsers may take time by its square
 
 
@@ -157,20 +155,6 @@ class Incoming:
     async def parsed(self, parse: Callable[[*Parts], Parsed], *parts: *Parts) -> Parsed:
         """What `parse` makes of `parts` of its body, in a thread; raises `DeadlineExceeded` too."""
         return await parsed(self._until, parse, *parts)
-
-
-async def parsed(until: float | None, parse: Callable[[*Parts], Parsed], *parts: *Parts) -> Parsed:
-    """The same, for a request whose time is up at `until`, on the event loop's clock."""
-    try:
-        async with asyncio.timeout_at(until):
-            return await asyncio.get_running_loop().run_in_executor(PARSING, parse, *parts)
-    except TimeoutError as exc:
-        raise DeadlineExceeded("The request's time was up before it was read; allow more time.") from exc
-
-
-async def added_up(add_up: Callable[[*Parts], Parsed], *parts: *Parts) -> Parsed:
-    """What `add_up` makes of all workers' counts, in a thread that does nothing else."""
-    return await asyncio.get_running_loop().run_in_executor(COUNTING, add_up, *parts)
 
 
 async def _next(receive: Receive, until: float | None) -> tuple[bytes, bool]:

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from fastapi import APIRouter, Response
 
-from service.api.incoming import added_up
+from service.api.threads import added_up
 from service.jobs.store import Store
 from service.metrics import MEDIA_TYPE, Metrics
 

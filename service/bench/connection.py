@@ -19,7 +19,6 @@ class Connection(asyncio.Protocol):
         self._answered, self._ended = answered, ended
         self._transport: asyncio.Transport | None = None
         self._parser = HttpResponseParser(self)
-        self._keep_alive = True
         self.busy = False
 
     @property

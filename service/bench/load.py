@@ -115,11 +115,14 @@ class Load:
             seconds, progress, start=lambda: [self._next(c) for c in list(self._connections) if c.usable]
         )
 
-    async def open(self, seconds: float, rate: float, progress: Progress, *, seed: int = 0) -> Outcome:
-        """Requests arrive as a Poisson process of `rate` per second, on whichever connection is free."""
+    async def open(self, seconds: float, rate: float, progress: Progress) -> Outcome:
+        """Requests arrive as a Poisson process of `rate` per second, on whichever connection is free.
+
+        Chance is the same in every run.
+        """
         self._next = self._send_what_is_due
         await self._open()
-        arrivals = asyncio.create_task(self._arrive(seconds, rate, random.Random(seed)))
+        arrivals = asyncio.create_task(self._arrive(seconds, rate, random.Random(0)))
         try:
             return await self._run(seconds, progress, start=lambda: self._free.extend(self._connections))
         finally:

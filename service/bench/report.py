@@ -12,7 +12,7 @@ from service.bench.load import Outcome
 
 PERCENTILES = (50.0, 90.0, 99.0, 99.9, 100.0)
 BAR = "█"
-WIDTH = 50
+WIDTH, BINS = 50, 16
 
 
 def progress(outcome: Outcome, stream: TextIO = sys.stderr) -> None:
@@ -55,12 +55,12 @@ def percentiles(seconds: Sequence[float], wanted: Sequence[float]) -> list[tuple
     return list(zip(wanted, np.percentile(np.asarray(seconds), wanted).tolist(), strict=True)) if seconds else []
 
 
-def plot(outcome: Outcome, encoding: str = "utf-8", bins: int = 16) -> str:
+def plot(outcome: Outcome, encoding: str = "utf-8") -> str:
     """How the latencies spread, on a logarithmic axis: a bar per bin, of what `encoding` has."""
     if not outcome.latencies_s:
         return ""
     values = np.asarray(outcome.latencies_s) * 1000
-    edges = np.geomspace(max(values.min(), 1e-3), max(values.max(), values.min() * 1.01, 1.1e-3), bins + 1)
+    edges = np.geomspace(max(values.min(), 1e-3), max(values.max(), values.min() * 1.01, 1.1e-3), BINS + 1)
     counts, _ = np.histogram(values.clip(edges[0], edges[-1]), edges)
     bar = BAR if BAR.encode(encoding, "ignore") else "#"
     return "\n".join(

@@ -22,7 +22,6 @@ class Head(NamedTuple):
     """What every request says before its body."""
 
     host: str
-    path: str = "/v1/predict"
     deadline_ms: int | None = None
     key: str | None = None
 
@@ -65,7 +64,7 @@ def bulk(images: Sequence[EncodedImage], count: int, head: Head, *, size: int) -
 def post(body: bytes, media_type: str, head: Head, *, accept: str = "*/*") -> bytes:
     """A whole HTTP/1.1 request."""
     lines = [
-        f"POST {head.path} HTTP/1.1",
+        "POST /v1/predict HTTP/1.1",
         f"Host: {head.host}",
         f"Content-Type: {media_type}",
         f"Accept: {accept}",

@@ -12,8 +12,8 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 
 from service.administration import Administration
-from service.api.incoming import added_up, parsed
 from service.api.open_inference import bodies, descriptions, inference
+from service.api.threads import added_up, parsed
 from service.api.uploads import INLINE_BYTES
 from service.classifier import Classifier
 from service.errors import Draining, ModelNotFound, NotReady

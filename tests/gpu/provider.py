@@ -21,7 +21,7 @@ from tests.gpu.subject import Context, model_file, model_folder
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 HIDDEN = "no GPU is visible"
-NOT_ON = "not on CUDAExecutionProvider: "
+UNUSABLE = "CUDAExecutionProvider can't be used: "
 
 
 def placement(context: Context) -> Iterator[Row]:
@@ -51,7 +51,7 @@ def hidden_device(context: Context) -> Iterator[Row]:
     """No GPU is visible to the server: on a machine without one that is so anyhow."""
     expected = HIDDEN if context.device == "cuda" else _reason(context)
     yield from _refused(context, expected, CUDA_VISIBLE_DEVICES="")
-    aloud = "this build of ONNX Runtime has no CUDA" if expected == NOT_BUILT else f"{NOT_ON}{expected}"
+    aloud = "this build of ONNX Runtime has no CUDA" if expected == NOT_BUILT else f"{UNUSABLE}{expected}"
     yield from _falls_back(context, aloud, CUDA_VISIBLE_DEVICES="")
 
 
@@ -68,7 +68,7 @@ def missing_library(context: Context) -> Iterator[Row]:
         yield from _refused(context, expected, PYTHONPATH=paths, LD_LIBRARY_PATH="")
     except AssertionError as exc:
         raise Skip("CUDA's libraries are where the dynamic linker always looks, and can't be hidden") from exc
-    yield from _falls_back(context, f"{NOT_ON}{expected}", PYTHONPATH=paths, LD_LIBRARY_PATH="")
+    yield from _falls_back(context, f"{UNUSABLE}{expected}", PYTHONPATH=paths, LD_LIBRARY_PATH="")
 
 
 def _reason(context: Context) -> str:

@@ -72,7 +72,7 @@ def test_what_cuda_lacks_is_the_reason_that_is_given(
     assert f"--device cuda can't be had: CUDAExecutionProvider: {reason}; " in str(raised.value)
     assert opened(model_file, "auto").device == "cpu"
     said = [(record.levelname, record.getMessage()) for record in caplog.records]
-    assert said == [("WARNING", f"not on CUDAExecutionProvider: {reason}; trying the next provider")]
+    assert said == [("WARNING", f"CUDAExecutionProvider can't be used: {reason}; trying the next")]
 
 
 @pytest.mark.usefixtures("with_cuda")

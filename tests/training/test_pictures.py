@@ -234,7 +234,7 @@ def test_what_is_bad_in_the_test_part_is_told_before_anything_is_learned(divided
     ):
         load_training_data(divided, SIZE)
     copy.write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"are 1 of the files in .*: test/blue/copy.png; mend"):
+    with pytest.raises(DataError, match=r"1 of the files in .* can't be read as pictures: test/blue/copy.png; mend"):
         load_training_data(divided, SIZE)
 
 
@@ -290,7 +290,7 @@ def test_bad_pictures_are_all_counted_and_some_named(folder: Path) -> None:
     bad = [each for each in contents if pictures._part_of(hashlib.sha256(each).digest(), held_out) == "train"]
     for content in bad[:5]:
         (folder / "red" / f"{content.decode()}.jpg").write_bytes(content)
-    with pytest.raises(DataError, match=r"damaged, are 5 of the files in .*: red/\d+.jpg, .*, …; mend"):
+    with pytest.raises(DataError, match=r"^5 of the files in .* can't be read as pictures: red/\d+.jpg, .*, …; mend"):
         load_training_data(folder, SIZE)
     assert len(load_test_split(folder, SIZE))  # where they are not
 

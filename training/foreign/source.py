@@ -50,6 +50,6 @@ def all_but_test(data: TrainingData, labels: tuple[str, ...]) -> Split:
     if sorted(data.labels) != sorted(labels):
         others = ", ".join(sorted(set(data.labels) ^ set(labels))[:6])
         raise ExportError(
-            f"The pictures of {data.name} are not of the network's classes: {others} is on one side only."
+            f"The network's labels differ from the classes of {data.name}: {others}. Give both the same classes."
         )
     return data.whole().train.renumbered(data.labels, labels)

@@ -35,8 +35,8 @@ class Normalisation:
         """Raise `ExportError` for what is not of pixels from 0 to 1, or that nothing can be divided by."""
         if not all(abs(each) <= 1 for each in self.mean) or not all(SMALLEST_STD <= each <= 1 for each in self.std):
             raise ExportError(
-                "--mean and --std are of pixels from 0 to 1: means are not above 1, and deviations above 0 and not "
-                "above 1; divide those of pixels from 0 to 255 by 255."
+                "--mean and --std are for pixels from 0 to 1: means from -1 to 1, deviations above 0 and up to 1. "
+                "Divide values for 0…255 by 255."
             )
 
     def __call__(self, images: npt.NDArray[np.uint8]) -> Array:

@@ -15,8 +15,9 @@ from service import errors
 from service.administration import Administration
 from service.api import problems
 from service.api.authentication import AdminRight
-from service.api.incoming import Incoming, Reply, added_up, text
+from service.api.incoming import Incoming, Reply, text
 from service.api.open_inference import bodies, descriptions, inference, tensors
+from service.api.threads import added_up
 from service.api.uploads import INLINE_BYTES, check_encoding
 from service.classifier import Classifier
 from service.errors import Draining, NotReady, ServiceError

@@ -573,8 +573,9 @@ def test_bodies_of_no_declared_length_that_arrive_at_once_share_the_room(
     async def arrive() -> None:
         bodies = []
         for _ in received:
-            room = batch_uploads._Room(upkeep, store.new_folder()[0], longest_bytes=settings.max_batch_upload_bytes)
-            bodies.append(room.within(pieces()))
+            batch_id, _ = store.new_folder()
+            share = batch_uploads._DiskShare(upkeep, batch_id, max_body_bytes=settings.max_batch_upload_bytes)
+            bodies.append(share.within(pieces()))
         while True:
             for place, body in enumerate(bodies):
                 received[place] += len(await anext(body))

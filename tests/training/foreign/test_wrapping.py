@@ -60,11 +60,11 @@ def test_probabilities_of_whatever_kind_become_logits(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("std", [0.0, -0.2, 58.4, 1e-9, math.inf, math.nan])
 def test_deviations_of_nothing_or_of_other_pixels_are_told(std: float) -> None:
-    with pytest.raises(ExportError, match="deviations above 0 and not above 1; divide those of pixels from 0 to 255"):
+    with pytest.raises(ExportError, match=r"deviations above 0 and up to 1\. Divide values for 0…255 by 255"):
         Normalisation(std=(0.2, std, 0.2))
 
 
 @pytest.mark.parametrize("mean", [123.7, -1.5, math.inf, math.nan])
 def test_means_of_other_pixels_are_told(mean: float) -> None:
-    with pytest.raises(ExportError, match=r"means are not above 1, .* divide those of pixels from 0 to 255 by 255"):
+    with pytest.raises(ExportError, match=r"means from -1 to 1, .* Divide values for 0…255 by 255"):
         Normalisation(mean=(0.5, 0.5, mean))
