@@ -117,6 +117,7 @@ def _there(options: argparse.Namespace) -> int:
         raise StartupError(f"--{given[0].replace('_', '-')} is the server's own business; leave it out with --server.")
     key = read_keys(options.api_key_file)[0] if options.api_key_file else None
     result_format, remote = _format(options.output), Remote(options.server, key)
+    result_format.encoder((), options.coverage is not None)  # what is missing for it is said before the work is done
     opened = [open_path(path, Limits(), options.output) for path in options.paths]
     asked = {name: getattr(options, name) for name in ("model", "version", "top_k", "coverage")}
     query = {name: str(value) for name, value in asked.items() if value is not None}

@@ -17,7 +17,13 @@ from service.errors import StartupError
 TIMEOUT_S = 60.0
 PATIENCE_S = 60.0  # how long a server may be busy or away: it may be restarting
 PAUSE_S = 0.5  # before the next try, where the server does not say how long
-BUSY = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
+BUSY = {
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.BAD_GATEWAY,  # what a proxy says of a server that restarts
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    HTTPStatus.GATEWAY_TIMEOUT,
+}
+NOT_CONVOY = "The server answers, but not as Convoy does; check --server, and any proxy between."
 Headers = dict[str, str]
 
 
@@ -28,6 +34,7 @@ class Answer:
     status: int
     body: bytes
     retry_after: str = ""
+    location: str = ""
 
     def document(self) -> dict[str, Any]:
         """The body, a problem perhaps; empty where it is no JSON object."""
@@ -37,13 +44,16 @@ class Answer:
             return {}
         return found if isinstance(found, dict) else {}
 
-    def json(self) -> dict[str, Any]:
-        """The body; raises `StartupError` where it is a problem."""
+    def json(self, *names: str) -> dict[str, Any]:
+        """The body, in which these names stand; raises `StartupError` where it is a problem, or nothing of Convoy's."""
         document = self.document()
         if self.status >= 300:
-            why = document.get("detail", "it does not say why")
+            where = f"it leads to {self.location}; check --server." if self.location else "it does not say why."
+            why = document.get("detail") or where
             hint = " --api-key-file FILE sends one." if self.status == HTTPStatus.UNAUTHORIZED else ""
             raise StartupError(f"The server answers {self.status}: {why}{hint}")
+        if not document.keys() >= set(names):
+            raise StartupError(NOT_CONVOY)
         return document
 
 
@@ -59,8 +69,12 @@ class Remote:
             self._host = ""
         if not self._host or parts.scheme not in ("http", "https") or " " in url or not url.isprintable():
             raise StartupError(f"--server {url} is no address like http://127.0.0.1:8000.")
+        if "@" in parts.netloc or parts.query or parts.fragment:
+            raise StartupError("--server is more than a server's address; leave out its user, query and fragment.")
         self._url = url
         self._kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        if self._port is None:  # else a part of an IPv6 address would be taken for it
+            self._port = self._kind.default_port
         self._always: Headers = {"authorization": f"Bearer {key}"} if key else {}
         self.stopped = False
 
@@ -76,10 +90,12 @@ class Remote:
         try:
             self._send(connection, method, path, headers or {}, lines)
             answer = connection.getresponse()
-            return Answer(answer.status, answer.read(), answer.getheader("retry-after", ""))
+            retry_after, location = (answer.getheader(name, "") for name in ("retry-after", "location"))
+            return Answer(answer.status, answer.read(), retry_after, location)
         except (OSError, http.client.HTTPException) as exc:
+            why = "it does not speak HTTP" if type(exc) is http.client.BadStatusLine else exc  # whose text is any bytes
             raise StartupError(
-                f"{self._url} can't be reached ({exc}); what is done is kept, run the same command again."
+                f"{self._url} can't be reached ({why}); what is done is kept, run the same command again."
             ) from exc
         finally:
             connection.close()
@@ -111,7 +127,7 @@ class Remote:
             if self.stopped or time.monotonic() >= ends:
                 break
             told = outcome.retry_after if isinstance(outcome, Answer) else ""
-            self._pause(max(PAUSE_S, float(told) if told.isdecimal() else 0.0))
+            self._pause(min(max(PAUSE_S, float(told) if told.isdecimal() else 0.0), PATIENCE_S))
         if isinstance(outcome, StartupError):
             raise outcome
         return outcome

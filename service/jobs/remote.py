@@ -21,8 +21,8 @@ from urllib.parse import urlencode
 import numpy as np
 import orjson
 
-from service.errors import BatchNotFound, InvalidImage, StartupError
-from service.jobs.exchange import Answer, Headers, Remote
+from service.errors import BatchNotFound, InvalidImage, ServiceError, StartupError
+from service.jobs.exchange import NOT_CONVOY, Answer, Headers, Remote
 from service.jobs.inputs import Input
 from service.jobs.ledger import Ledger
 from service.types import RGBImage
@@ -59,16 +59,19 @@ class RemoteRun:
         try:
             path = self.ledger.kept.get("batch") or self._send(inputs)
             while not self.stopped:
-                batch = self._ask(path).json()
+                batch = self._ask(path).json("status", "model", "counts")
                 if batch["status"] == "failed":
                     self._begin_anew(f"The batch failed: {batch['error']['detail']}")
                 labels = self._labels(batch["model"])
-                if batch["counts"]["done"] > self.ledger.rows:  # else it would be a failed request in the server's log
+                before = self.ledger.rows
+                if batch["counts"]["done"] > before:  # else it would be a failed request in the server's log
                     self._fetch(path)
                 self.on_rows(self.ledger.rows, batch["counts"]["total"])
                 if batch["status"] == "succeeded" and self.ledger.rows == batch["counts"]["total"]:
                     self.failed = batch["counts"]["failed"]
                     return labels
+                if batch["status"] == "succeeded" and self.ledger.rows == before and not self.stopped:
+                    raise StartupError(NOT_CONVOY)  # it has all rows, and does not give them
                 time.sleep(POLL_S)
         except StartupError:
             if not self.stopped:  # else it gave up because it was told to
@@ -81,23 +84,33 @@ class RemoteRun:
             self.remote.once("DELETE", self.ledger.kept["batch"])
 
     def _send(self, inputs: Iterator[Input]) -> str:
-        key = self.ledger.kept.get("key") or uuid.uuid4().hex
+        known = self.ledger.kept.get("key")
+        key = known or uuid.uuid4().hex
+        self.remote.ask("/readyz")  # which waits: a body is sent but once, since inputs can't be had again
         self.ledger.keep({"key": key})  # before anything is sent: the server may have it all when this run ends
         headers = {"content-type": NDJSON, "idempotency-key": key}
-        self.remote.ask("/readyz")  # which waits: a body is sent but once, since inputs can't be had again
-        answer = self.remote.once("POST", f"/v1/batches?{urlencode(self.query)}", headers, self._lines(inputs))
+        try:
+            answer = self.remote.once("POST", f"/v1/batches?{urlencode(self.query)}", headers, self._lines(inputs))
+        except ServiceError:  # of the inputs: the server takes no body that breaks off
+            self._give_up(known)
+            raise
         if answer.status == HTTPStatus.CONFLICT:
             self._begin_anew("The inputs have changed since an earlier run sent them.")
-        if not (batch := answer.json().get("id")):
-            raise StartupError("The server answers, but not as Convoy does; check --server.")
-        path = f"/v1/batches/{batch}"
+        if 300 <= answer.status < 500:
+            self._give_up(known)
+        path = f"/v1/batches/{answer.json('id')['id']}"
         self.ledger.keep({"key": key, "batch": path})
         return path
+
+    def _give_up(self, known: str | None) -> None:
+        """The server has nothing of this run's; under a key known before it may have what an earlier run sent."""
+        if not known:
+            self.ledger.clear()
 
     def _labels(self, model: dict[str, str]) -> tuple[str, ...]:
         """Those of the batch's model, asked for while it is loaded: it may not be any more when all rows are here."""
         if "labels" not in self.ledger.kept:
-            about = self.remote.ask(f"/v1/models/{model['name']}/versions/{model['version']}").json()
+            about = self.remote.ask(f"/v1/models/{model['name']}/versions/{model['version']}").json("metadata")
             self.ledger.keep({**self.ledger.kept, "labels": about["metadata"]["labels"]})
         return tuple(self.ledger.kept["labels"])
 
@@ -109,7 +122,7 @@ class RemoteRun:
 
     def _ask(self, path: str, headers: Headers | None = None) -> Answer:
         answer = self.remote.ask(path, headers)
-        if answer.status == HTTPStatus.NOT_FOUND and BatchNotFound.slug in answer.document().get("type", ""):
+        if answer.status == HTTPStatus.NOT_FOUND and BatchNotFound.slug in str(answer.document().get("type")):
             self._begin_anew("The server does not have the batch any more.")
         return answer
 
@@ -126,15 +139,27 @@ class RemoteRun:
             answer = self._ask(f"{path}/results?format=ndjson", {"range": f"bytes={start}-{start + size - 1}"})
             if answer.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 return
-            if answer.status != HTTPStatus.PARTIAL_CONTENT:
+            if answer.status >= 300:
                 answer.json()
-                return
-            if rows := answer.body[: answer.body.rfind(b"\n") + 1]:
-                self.ledger.append(rows, rows.count(b"\n"), self.ledger.kept)
+            whole = answer.status != HTTPStatus.PARTIAL_CONTENT  # there are proxies that pass no range on
+            body = answer.body[start:] if whole else answer.body
+            if rows := body[: body.rfind(b"\n") + 1]:
+                self.ledger.append(rows, self._count(rows), self.ledger.kept)
                 self.ledger.commit()
-            if len(answer.body) < size:
+            if whole or len(body) < size:
                 return
             size = FETCH_BYTES if rows else 2 * size  # a row may be longer
+
+    def _count(self, rows: bytes) -> int:
+        """How many they are; raises `StartupError` where they are not those that come next."""
+        count, first, last = rows.count(b"\n"), rows[: rows.find(b"\n")], rows[rows.rfind(b"\n", 0, -1) + 1 :]
+        try:
+            ends = [orjson.loads(line)["index"] for line in (first, last)]
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            ends = []
+        if ends != [self.ledger.rows, self.ledger.rows + count - 1]:
+            raise StartupError(NOT_CONVOY)
+        return count
 
 
 def lines(inputs: Iterator[Input]) -> Iterator[bytes]:

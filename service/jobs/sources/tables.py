@@ -9,6 +9,7 @@ import base64
 import binascii
 import codecs
 import json
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -29,6 +30,7 @@ MOST_ERROR_LENGTH = 1024  # characters; it stands in the row
 IN_JSON = (bool, int, float, list, dict, type(None))  # what JSON has a kind for, beside text
 NO_IMAGE = 'The row has no image; send {"id": "…", "image": "<base64>"}.'
 NOT_A_ROW = 'The line is no JSON object; send {"id": "…", "image": "<base64>"}.'
+ID_FIRST = re.compile(rb'\s*\{\s*"id"\s*:\s*"(?:[^"\\]|\\.){0,4096}"')  # as `convoy score --server` sends it
 
 
 def ndjson_inputs(stream: BinaryIO, _size: int, limits: Limits) -> Iterator[Input]:
@@ -45,7 +47,7 @@ def ndjson_inputs(stream: BinaryIO, _size: int, limits: Limits) -> Iterator[Inpu
         if is_cut:
             while (rest := stream.readline(longest)) and not rest.endswith(b"\n"):
                 pass
-            found = Input(None, partial(_refuse, limits.too_large()))
+            found = _named(_first_id(line), partial(_refuse, limits.too_large()))
         elif line.isspace():
             continue
         else:
@@ -53,6 +55,14 @@ def ndjson_inputs(stream: BinaryIO, _size: int, limits: Limits) -> Iterator[Inpu
         seen += 1
         limits.check_count(seen)
         yield found
+
+
+def _first_id(line: bytes) -> object:
+    """The id of a row that is too long to be read whole, where it is a text and stands first; else None."""
+    try:
+        return orjson.loads(found[0] + b"}")["id"] if (found := ID_FIRST.match(line)) else None
+    except orjson.JSONDecodeError:
+        return None
 
 
 def _row(line: bytes, limits: Limits) -> Input:

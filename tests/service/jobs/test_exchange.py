@@ -18,6 +18,7 @@ from service.jobs.exchange import Remote
 Scripted = tuple[int, dict[str, str], bytes] | None  # None: the connection ends without an answer
 GOOD: Scripted = (200, {}, b"{}")
 BUSY: Scripted = (503, {"retry-after": "0"}, json.dumps({"detail": "The process is stopping."}).encode())
+PROXYS = [(status, {"content-type": "text/html"}, b"<h1>Bad Gateway</h1>") for status in (502, 504)]
 
 
 @contextmanager
@@ -55,7 +56,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange, "PAUSE_S", 0.01)
 
 
-@pytest.mark.parametrize("trouble", [BUSY, None])
+@pytest.mark.parametrize("trouble", [BUSY, *PROXYS, None])
 def test_a_server_that_is_busy_or_away_is_asked_again(trouble: Scripted) -> None:
     with answering(trouble, trouble, GOOD) as (url, asked):
         assert Remote(url).ask("/x").status == 200
@@ -68,6 +69,17 @@ def test_the_server_says_how_long_to_wait(monkeypatch: pytest.MonkeyPatch) -> No
     with answering((429, {"retry-after": "7"}, b""), GOOD) as (url, _):
         Remote(url).ask("/x")
     assert pauses == [7]
+
+
+@pytest.mark.parametrize("told", ["3600", "9" * 400])
+def test_a_server_that_says_to_wait_for_hours_is_asked_again_once_it_would_be_given_up(
+    told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(Remote, "_pause", lambda _, seconds: pauses.append(seconds))
+    with answering((429, {"retry-after": told}, b""), GOOD) as (url, _):
+        Remote(url).ask("/x")
+    assert pauses == [exchange.PATIENCE_S]
 
 
 def test_a_server_that_stays_busy_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,21 +107,47 @@ def test_a_server_may_be_below_a_path() -> None:
     assert asked == ["/convoy/v1/batches"]
 
 
-def test_why_a_server_reads_no_further_is_said() -> None:
-    """As a proxy does that takes no such bodies: it answers, reads nothing more and closes."""
+def test_where_a_server_leads_to_is_said() -> None:
+    with (
+        answering((308, {"location": "https://x/v1/batches"}, b"")) as (url, _),
+        pytest.raises(StartupError, match=r"308: it leads to https://x/v1/batches; check --server\."),
+    ):
+        Remote(url).ask("/v1/batches").json()
 
-    def refuse(listener: socket.socket) -> None:
+
+@pytest.mark.parametrize("body", [b"<html>Log in</html>", b"[]", b"{}", b""])
+def test_what_convoy_would_not_say_is_one_sentence(body: bytes) -> None:
+    with answering((200, {}, body)) as (url, _), pytest.raises(StartupError, match="not as Convoy does"):
+        Remote(url).ask("/x").json("status")
+
+
+@contextmanager
+def saying(words: bytes) -> Iterator[str]:
+    """The address of one that says this to the first who comes, reads nothing more and closes."""
+
+    def say(listener: socket.socket) -> None:
         connection, _ = listener.accept()
         with connection:
-            connection.recv(100)
-            connection.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+            connection.recv(1000)
+            connection.sendall(words)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=refuse, args=[listener])
+        thread = threading.Thread(target=say, args=[listener])
         thread.start()
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        assert Remote(url).once("POST", "/x", lines=(bytes(1 << 20) for _ in range(1000))).status == 413
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         thread.join()
+
+
+def test_why_a_server_reads_no_further_is_said() -> None:
+    """As a proxy does that takes no such bodies."""
+    with saying(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n") as url:
+        assert Remote(url).once("POST", "/x", lines=(bytes(1 << 20) for _ in range(1000))).status == 413
+
+
+@pytest.mark.parametrize("words", [b"\x15\x03\x03\x00\x02\x02\x46", b"SSH-2.0-OpenSSH_9.6\r\n"])
+def test_a_port_where_no_http_is_spoken_is_one_sentence(words: bytes) -> None:
+    with saying(words) as url, pytest.raises(StartupError, match=r"can't be reached \(it does not speak HTTP\); what"):
+        Remote(url).once("GET", "/x")
 
 
 @pytest.mark.parametrize(
@@ -119,3 +157,24 @@ def test_why_a_server_reads_no_further_is_said() -> None:
 def test_what_is_no_address_is_one_sentence(address: str) -> None:
     with pytest.raises(StartupError, match="is no address"):
         Remote(address)
+
+
+@pytest.mark.parametrize("address", ["http://me:secret@x", "http://x/?token=secret", "http://x/#secret"])
+def test_what_is_more_than_an_address_is_one_sentence_without_its_secrets(address: str) -> None:
+    with pytest.raises(StartupError, match="more than a server's address") as told:
+        Remote(address)
+    assert "secret" not in str(told.value)
+
+
+@pytest.mark.parametrize(("scheme", "port"), [("http", 80), ("https", 443)])
+def test_an_ipv6_address_without_a_port_is_whole(scheme: str, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    connected: list[tuple[str, int]] = []
+
+    def refuse(address: tuple[str, int], *_: object) -> socket.socket:
+        connected.append(address)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    with pytest.raises(StartupError, match="can't be reached"):
+        Remote(f"{scheme}://[::1]").once("GET", "/x")
+    assert connected == [("::1", port)]

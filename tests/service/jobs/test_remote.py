@@ -6,6 +6,7 @@ import itertools
 import json
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -31,7 +32,7 @@ from service.jobs.remote import RemoteRun, bitmap
 from service.server import Server
 from service.settings import Settings
 from tests.conftest import COLOURS, clear_environment, encode, picture
-from tests.service.jobs.packing import write_folder
+from tests.service.jobs.packing import as_tar, write_folder
 
 PICTURES = [(f"{COLOURS[i % 3]}/{i:03}.png", encode(picture(COLOURS[i % 3]))) for i in range(300)]
 IDS = sorted(name for name, _ in PICTURES)
@@ -86,6 +87,16 @@ def test_the_output_is_what_it_would_be_without_a_server(
     assert there.read_bytes() == here.read_bytes()
     assert [json.loads(line)["id"] for line in there.read_bytes().splitlines()] == IDS
     assert json.loads(Remote(url).ask("/v1/batches").body)["batches"] == []
+
+
+def test_a_format_that_can_not_be_written_here_is_said_before_anything_is_sent(
+    url: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert main(["score", str(folder), "--output", str(tmp_path / "out.parquet"), "--server", url]) == 1
+    assert "install convoy's extra `parquet`" in capsys.readouterr().err
+    assert json.loads(Remote(url).ask("/v1/batches").body)["batches"] == []
+    assert list(tmp_path.glob("out*")) == []
 
 
 def test_so_it_is_with_prediction_sets(
@@ -258,6 +269,43 @@ def test_what_the_server_refuses_is_one_sentence(url: str, tmp_path: Path) -> No
         RemoteRun(Remote(url), ledger, {"model": "nothing"}).score(inputs())
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("in", "404: There is no such model"), ("cut.tar", "damaged or cut off"), ("empty.txt", "holds no image")],
+)
+def test_a_run_that_the_server_has_nothing_of_leaves_no_file(
+    name: str, told: str, url: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cut.tar").write_bytes(as_tar(PICTURES)[:-50_000])
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "out").mkdir()
+    words = [
+        "--output",
+        str(tmp_path / "out" / "out.csv"),
+        "--server",
+        url,
+        *(["--model", "no"] if name == "in" else []),
+    ]
+    assert main(["score", str(folder.with_name(name)), *words]) == 1
+    assert told in capsys.readouterr().err
+    assert not [*(tmp_path / "out").iterdir()]
+
+
+def test_a_run_that_never_reaches_the_server_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "PATIENCE_S", 0.0)
+    with closing(Ledger(tmp_path / "out", "x")) as ledger, pytest.raises(StartupError, match="can't be reached"):
+        RemoteRun(Remote("http://127.0.0.1:1"), ledger, {}).score(inputs())
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_refusal_does_not_make_a_run_forget_what_an_earlier_one_may_have_sent(url: str, tmp_path: Path) -> None:
+    with closing(Ledger(tmp_path / "out", "x")) as ledger:
+        ledger.keep({"key": "k"})
+        with pytest.raises(StartupError, match="404"):
+            RemoteRun(Remote(url), ledger, {"model": "nothing"}).score(inputs())
+        assert ledger.kept == {"key": "k"}
+
+
 def test_a_server_that_is_about_to_be_back_is_sent_the_batch_then(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -401,6 +449,53 @@ def test_a_row_longer_than_what_is_fetched_at_once_comes_whole(
     with closing(Ledger(tmp_path / "out", "x")) as ledger:
         RemoteRun(Remote(url), ledger, {}).score(itertools.islice(inputs(), 3))
         assert ids(ledger) == [name for name, _ in PICTURES[:3]]
+
+
+def test_behind_a_proxy_that_passes_no_range_on_each_row_is_taken_once(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(Ledger(tmp_path / "out", "x")) as ledger:
+        RemoteRun(Remote(url), ledger, {}).score(inputs())
+        rows, kept = [*ledger.lines()], ledger.kept
+    ask = Remote.ask
+    monkeypatch.setattr(Remote, "ask", lambda remote, path, _headers=None: ask(remote, path))
+    with closing(Ledger(tmp_path / "other", "x")) as ledger:
+        ledger.append(b"".join(rows[:10]), 10, kept)
+        assert RemoteRun(Remote(url), ledger, {}).score(iter([])) == COLOURS
+        assert [*ledger.lines()] == rows
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, b"<html>\n"),
+        (200, b""),
+        (206, b"[]\n"),
+        (206, b'{"index":1}\n'),
+        (206, b'{"index":0}\n{"index":0}\n'),
+    ],
+)
+def test_rows_that_are_not_the_next_ones_are_not_taken(
+    status: int, body: bytes, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = Remote.ask
+
+    def other(remote: Remote, path: str, headers: Headers | None = None) -> Answer:
+        return Answer(status, body) if "/results" in path else ask(remote, path, headers)
+
+    monkeypatch.setattr(Remote, "ask", other)
+    with closing(Ledger(tmp_path / "out", "x")) as ledger:
+        with pytest.raises(StartupError, match="not as Convoy does"):
+            RemoteRun(Remote(url), ledger, {}).score(inputs())
+        assert ledger.position == 0
+
+
+def test_a_problem_without_a_type_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Remote, "ask", lambda *_: Answer(404, b'{"type": null, "detail": null}'))
+    with closing(Ledger(tmp_path / "out", "x")) as ledger:
+        ledger.keep({"key": "k", "batch": "/v1/batches/batch-0"})
+        with pytest.raises(StartupError, match=r"The server answers 404: it does not say why\."):
+            RemoteRun(Remote("http://x"), ledger, {}).score(iter([]))
 
 
 def test_a_number_of_classes_that_makes_no_sense_is_refused(

@@ -75,6 +75,26 @@ def test_a_line_longer_than_any_image_is_passed_over_with_an_error(mark: bytes) 
     assert good == b"y"
 
 
+@pytest.mark.parametrize(
+    ("head", "id_"),
+    [
+        (b'{"id": "a", ', "a"),
+        (b'\t{ "id" :"\\"\\u00e9\\\\", ', '"é\\'),
+        (b'{"id": "", ', ""),
+        (b'{"id": "%s", ' % (b"x" * 2000), "x" * 1024),
+        (b'{"id": "\\ud800", ', None),  # no text
+        (b'{"id": 7, ', None),
+        (b'{"label": "cat", "id": "a", ', None),
+        (b'{"id": "%s", ' % (b"\\" * 300_000), None),
+    ],
+)
+def test_such_a_line_has_its_id_where_that_is_a_text_and_comes_first(head: bytes, id_: str | None) -> None:
+    long = head + b'"image": "' + b"A" * 500_000 + b'"}\n'
+    (found, bad), (after, _) = outcomes("ndjson", long + as_ndjson([("b", b"y")]), Limits(max_image_bytes=100))
+    assert (found, after) == (id_, "b")
+    assert "bytes at most" in str(bad) or "characters at most" in str(bad)
+
+
 def test_ids_and_labels_are_taken_and_data_urls_understood() -> None:
     lines = [
         {"id": 7, "image": "eA==", "label": "cat"},
