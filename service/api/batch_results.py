@@ -43,7 +43,7 @@ CONTENT = {each.media_type: DESCRIBED[name] for name, each in RESULTS.items()}
 
 
 class BrokenOff(Exception):
-    """Rows that were to come will not: the batch failed or was deleted, or this process stops."""
+    """Rows that were to come will not: the batch failed or was deleted, they are lost, or this process stops."""
 
 
 class Rows(StreamingResponse):
@@ -89,7 +89,7 @@ async def read_bytes(path: Path, start: int, stop: int) -> AsyncIterator[bytes]:
 async def read_lines(path: Path, batch: Batch, look: Look | None) -> AsyncIterator[bytes]:
     """Whole rows, block by block; with `look`, what is written later too, until the batch ends.
 
-    Raises `BrokenOff` when that can't be waited for.
+    Raises `BrokenOff` when that can't be waited for, and where rows are not on the disk any more.
     """
     position = 0
     while True:
@@ -99,7 +99,9 @@ async def read_lines(path: Path, batch: Batch, look: Look | None) -> AsyncIterat
             if newline:
                 yield head + newline
             rest = tail
-        position = batch.bytes
+            position += len(block)
+        if position < batch.bytes:
+            raise BrokenOff
         if look and batch.status == "failed":
             raise BrokenOff
         if look is None or batch.ended:

@@ -169,7 +169,9 @@ class _Store:
             and not (self.is_local and local.is_neither(path))
         ]
         if not found:
-            raise InvalidSource(f"{text(pattern)} matches nothing.")
+            raise InvalidSource(
+                f"{text(pattern)} matches nothing; check the pattern, and quote it so that the shell leaves it alone."
+            )
         return self._matched(found, root, lists=pattern.endswith(LIST_SUFFIX))
 
     def _matched(self, found: list[str], root: str, *, lists: bool) -> Iterator[Input]:

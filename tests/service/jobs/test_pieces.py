@@ -69,6 +69,23 @@ def test_a_piece_that_is_not_full_says_nothing_of_larger_ones(monkeypatch: pytes
     assert echo.asked == [1, 1, 1, 2, 4]
 
 
+@pytest.mark.parametrize(("image_s", "asked"), [(0.0005, [1, 2, 4, 8, 8]), (0.003, [1, 1, 1]), (0.02, [1, 1, 1])])
+def test_pieces_take_no_longer_than_a_request_may_wait(
+    image_s: float, asked: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is one doubled that would then have to be halved."""
+
+    class Slow(Echo):
+        async def classify(self, images: Sequence[Any], *, model: Mock, priority: Priority) -> list[Any]:
+            await asyncio.sleep(image_s * len(images))
+            return await super().classify(images, model=model, priority=priority)
+
+    echo = Slow()
+    monkeypatch.setattr(pieces_module, "time", Mock(monotonic=lambda: asyncio.get_running_loop().time()))
+    classify(pieces_of(echo), served(), IMAGES[: sum(asked)])
+    assert echo.asked == asked
+
+
 def test_where_bulk_work_has_a_thread_of_its_own_pieces_are_as_large_as_the_engine_takes() -> None:
     echo = Echo()
     assert classify(pieces_of(echo), served(background=True)) == IMAGES

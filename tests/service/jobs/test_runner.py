@@ -8,12 +8,14 @@ import logging
 import os
 import shutil
 import threading
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -30,7 +32,9 @@ from service.jobs.work import Claim
 from service.metadata import ModelMetadata
 from service.queueing import Priority
 from service.settings import Settings
+from tests import virtual_time
 from tests.conftest import COLOURS, encode, picture, write_colour_model
+from tests.service.jobs import stored
 from tests.service.jobs.packing import PACKERS
 
 PICTURES = [(f"{i}.png", encode(picture(COLOURS[i % 3]))) for i in range(25)]
@@ -74,6 +78,68 @@ async def ended(store: Store, batch: Batch) -> Batch:
 
 def rows(store: Store, batch: Batch) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (store.folder(batch.id) / "results.ndjson").read_bytes().splitlines()]
+
+
+def looks(runner: Runner, monkeypatch: pytest.MonkeyPatch, *errors: Exception) -> list[float]:
+    """When the runner has looked for work, of which there is none; at first it meets these errors."""
+    times, left = list[float](), list(errors)
+
+    async def look() -> bool:
+        times.append(asyncio.get_running_loop().time())
+        if len(times) == 20:
+            raise asyncio.CancelledError  # whoever looks without end would keep the loop
+        if left:
+            raise left.pop()
+        return False
+
+    async def nothing() -> None:
+        pass
+
+    monkeypatch.setattr(runner, "_do_next", look)
+    monkeypatch.setattr(runner, "_tidy", nothing)
+    return times
+
+
+def test_work_is_looked_for_every_second_and_at_once_when_there_is_new(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_module, "IDLE_S", 1.0)
+    runner = Runner(Store(settings.jobs_dir), Mock(), Mock(), settings)
+    times = looks(runner, monkeypatch)
+
+    async def scenario() -> None:
+        runner.start()
+        await asyncio.sleep(2.5)
+        runner.wake()
+        await asyncio.sleep(1.5)
+        await runner.stop()
+
+    virtual_time.run(scenario())
+    assert times == pytest.approx([0, 1, 2, 2.5, 3.5])
+
+
+@pytest.mark.parametrize("error", [StorageFailed("full"), RuntimeError("a mistake")])
+def test_after_trouble_that_may_meet_every_batch_a_while_passes(
+    error: Exception, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_module, "IDLE_S", 1.0)
+    monkeypatch.setattr(runner_module, "RETRY_S", 10.0)
+    runner = Runner(Store(settings.jobs_dir), Mock(), Mock(), settings)
+    times = looks(runner, monkeypatch, error, error)
+
+    async def scenario() -> None:
+        runner.start()
+        await asyncio.sleep(21.5)
+        await runner.stop()
+
+    virtual_time.run(scenario())
+    assert times == pytest.approx([0, 10, 20, 21])
+
+
+def test_nothing_is_made_where_no_batch_was_ever_kept(settings: Settings) -> None:
+    runner = Runner(Store(settings.jobs_dir), Mock(), Mock(), settings)
+    assert not virtual_time.run(runner._do_next())
+    assert not settings.jobs_dir.exists()
 
 
 def test_every_image_gets_its_row_at_bulk_priority(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,6 +223,31 @@ def test_a_batch_that_unpacks_to_more_than_eight_times_the_largest_body_is_to_be
             assert found.status == "failed"
             detail = json.loads(found.error or "")["detail"]
             assert detail == "A batch may unpack to 160,000 bytes at most; send it in parts."
+
+    asyncio.run(scenario())
+
+
+def test_the_settings_say_how_large_an_image_of_a_batch_may_be(settings: Settings) -> None:
+    own = settings.model_copy(update={"max_image_bytes": 5000})
+
+    async def scenario() -> None:
+        async with running(own) as state:
+            content = PACKERS["zip"]([("large.png", bytes(5001)), PICTURES[0]])
+            batch = add(state.store, content, identity=state.served.choose().loaded.identity)
+            assert (await ended(state.store, batch)).failed == 1
+            assert "5,000 bytes at most" in rows(state.store, batch)[0]["error"]["detail"]
+
+    asyncio.run(scenario())
+
+
+def test_the_settings_say_how_many_images_a_batch_may_have(settings: Settings) -> None:
+    async def scenario() -> None:
+        async with running(settings.model_copy(update={"max_batch_images": 24})) as state:
+            identity = state.served.choose().loaded.identity
+            found = await ended(state.store, add(state.store, identity=identity))
+            assert "24 images at most" in json.loads(found.error or "")["detail"]
+            fewer = await ended(state.store, add(state.store, PACKERS["zip"](PICTURES[:24]), identity=identity))
+            assert fewer.status == "succeeded"
 
     asyncio.run(scenario())
 
@@ -293,6 +384,39 @@ def test_a_batch_whose_rows_would_take_more_than_all_may_is_not_begun(
             assert status == "succeeded" or "a smaller top_k" in json.loads(found.error or "")["detail"]
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("image_bytes", "others_bytes", "status"), [(10, 0, "succeeded"), (10, 110_000, "failed"), (5000, 0, "failed")]
+)
+def test_its_rows_have_the_room_that_its_images_and_other_batches_leave(
+    image_bytes: int, others_bytes: int, status: str, settings: Settings
+) -> None:
+    """Of 200 classes they take about 100,000 bytes."""
+    images = PACKERS["zip"]([(f"{index}.png", os.urandom(image_bytes)) for index in range(25)])
+
+    async def scenario() -> None:
+        async with running(settings.model_copy(update={"jobs_max_bytes": 200_000})) as state:
+            (state.store.new_folder()[1] / "upload").write_bytes(bytes(others_bytes))
+            identity = replace(state.served.choose().loaded.identity, labels=tuple(map(str, range(200))))
+            found = await ended(state.store, add(state.store, images, identity=identity))
+            assert found.status == status
+            assert status == "succeeded" or "a smaller top_k" in json.loads(found.error or "")["detail"]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("hours", "most_bytes", "stays"), [(3, 1000, True), (1, 1000, False), (3, 999, False)])
+def test_the_settings_say_how_long_batches_are_kept_and_how_much_of_them(
+    hours: int, most_bytes: int, stays: bool, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_module, "TIDY_S", -1.0)
+    store = Store(settings.jobs_dir)
+    stored.finish(store, stored.add(store), time.time() - 2 * 3600, bytes(1000))
+    own = settings.model_copy(update={"jobs_keep_hours": hours, "jobs_max_bytes": most_bytes})
+    asyncio.run(Runner(store, Mock(), Mock(), own)._tidy())
+    assert bool(store.newest(1)) == stays
+    store.database.close()
 
 
 def test_it_is_tidied_up_behind_dead_processes(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -477,7 +601,7 @@ def test_a_stop_does_not_wait_for_ever(
             await asyncio.wait([runner._task])
 
     asyncio.run(scenario())
-    assert "does not end" in caplog.text
+    assert "did not stop" in caplog.text
 
 
 def test_an_end_of_the_work_that_nobody_asked_for_is_told(

@@ -6,20 +6,21 @@ import itertools
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from service.errors import InvalidSource, StartupError
+from service.errors import InvalidImage, InvalidSource, StartupError
 from service.jobs import score, scoring
 from service.jobs.inputs import Input
 from service.jobs.ledger import Ledger
-from service.jobs.score import Part, Run, chunks, processes
-from service.jobs.scoring import Chunk, Task
+from service.jobs.score import Done, Part, Run, chunks, processes
+from service.jobs.scoring import Chunk, Scored, Task
 from service.jobs.tally import Tally
 from service.settings import Settings
 from tests.conftest import COLOURS, encode, picture
@@ -50,6 +51,13 @@ def a_run(tmp_path: Path) -> Iterator[Runs]:
 
 def committed(folder: Path) -> list[bytes]:
     return (folder / "out.ndjson.partial").read_bytes().splitlines()
+
+
+def in_this_process(parts: Sequence[Part], first: int, _task: Task, _workers: int) -> Generator[Done | None]:
+    """An engine whose rows are the inputs' indexes and ids."""
+    for chunk, truths in chunks(parts, first):
+        rows = b"".join(b"%d %s\n" % (index, (id_ or "").encode()) for index, id_ in enumerate(chunk.ids, chunk.first))
+        yield Done(Scored(rows, [None] * len(truths), 0.0, 0.0), truths, chunk.ids)
 
 
 def test_ctrl_c_passes_by_the_processes_that_start(task: Task, a_run: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,6 +95,46 @@ def test_a_run_that_was_stopped_is_gone_on_with_to_the_same_bytes(task: Task, a_
     second.score([Part([], some(105))], task, processes, workers=1)
     assert committed(tmp_path) == committed(tmp_path / "whole")
     assert second.tally.images == 105
+
+
+@pytest.mark.parametrize("chunks_before", [1, 2, 3, 4])
+def test_a_run_goes_on_in_the_part_in_which_it_was_stopped(
+    chunks_before: int, task: Task, a_run: Runs, tmp_path: Path
+) -> None:
+    def parts() -> list[Part]:
+        return [Part([name], iter([replace(each, id=f"{name}/{each.id}") for each in some(15)])) for name in "abc"]
+
+    def on_rows(count: int) -> None:
+        counts.append(count)
+        if len(counts) == chunks_before:
+            first.stop()
+
+    first, counts = a_run(), list[int]()
+    first.on_rows = on_rows
+    first.score(parts(), task, in_this_process)
+    assert counts == [10, 5, 10, 5][:chunks_before]
+    first.ledger.close()
+    second = a_run()
+    second.on_rows = counts.append
+    second.score(parts(), task, in_this_process)
+    expected = [f"{name}/{index}" for name in "abc" for index in range(15)]
+    assert committed(tmp_path) == [f"{index} {id_}".encode() for index, id_ in enumerate(expected)]
+    assert sum(counts) == 45
+
+
+def test_rows_are_certain_soon_after_they_are_made(
+    task: Task, a_run: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certain = list[int]()
+
+    def watched(*given: Any) -> Generator[Done | None]:  # noqa: ANN401
+        for done in in_this_process(*given):
+            yield done
+            certain.append(json.loads((tmp_path / "out.ndjson.partial.json").read_bytes())["rows"])
+
+    monkeypatch.setattr(score, "COMMIT_S", -1.0)
+    a_run().score([Part([], some(25))], task, watched)
+    assert certain == [10, 20, 25]
 
 
 def test_inputs_that_have_changed_are_not_gone_on_with(task: Task, a_run: Runs) -> None:
@@ -184,3 +232,25 @@ def test_chunks_are_cut_by_count_and_by_bytes(monkeypatch: pytest.MonkeyPatch) -
         (12, 4),
         (16, 1),
     ]
+
+
+def test_a_chunk_never_reaches_from_one_part_into_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(score, "CHUNK_INPUTS", 4)
+    parts = [Part([], some(count)) for count in (3, 0, 4, 5)]
+    assert [(chunk.first, chunk.ids) for chunk, _ in chunks(parts, 7)] == [
+        (7, ["0", "1", "2"]),
+        (10, ["0", "1", "2", "3"]),
+        (14, ["0", "1", "2", "3"]),
+        (18, ["4"]),
+    ]
+
+
+def test_only_what_can_be_read_nowhere_else_is_read_before_it_is_handed_on() -> None:
+    error = InvalidImage("damaged")
+
+    def read() -> bytes:
+        raise error
+
+    inputs = [Input("a", read, anywhere=True), Input("b", read), Input("c", lambda: b"c")]
+    ((chunk, _),) = chunks([Part([], iter(inputs))], 0)
+    assert chunk.contents == [read, error, b"c"]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from service.jobs import upkeep as upkeep_module
+from service.jobs.database import SPARE, SPARE_BYTES
 from service.jobs.store import NewBatch, Store
 from service.jobs.upkeep import FETCH_S, Upkeep
 from tests.service.jobs.stored import IDENTITY, add, finish
@@ -32,6 +33,33 @@ def test_old_batches_go_when_they_are_finished(store: Store) -> None:
     finish(store, new, time.time() - 10)
     upkeep(store, keep_s=50).tidy()
     assert [batch.id for batch in store.newest(9)] == [running.id, new.id]
+
+
+def test_before_the_first_batch_nothing_is_in_use(store: Store) -> None:
+    assert upkeep(store).unfinished() == (0, 0)
+    assert upkeep(store).tidy() == 0
+    assert not store.root.exists()
+
+
+def test_a_batch_takes_room_while_it_is_scored(store: Store) -> None:
+    waits, runs = add(store, content=bytes(100)), add(store, content=bytes(200))
+    with store.database.writing() as connection:
+        connection.execute("UPDATE batches SET status = 'running' WHERE number = ?", [runs.number])
+    assert upkeep(store).unfinished() == (2, 300)
+    assert upkeep(store).unfinished(waits.id).bytes == 200
+
+
+def test_what_another_process_removes_meanwhile_is_removed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    delete = store.delete
+
+    def twice(batch_id: str) -> None:
+        delete(batch_id)
+        delete(batch_id)
+
+    monkeypatch.setattr(store, "delete", twice)
+    for _ in range(2):
+        finish(store, add(store), time.time() - FETCH_S - 1, bytes(1000))
+    assert upkeep(store, 100).tidy() == 0
 
 
 def test_what_has_just_finished_stays_whatever_needs_room(store: Store) -> None:
@@ -62,6 +90,20 @@ def test_the_oldest_finished_go_where_room_is_needed(store: Store) -> None:
     assert [batch.id for batch in store.newest(9)] == [batches[3].id, batches[2].id]
     store.discard(arriving)
     assert upkeep(store, 100).tidy() == 1000  # what runs stays, whatever it takes
+
+
+def test_the_oldest_is_whichever_was_finished_first(store: Store) -> None:
+    first, second = add(store), add(store)
+    finish(store, first, time.time() - FETCH_S - 1, bytes(1000))
+    finish(store, second, time.time() - FETCH_S - 2, bytes(1000))
+    assert upkeep(store, 1000).tidy() == 1000
+    assert [batch.id for batch in store.newest(9)] == [first.id]
+
+
+def test_room_is_kept_for_the_day_when_the_disk_is_full(store: Store) -> None:
+    add(store)
+    upkeep(store).tidy()
+    assert (store.root / SPARE).stat().st_size == SPARE_BYTES
 
 
 def test_none_goes_for_what_has_no_room_even_so(store: Store) -> None:

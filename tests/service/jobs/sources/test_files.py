@@ -51,6 +51,8 @@ def test_a_folder_gives_its_files_by_name(tmp_path: Path) -> None:
 def test_a_glob_gives_what_matches_by_name(tmp_path: Path) -> None:
     write_folder(tmp_path, PICTURES)
     assert [id_ for id_, _ in found(tmp_path / "*" / "a.*")] == ["cat/a.png", "dog/a.png"]
+    assert [id_ for id_, _ in found(tmp_path / "?at" / "*.png")] == ["cat/a.png", "cat/b.png"]
+    assert [id_ for id_, _ in found(tmp_path / "[cd]og" / "a.png")] == ["dog/a.png"]
     assert [id_ for id_, _ in found(tmp_path / "**" / "*.png")] == [name for name, _ in PICTURES]
 
 
@@ -90,11 +92,39 @@ def test_a_glob_passes_over_what_is_hidden_unless_it_asks_for_it(tmp_path: Path)
         open_path(f"{tmp_path}/?copies", Limits())
 
 
+def test_what_is_in_a_hidden_folder_that_is_asked_for_is_not_hidden(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / ".cache" / "in", [*PICTURES, (".e.png", b"x"), ("cat/.e.png", b"x")])
+    assert found(folder) == PICTURES
+    assert found(folder / "*") == PICTURES
+
+
 def test_a_glob_passes_over_pipes_and_waits_for_none(tmp_path: Path) -> None:
     write_folder(tmp_path, PICTURES[:1])
     os.mkfifo(tmp_path / "cat" / "pipe")
     (tmp_path / "cat" / "link").symlink_to("pipe")
     assert found(tmp_path / "cat" / "*") == [("a.png", PNG)]
+
+
+def test_a_dead_link_that_a_glob_matches_has_its_error_in_its_place(tmp_path: Path) -> None:
+    write_folder(tmp_path, [("a.png", PNG), ("c.png", PNG)])
+    (tmp_path / "b.png").symlink_to("nowhere")
+    first, (id_, error), last = found(tmp_path / "*.png")
+    assert (first, id_, last) == (("a.png", PNG), "b.png", ("c.png", PNG))
+    assert "missing" in str(error)
+
+
+def test_but_one_that_may_have_held_many_ends_the_run(tmp_path: Path) -> None:
+    """Thousands of images would be missing, with one row to say so."""
+    write_folder(tmp_path, [("1.tar", PACKERS["tar"](PICTURES))])
+    (tmp_path / "2.tar").symlink_to("nowhere")
+    with pytest.raises(InvalidSource, match=r"2\.tar can't be read: No such file"):
+        found(tmp_path / "*.tar")
+
+
+@pytest.mark.parametrize("name", ["photo[1].png", "a*.png", "what?.png"])
+def test_a_file_that_is_called_like_a_pattern_is_that_file(name: str, tmp_path: Path) -> None:
+    write_folder(tmp_path, [(name, PNG), ("photo1.png", b"x"), ("ab.png", b"x"), ("whats.png", b"x")])
+    assert found(tmp_path / name) == [(name, PNG)]
 
 
 def test_a_glob_that_matches_nothing_is_refused(tmp_path: Path) -> None:
@@ -131,9 +161,16 @@ def test_a_list_names_files_beside_it(tmp_path: Path) -> None:
 
 
 def test_a_single_image_is_one_input(tmp_path: Path) -> None:
-    write_folder(tmp_path, PICTURES)
+    write_folder(tmp_path, [*PICTURES, ("download", PNG)])
     assert found(tmp_path / "e.png") == [("e.png", PNG)]
+    assert found(tmp_path / "download") == [("download", PNG)]
     assert found(tmp_path / "cat" / "b.png") == [("b.png", b"no image")]
+
+
+def test_a_damaged_image_is_one_by_its_name_whatever_its_case(tmp_path: Path) -> None:
+    write_folder(tmp_path, [("a.JPG", b"no image"), ("b.Tif", b"no image")])
+    for name in ("a.JPG", "b.Tif"):
+        assert found(tmp_path / name) == [(name, b"no image")]
 
 
 def test_a_file_of_no_known_kind_is_refused(tmp_path: Path) -> None:
@@ -170,6 +207,34 @@ def test_the_id_of_one_image_among_several_paths_is_its_path(tmp_path: Path) -> 
     assert [each.id for path in paths for each in open_path(path, Limits()).inputs_of(path)] == paths
 
 
+def test_a_slash_behind_a_folder_stands_once_in_the_ids(tmp_path: Path) -> None:
+    write_folder(tmp_path, PICTURES[:1])
+    for path in (f"{tmp_path}", f"{tmp_path}/"):
+        assert [each.id for each in open_path(path, Limits()).inputs_of(path)] == [f"{tmp_path}/cat/a.png"]
+
+
+def test_a_file_that_was_changed_has_another_fingerprint(tmp_path: Path) -> None:
+    def fingerprint(content: bytes, changed: int) -> str:
+        (tmp_path / "rows.ndjson").write_bytes(content)
+        os.utime(tmp_path / "rows.ndjson", (changed, changed))
+        return open_path(str(tmp_path / "rows.ndjson"), Limits()).fingerprint
+
+    rows = PACKERS["ndjson"](PICTURES)
+    assert fingerprint(rows, 1) == fingerprint(rows, 1)
+    assert len({fingerprint(rows, 1), fingerprint(rows, 2), fingerprint(rows + rows, 1)}) == 3
+
+
+@pytest.mark.parametrize("key", ["ETag", "etag", "LastModified"])
+def test_so_has_one_of_a_store(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec.filesystem("memory").pipe("/a.png", PNG)
+    fingerprints = set()
+    for changed in ("one", "another"):
+        about = {"name": "/a.png", "size": len(PNG), "type": "file", key: changed}
+        monkeypatch.setattr(MemoryFileSystem, "info", lambda *_, about=about, **__: about)
+        fingerprints.add(open_path("memory://a.png", Limits()).fingerprint)
+    assert len(fingerprints) == 2
+
+
 def test_names_that_are_no_text_have_marks_in_their_ids(tmp_path: Path) -> None:
     path = os.fsdecode(bytes(tmp_path) + b"/\xff")
     write_folder(Path(path), [("\udcfe.png", PNG)])
@@ -177,6 +242,14 @@ def test_names_that_are_no_text_have_marks_in_their_ids(tmp_path: Path) -> None:
     single = f"{path}/\udcfe.png"
     assert found(single) == [("�.png", PNG)]
     assert [each.id for each in open_path(single, Limits()).inputs_of(single)] == [f"{tmp_path}/�/�.png"]
+
+
+def test_so_have_those_of_what_lies_in_such_a_folder(tmp_path: Path) -> None:
+    pixels, labels = generated_records(1, 0)
+    batch = np.concatenate([labels[:, None], pixels], 1).tobytes()
+    write_folder(tmp_path, [("\udcfe/a.zip", PACKERS["zip"](PICTURES[:1])), ("\udcff/test_batch.bin", batch)])
+    assert [id_ for id_, _ in found(tmp_path / "*" / "*.zip")] == ["�/a.zip/cat/a.png"]
+    assert [id_ for id_, _ in found(tmp_path / "*")] == ["�/a.zip", "�/test_batch.bin/0"]
 
 
 def test_names_that_would_lead_out_of_an_archive_are_as_good_as_others(tmp_path: Path) -> None:
@@ -308,6 +381,13 @@ def test_a_file_of_unknown_size_is_to_be_downloaded_first(monkeypatch: pytest.Mo
 
 def test_a_file_that_is_too_large_has_an_error_in_its_place(tmp_path: Path) -> None:
     ((_, error),) = found(write_folder(tmp_path, [("a.png", PNG)]), Limits(max_image_bytes=10))
+    assert "10 bytes at most" in str(error)
+    assert found(tmp_path, Limits(max_image_bytes=len(PNG))) == [("a.png", PNG)]
+
+
+def test_so_has_an_archives_member(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(PACKERS["zip"](PICTURES[:1]))
+    ((_, error),) = found(tmp_path / "a.zip", Limits(max_image_bytes=10))
     assert "10 bytes at most" in str(error)
 
 
