@@ -131,19 +131,23 @@ def change_constant(graph: onnx.GraphProto, name: str, made: Callable[[Array], A
     return new
 
 
-def _run(
-    model: str | bytes, outputs: list[str], images: npt.NDArray[np.uint8], batch_size: int | None
-) -> list[npt.NDArray[np.float32]]:
-    """What a model, its file or its bytes, gives of all images: (N, classes) for each of the `outputs`.
+def open_onnx(model: str | bytes) -> onnxruntime.InferenceSession:
+    """A model, its file or its bytes, on the CPU, with sums of integers that never overflow.
 
-    Integers are summed without overflow everywhere: CPUs without int8 dot products (VNNI) would cut off sums, and are
-    asked for the slow way.
+    CPUs without int8 dot products (VNNI) would cut off such sums, and are asked for the slow way.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised, and told by those who ask
     if not torch.cpu._is_vnni_supported():
         options.add_session_config_entry("session.x64quantprecision", "1")
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _run(
+    model: str | bytes, outputs: list[str], images: npt.NDArray[np.uint8], batch_size: int | None
+) -> list[npt.NDArray[np.float32]]:
+    """What a model, its file or its bytes, gives of all images: (N, classes) for each of the `outputs`."""
+    session = open_onnx(model)
     size = batch_size or max(8, BATCH_PIXELS // (images.shape[1] * images.shape[2]))
     batches = [session.run(outputs, {INPUT: images[i : i + size]}) for i in range(0, len(images), size)]
     return [np.concatenate(parts) for parts in zip(*batches, strict=True)]

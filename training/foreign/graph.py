@@ -25,6 +25,8 @@ from training.onnx_graph import LOGITS
 
 OLDEST_OPSET = 11
 SOFTMAXES = {"Softmax", "LogSoftmax"}
+SIGMOIDS = {"Sigmoid", "HardSigmoid"}
+KEEPING = {"Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}  # values, that is
 LAST_AXIS_OPSET = 13  # from which on a softmax that names no axis is one of the last; before, of all but the first
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
 OURS = {INPUT, OUTPUT, LOGITS}  # tensors that the file will have of ours
@@ -107,6 +109,7 @@ def read(path: Path, size: int | None = None) -> Foreign:
             f"The first output of {path} is {_type_and_shape(graph.output[0])}; export the network again with its "
             "logits or probabilities as the first."
         )
+    _check_exclusive(path, graph)
     _rename(graph)
     first, *_ = (dimension.dim_value for dimension in taken.type.tensor_type.shape.dim[1:])
     channels_first = first == 3
@@ -129,6 +132,24 @@ def _input(path: Path, graph: onnx.GraphProto) -> onnx.ValueInfoProto:
     raise ExportError(
         f"{path} has the inputs {told}; one is needed, float32 images (N, 3, height, width) or (N, height, width, 3)."
     )
+
+
+def _check_exclusive(path: Path, graph: onnx.GraphProto) -> None:
+    """Raise `ExportError` where the first output has a probability for each class by itself, and is no logits."""
+    node = _maker(graph, graph.output[0].name)
+    while node and node.op_type in KEEPING:
+        node = _maker(graph, node.input[0])
+    if node and node.op_type in SIGMOIDS:
+        raise ExportError(
+            f"The first output of {path} is that of a {node.op_type}, which judges each class by itself; here classes "
+            "exclude one another, and their probabilities sum to 1. If they do so in this network too, export it "
+            f"again with its logits, what the {node.op_type} takes, as the first output, one for each class."
+        )
+
+
+def _maker(graph: onnx.GraphProto, name: str) -> onnx.NodeProto | None:
+    """The node that the tensor `name` comes out of; constants and inputs come out of none."""
+    return next((node for node in graph.node if name in node.output), None)
 
 
 def _rename(graph: onnx.GraphProto) -> None:
@@ -181,7 +202,7 @@ def _without_softmax(graph: onnx.GraphProto, opset: int) -> str:
     The softmax is taken away, unless other outputs are made of it: nobody asks for them, nor then for it.
     """
     output = str(graph.output[0].name)
-    last = next((node for node in graph.node if output in node.output), None)
+    last = _maker(graph, output)
     if last is None or last.op_type not in SOFTMAXES:
         return output
     axis = next((each.i for each in last.attribute if each.name == "axis"), 1 if opset < LAST_AXIS_OPSET else -1)

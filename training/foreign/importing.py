@@ -67,8 +67,8 @@ def import_network(
         raise ExportError(f"The network has {answers.shape[1]:,} outputs, and there are {len(source.labels):,} labels.")
     if not (answers < np.inf).all():  # nor is a NaN
         raise ExportError(
-            "What the network gives of generated pictures are no numbers: its weights are damaged, or it was trained "
-            "with another --mean and --std. Nothing was written."
+            "The network's answers to generated pictures are not finite numbers: its weights are damaged, or it was "
+            "trained with another --mean and --std. Nothing was written."
         )
     foreign = settled(foreign)
     if works_out_shapes(foreign):

@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
+from onnx import version_converter
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from training.errors import ExportError
 from training.foreign.wrapping import BEFORE
+from training.onnx_graph import open_onnx
 from training.quantize import Images, without_advice
 
 OPERATORS = [
@@ -32,6 +34,7 @@ OPERATORS = [
     "Reshape",
     "Concat",
 ]
+OPSET = 13  # the first in which there is a scale for each channel
 IMAGES, BATCH = 256, 8  # whose activations set the scales; all of a batch's are in memory at once
 
 
@@ -40,7 +43,8 @@ def quantized(network: onnx.ModelProto, images: npt.NDArray[np.uint8]) -> onnx.M
     try:
         with tempfile.TemporaryDirectory() as folder, without_advice():
             given, fused, made = (Path(folder, name) for name in ("given.onnx", "fused.onnx", "made.onnx"))
-            onnx.save_model(network, str(given))
+            older = next(each.version for each in network.opset_import if each.domain in ("", "ai.onnx")) < OPSET
+            onnx.save_model(version_converter.convert_version(network, OPSET) if older else network, str(given))
             quant_pre_process(str(given), str(fused), skip_symbolic_shape=True)  # norms go into convolutions
             way_in = [node.name for node in onnx.load(fused).graph.node if node.name.startswith(BEFORE)]
             quantize_static(
@@ -56,6 +60,7 @@ def quantized(network: onnx.ModelProto, images: npt.NDArray[np.uint8]) -> onnx.M
                 calibrate_method=CalibrationMethod.MinMax,
                 extra_options={"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"], "CalibMovingAverage": True},
             )
+            open_onnx(str(made))
             return onnx.load(made)
     except Exception as exc:  # of graphs that onnxruntime does not expect
         raise ExportError(f"No int8 file can be made of the network: {exc}") from exc

@@ -106,6 +106,45 @@ def test_a_softmax_that_names_no_axis_is_one_of_the_classes(tmp_path: Path) -> N
         assert read(network(tmp_path / f"{opset}.onnx", end=end, opset=opset)).output == "logits"
 
 
+@pytest.mark.parametrize("kind", ["Sigmoid", "HardSigmoid"])
+@pytest.mark.parametrize(
+    "behind",
+    [
+        [helper.make_node("Identity", ["each"], ["output"])],
+        [
+            helper.make_node("Cast", ["each"], ["cast"], to=TensorProto.FLOAT),
+            helper.make_node("Flatten", ["cast"], ["output"]),
+        ],
+        [
+            helper.make_node("Unsqueeze", ["each"], ["a"], axes=[2]),
+            helper.make_node("Squeeze", ["a"], ["output"], axes=[2]),
+        ],
+        [helper.make_node("Reshape", ["each", "one row"], ["output"])],
+    ],
+    ids=lambda nodes: nodes[0].op_type,
+)
+def test_an_output_of_a_sigmoid_is_told(tmp_path: Path, kind: str, behind: list[onnx.NodeProto]) -> None:
+    told = rf"is that of a {kind}, which judges .* export it again with its logits, what the {kind} takes"
+    with pytest.raises(ExportError, match=told):
+        read(network(tmp_path / "a.onnx", end=[helper.make_node(kind, ["logits"], ["output"])]))
+    with pytest.raises(ExportError, match=told):
+        read(network(tmp_path / "b.onnx", end=[helper.make_node(kind, ["logits"], ["each"]), *behind], opset=12))
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        helper.make_node("Mul", ["logits", "each"], ["output"]),
+        helper.make_node("Softmax", ["each"], ["output"], axis=1),
+    ],
+    ids=lambda node: node.op_type,
+)
+def test_a_sigmoid_within_a_network_is_its_own_business(tmp_path: Path, behind: onnx.NodeProto) -> None:
+    """A SiLU at the end, and classes that a softmax makes exclude one another."""
+    foreign = read(network(tmp_path / "a.onnx", end=[helper.make_node("Sigmoid", ["logits"], ["each"]), behind]))
+    assert foreign.run(Normalisation()(PICTURES)).shape == (9, 3)
+
+
 def test_an_output_that_is_a_label_is_told(tmp_path: Path) -> None:
     model = onnx.load(network(tmp_path / "a.onnx"))
     model.graph.node.append(helper.make_node("ArgMax", ["logits"], ["label"], axis=1, keepdims=0))

@@ -150,7 +150,7 @@ def test_what_it_has_no_label_for_is_told(tmp_path: Path, labels: Path) -> None:
 def test_answers_that_are_no_numbers_are_told_as_such(tmp_path: Path) -> None:
     not_numbers = [helper.make_node("Constant", [], ["nan"], value_float=math.nan)]
     file = network(tmp_path / "net.onnx", end=[*not_numbers, helper.make_node("Add", ["logits", "nan"], ["output"])])
-    with pytest.raises(ExportError, match="gives of generated pictures are no numbers: its weights are damaged, or"):
+    with pytest.raises(ExportError, match="to generated pictures are not finite numbers: its weights are damaged, or"):
         import_network(Source(file, read(file), LABELS, Normalisation()), tmp_path / "models" / "colours" / "1")
     assert not (tmp_path / "models").exists()
 

@@ -22,8 +22,10 @@ from training.onnx_graph import run_onnx
 PICTURES = golden.pictures(SIZE, SIZE, 24)
 
 
-def test_it_says_nearly_what_the_network_says_and_computes_in_integers(tmp_path: Path) -> None:
-    way_in = with_way_in(read(network(tmp_path / "a.onnx")), Normalisation((0.5, 0.5, 0.5), (0.2, 0.2, 0.2)))
+@pytest.mark.parametrize("opset", [11, 12, 17])
+def test_it_says_nearly_what_the_network_says_and_computes_in_integers(tmp_path: Path, opset: int) -> None:
+    foreign = read(network(tmp_path / "a.onnx", opset=opset))
+    way_in = with_way_in(foreign, Normalisation((0.5, 0.5, 0.5), (0.2, 0.2, 0.2)))
     integers = quantized(way_in, PICTURES)
     kinds = {node.op_type for node in integers.graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
@@ -43,6 +45,13 @@ def test_an_activations_range_is_the_mean_of_its_batches(tmp_path: Path) -> None
     )
     assert (bright > dark).all()
     assert both == pytest.approx((bright + dark) / 2, rel=1e-3)
+
+
+def test_a_network_that_is_quantised_already_is_told(tmp_path: Path) -> None:
+    """What onnxruntime makes of it then, it can't open itself."""
+    integers = quantized(with_way_in(read(network(tmp_path / "a.onnx")), Normalisation()), PICTURES)
+    with pytest.raises(ExportError, match="No int8 file can be made"):
+        quantized(integers, PICTURES)
 
 
 def test_a_graph_that_can_not_be_quantised_is_told() -> None:
