@@ -58,6 +58,7 @@ def _fetch_rest(url: str, part: Path) -> bool:
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT_S)
     except urllib.error.HTTPError as exc:
+        exc.close()
         if exc.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             return True  # nothing is missing; the checksum decides
         raise

@@ -131,9 +131,10 @@ def test_a_folder_that_goes_while_models_are_looked_for_holds_none(
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
 
-    def just_gone(look: Callable[[Path], Iterable[str]], folder: Path) -> Iterable[str]:
-        if folder in (root / "others", root / "colours" / "3") and folder.exists():
-            folder.rename(elsewhere / folder.name)
+    def just_gone(look: Callable[[str | Path], Iterable[str]], folder: str | Path) -> Iterable[str]:
+        path = Path(folder)
+        if path in (root / "others", root / "colours" / "3") and path.exists():
+            path.rename(elsewhere / path.name)
         return look(folder)
 
     for name in ("listdir", "scandir"):

@@ -69,7 +69,7 @@ def test_all_that_is_known_at_some_route_is_known_to_be(client: TestClient) -> N
     [
         ("POST", "/v1/predict?topk=3", "(is top_k meant?); known are model, version, top_k, coverage"),
         ("POST", "/v1/explain?top_k=3", "known are model, version"),
-        ("POST", "/v1/batches?coverage=0.95", "known are model, version, top_k"),
+        ("POST", "/v1/batches?limit=3", "known are model, version, top_k, coverage"),
         ("GET", "/v1/batches?limits=2", "(is limit meant?); known are limit, after"),
         ("GET", "/v1/batches/abc/results?fmt=csv", "(is format meant?); known are format, follow"),
         ("GET", "/v1/models?version=2", "leave it out"),
