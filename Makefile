@@ -64,7 +64,7 @@ gpu-check: $(if $(WHEELS),,$(GPU_CHECK)/.ready)
 	@touch $@
 
 define new_environment
-$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one with make PYTHON=python3.12 …" >&2; exit 1; }; \
+$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' || { echo "Python 3.11 to 3.14 is needed; name one with make PYTHON=python3.14 …" >&2; exit 1; }; \
 $(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "Python lacks its venv module; on Debian: apt-get install python3-venv" >&2; exit 1; }; \
 rm -rf $(1) && $(PYTHON) -m venv $(1)
 endef
