@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps
+from PIL import Image, ImageChops, ImageOps
+from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from service.errors import ImageTooLarge, InvalidImage
@@ -129,7 +130,7 @@ def _pillow(data: bytes, pillow_format: str, max_pixels: int, _at_least: int) ->
             twelve = tags.get(BITS_PER_SAMPLE) == (12,)
             grey = Grey(4095 if twelve else 65535, inverted=tags.get(PHOTOMETRIC) == WHITE_IS_ZERO)
         if pillow_format == "PNG" and "transparency" in image.info:
-            _scale_transparency(image, depth=data[BIT_DEPTH])
+            _scale_transparency(image, data)
         return _to_rgb(image, grey)
 
 
@@ -170,13 +171,37 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _scale_transparency(image: Image.Image, *, depth: int) -> None:
+def _gif(data: bytes, pillow_format: str, max_pixels: int, at_least: int) -> RGBImage:
+    """As Pillow decodes it, but white where the first frame leaves the screen free: Pillow sees its first colour."""
+    image = _pillow(data, pillow_format, max_pixels, at_least)
+    with Image.open(io.BytesIO(data), formats=(pillow_format,)) as header:
+        left, top, right, bottom = header.tile[0].extents or (0, 0, *header.size)
+    if (right - left, bottom - top) == (header.width, header.height):
+        return image
+    screen = np.full_like(image, 255)
+    screen[top:bottom, left:right] = image[top:bottom, left:right]
+    return screen
+
+
+def _scale_transparency(image: ImageFile, data: bytes) -> None:
     """The transparent grey or colour of a PNG to 8 bits, as its pixels are: Pillow scales those, and leaves this."""
-    transparent = image.info["transparency"]
+    transparent, depth = image.info["transparency"], data[BIT_DEPTH]
     if image.mode == "L":
         image.info["transparency"] = transparent * 255 // (2**depth - 1)
-    elif image.mode == "RGB":
-        image.info["transparency"] = tuple(level >> depth - 8 for level in transparent)
+    elif image.mode == "RGB" and depth == 16:
+        _match_16_bits(image, data)
+
+
+def _match_16_bits(image: ImageFile, data: bytes) -> None:
+    """Alpha by the transparent colour of a PNG of 16 bits: Pillow has the upper byte of each, which others share."""
+    levels = image.info["transparency"]
+    alphas = []
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as lower:
+        lower.tile = [tile._replace(args="RGB;16L") for tile in lower.tile]  # the other byte, as if it came second
+        for half, shift in ((lower, 0), (image, 8)):
+            half.info["transparency"] = tuple(level >> shift & 255 for level in levels)
+            alphas.append(half.convert("RGBA").getchannel("A"))
+    image.putalpha(ImageChops.lighter(*alphas))
 
 
 def _check_size(width: int, height: int, max_pixels: int, what: str = "The image has") -> None:
@@ -227,6 +252,6 @@ DECODERS: dict[str, Decoder] = {
     "png": Decoder("image/png", lambda data: data.startswith(b"\x89PNG\r\n\x1a\n"), "PNG", _pillow),
     "webp": Decoder("image/webp", lambda data: data[:4] == b"RIFF" and data[8:12] == b"WEBP", "WEBP", _webp),
     "bmp": Decoder("image/bmp", lambda data: data.startswith(b"BM"), "BMP", _pillow),
-    "gif": Decoder("image/gif", lambda data: data[:6] in (b"GIF87a", b"GIF89a"), "GIF", _pillow),
+    "gif": Decoder("image/gif", lambda data: data[:6] in (b"GIF87a", b"GIF89a"), "GIF", _gif),
     "tiff": Decoder("image/tiff", lambda data: data[:4] in TIFF, "TIFF", _pillow),
 }

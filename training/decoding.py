@@ -14,7 +14,8 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-from PIL import Image, ImageOps
+from PIL import Image, ImageChops, ImageOps
+from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
@@ -69,7 +70,8 @@ def _any(content: bytes) -> Image.Image:
         if tags.get(PLANAR_CONFIGURATION) == PLANES and _is_mistaken(image.mode, tags):
             raise ValueError("its channels are in planes that Pillow takes for others")
         if image.format == "PNG" and "transparency" in image.info:
-            image.info["transparency"] = _in_8_bits(image.info["transparency"], image.mode, content[BIT_DEPTH])
+            _bring_to_8_bits(image, content)
+        frame = image.tile[0].extents if image.format == "GIF" else None
         image.load()
         upright = _upright(image)
     if upright.mode == "F":
@@ -81,7 +83,14 @@ def _any(content: bytes) -> Image.Image:
     if upright.has_transparency_data:
         upright = upright.convert("RGBA")
         upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
-    return upright.convert("RGB")
+    return _on_white(upright.convert("RGB"), frame) if frame else upright.convert("RGB")
+
+
+def _on_white(screen: Image.Image, frame: tuple[int, int, int, int]) -> Image.Image:
+    """White beside the first frame of a GIF, where Pillow sees the first colour."""
+    white = Image.new("RGB", screen.size, "white")
+    white.paste(screen.crop(frame), frame[:2])
+    return white
 
 
 def _is_mistaken(mode: str, tags: Mapping[int, object]) -> bool:
@@ -103,13 +112,22 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _in_8_bits(transparent: object, mode: str, depth: int) -> object:
-    """The transparent grey or colour of a PNG on the scale that Pillow brings its pixels to."""
-    if mode == "L" and isinstance(transparent, int):
-        return transparent * 255 // (2**depth - 1)
-    if mode == "RGB" and isinstance(transparent, tuple):
-        return tuple(level >> depth - 8 for level in transparent)
-    return transparent
+def _bring_to_8_bits(image: ImageFile, content: bytes) -> None:
+    """Transparency by a grey or colour of a PNG on the scale that Pillow brings its pixels to."""
+    transparent, depth = image.info["transparency"], content[BIT_DEPTH]
+    if image.mode == "L":
+        image.info["transparency"] = transparent * 255 // (2**depth - 1)
+    elif image.mode == "RGB" and depth == 16:
+        image.putalpha(ImageChops.lighter(_alpha(content, transparent, upper=True), _alpha(content, transparent)))
+
+
+def _alpha(content: bytes, transparent: tuple[int, ...], upper: bool = False) -> Image.Image:
+    """Alpha by the lower bytes of each level, or by the upper ones, which are all that Pillow looks at."""
+    with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
+        if not upper:
+            image.tile = [tile._replace(args="RGB;16L") for tile in image.tile]
+        image.info["transparency"] = tuple(level >> 8 * upper & 255 for level in transparent)
+        return image.convert("RGBA").getchannel("A")
 
 
 def _to_8_bit(grey: Image.Image, highest: int) -> Image.Image:

@@ -341,6 +341,39 @@ def test_the_transparent_colour_of_16_bits_is_white() -> None:
     assert image[0].tolist() == [[255, 255, 255], [0x34, 0x78, 0xBC]]
 
 
+def test_colours_of_16_bits_that_are_nearly_the_transparent_one_stay() -> None:
+    colours = [(0x1234, 0x5678, 0x9ABC), (0x1235, 0x5678, 0x9ABC), (0x1234, 0x5600, 0x9ABC), (0x1234, 0x5678, 0x9ABD)]
+    rows = [struct.pack(">6H", *first, *second) for first, second in (colours[:2], colours[2:], colours[::-3])]
+    image = decode(png(16, 2, rows, 2, struct.pack(">3H", *colours[0])), max_pixels=LIMIT)
+    white, nearly = [255, 255, 255], [0x12, 0x56, 0x9A]
+    assert image.tolist() == [[white, nearly], [nearly, nearly], [nearly, white]]
+
+
+def on_screen(frame: bytes, screen: tuple[int, int], place: tuple[int, int]) -> bytes:
+    """A GIF's only frame at another place, on another screen."""
+    start = frame.index(b",\0\0\0\0" + frame[6:10])  # all of its own screen
+    return (
+        frame[:6]
+        + struct.pack("<HH", *screen)
+        + frame[10 : start + 1]
+        + struct.pack("<HH", *place)
+        + frame[start + 5 :]
+    )
+
+
+@pytest.mark.parametrize("place", [(0, 0), (1, 2), (4, 0), (0, 3)])
+@pytest.mark.parametrize("transparent", [None, 1])
+def test_a_gif_is_white_where_its_frame_leaves_the_screen_free(
+    place: tuple[int, int], transparent: int | None, noise: np.ndarray
+) -> None:
+    options = {} if transparent is None else {"transparency": transparent}
+    frame = encode(Image.fromarray(noise).quantize(8), "GIF", **options)
+    (left, top), (height, width, _) = place, noise.shape
+    expected = np.full((12, 11, 3), 255, np.uint8)
+    expected[top : top + height, left : left + width] = decode(frame, max_pixels=LIMIT)
+    assert np.array_equal(decode(on_screen(frame, (11, 12), place), max_pixels=LIMIT), expected)
+
+
 def grey_tiff(bits: int, photometric: int, pixels: bytes) -> bytes:
     """Four pixels in a row."""
     short, long = 3, 4

@@ -510,6 +510,8 @@ def test_blanks_around_a_value_are_no_part_of_it(settings: Settings) -> None:
         b"GET /\xff HTTP/1.1\r\nHost: test\r\n\r\n",
         b"BREW / HTTP/1.1\r\nHost: test\r\n\r\n",
         b"POST /v1/predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nno number\r\n",
+        b"POST /v1/predict HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+        b"POST /v1/batches HTTP/1.1\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n",
     ],
 )
 def test_what_is_no_request_is_told_so_as_everything_else_is(settings: Settings, request_: bytes) -> None:

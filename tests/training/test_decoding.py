@@ -14,7 +14,7 @@ from service import decoding as service_decoding
 from service.errors import InvalidImage
 from service.preparation import REDUCED_TO
 from service.preprocessing import RESIZE_POLICIES, fit
-from tests.service.test_decoding import EIGHT, SIXTEEN, grey_tiff, planes_tiff, png
+from tests.service.test_decoding import EIGHT, SIXTEEN, grey_tiff, on_screen, planes_tiff, png
 from training import decoding
 from training.decoding import centre, decode
 
@@ -84,6 +84,9 @@ FILES: dict[str, Make] = {
     "see-through 2 bits": lambda: png(2, 0, [b"\x50"], 2, struct.pack(">H", 1)),
     "see-through 4 bits": lambda: png(4, 0, [b"\x8f"], 2, struct.pack(">H", 8)),
     "see-through colour of 16 bits": lambda: png(16, 2, [bytes(range(12))], 2, bytes(range(6))),
+    "nearly that colour": lambda: png(16, 2, [bytes(range(6)) + b"\0\1\2\3\4\6"], 2, bytes(range(6))),
+    "gif on a larger screen": lambda: on_screen(saved(photo(20, 30), "GIF"), (50, 40), (7, 3)),
+    "see-through gif on one": lambda: on_screen(saved(see_through(), "GIF"), (400, 500), (0, 3)),
 }
 NONE: dict[str, Make] = {
     "nothing": lambda: b"",
