@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -49,6 +50,10 @@ def test_a_body_is_refused_as_soon_as_it_is_too_large(declared: dict[bytes, byte
     assert seen == expected
 
 
+def test_a_body_of_just_the_limit_is_taken_by_its_declared_length_too() -> None:
+    assert asyncio.run(incoming(b"ab", b"c", headers={b"content-length": b"3"}).whole(3)) == b"abc"
+
+
 @pytest.mark.parametrize("length", [b"many", b"-1", b"", "²".encode("latin-1")])
 def test_a_length_that_is_no_number_is_not_believed(length: bytes) -> None:
     assert asyncio.run(incoming(b"ab", headers={b"content-length": length}).whole(3)) == b"ab"
@@ -78,6 +83,10 @@ def test_bodies_that_are_kept_have_room_together() -> None:
         third = incoming(b"gh")
         third.room = room
         assert await third.whole(9) == b"gh"
+        fourth = incoming(b"ijkl")
+        fourth.room = room
+        with pytest.raises(Overloaded):  # what was let go twice was there once
+            await fourth.whole(9)
         assert [piece async for piece in incoming(b"ijklmn").chunks(9)] == [b"ijklmn"]  # of which none is kept
 
     asyncio.run(scenario())
@@ -113,6 +122,35 @@ def test_what_is_made_of_a_body_is_waited_for_no_longer_than_the_request_may_tak
         asyncio.run(scenario())
     finally:
         release.set()
+
+
+@pytest.mark.parametrize(("given", "allowed_s"), [(None, 60), (b"50000", 50), (b"70000", 60)])
+def test_a_requests_time_runs_from_its_head_and_is_no_longer_than_the_services(
+    given: bytes | None, allowed_s: float
+) -> None:
+    async def scenario() -> None:
+        headers = {} if given is None else {b"x-request-timeout-ms": given}
+        request = Incoming("/", headers, b"", b"", Connection(), began=time.perf_counter() - 20)
+        left_s = request.deadline(60_000) - asyncio.get_running_loop().time()
+        assert left_s == pytest.approx(allowed_s - 20, abs=2)  # or the machine has paused
+
+    asyncio.run(scenario())
+
+
+def test_a_body_that_does_not_come_is_waited_for_no_longer_than_the_request_may_take() -> None:
+    async def scenario() -> None:
+        never = asyncio.Event()
+
+        async def receive() -> Message:
+            await never.wait()
+            return {"type": "http.request"}
+
+        request = Incoming("/", {}, b"", receive, Connection())
+        request.deadline(20)
+        with pytest.raises(DeadlineExceeded, match="before all of its body was there; allow more time"):
+            await request.whole(9)
+
+    asyncio.run(scenario())
 
 
 def test_a_body_that_is_there_already_is_limited_too() -> None:
@@ -165,6 +203,7 @@ def test_whole_numbers_from_one_up() -> None:
 def test_the_end_of_a_connection_ends_its_tasks() -> None:
     async def scenario() -> None:
         connection = Connection()
+        assert not connection.ended
         task = asyncio.create_task(asyncio.sleep(60))
         connection.tasks.add(task)
         await asyncio.sleep(0)

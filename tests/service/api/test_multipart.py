@@ -41,12 +41,23 @@ def test_chunk_borders_do_not_matter(size: int) -> None:
         (b"Content-Disposition: form-data; name=x; filename*=utf-8''%C3%A9%20a.png", "é a.png"),
         (b"Content-Disposition: form-data; name=x; filename*=ISO-8859-1'en'%E9.png", "é.png"),
         (b"Content-Disposition: form-data; name=x; filename=b.png; filename*=utf-8''a.png", "b.png"),
+        (b"Content-Disposition: form-data; name=x; filename*=utf-8''", None),
+        (b"Content-Disposition: form-data; name=x; filename*=utf-8''%E9.png", "\ufffd.png"),
+        (b"Content-Disposition: form-data; name=x; filename=\xe9.png", "\ufffd.png"),
         (b"Content-Disposition: form-data; name=x\r\nContent-Type: image/png", None),
         (b"Content-Disposition: form-data; name=x\r\nContent-Type: application/octet-stream; a=b", None),
+        (b"Content-Disposition: form-data; name=x\r\nContent-Type: IMAGE/PNG", None),
+        (b"Content-Disposition: form-data; name=x\r\nContent-Type: Application/Octet-Stream ; a=b", None),
     ],
 )
 def test_what_is_a_file_without_a_plain_filename_is_not_read_over(head: bytes, name: str | None) -> None:
     assert read([b"--b\r\n" + head + b"\r\n\r\nfirst\r\n--b--\r\n"]) == [File(name, b"first")]
+
+
+@pytest.mark.parametrize("missing", [4, len(b"--b--\r\n"), 20])
+def test_a_body_that_is_cut_off_is_not_taken_for_whole(missing: int) -> None:
+    with pytest.raises(MalformedRequest, match=r"ends before its last boundary; send it whole\.$"):
+        read([BODY[:-missing]])
 
 
 def test_a_file_field_where_none_was_chosen_is_no_file() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -18,6 +20,7 @@ import numpy as np
 import pytest
 
 from service.client import Answer, AsyncClient, Client, Image, Refused, Unreachable
+from service.client.requests import FIRST_PAUSE_S
 from service.types import Probabilities, Rows
 from tests.conftest import COLOURS, RGB, SIZE, colour_probabilities, encode, picture
 from tests.processes import Convoy, running
@@ -223,12 +226,57 @@ def test_a_server_that_is_silent_to_the_end_of_a_calls_time_is_told_alike(opened
         client.predict(b"x")
 
 
-@pytest.mark.parametrize("status", [302, 404, 500])
-def test_an_answer_that_is_not_the_services_is_no_prediction(opened: Opened, status: int) -> None:
-    other = instead(lambda: httpx2.Response(status, text="<html>"))
+@pytest.mark.parametrize(
+    ("status", "content"),
+    [(302, ""), (404, "<html>"), (500, "null"), (502, "[]"), (503, '{"message": "no"}'), (429, '{"type": "busy"}')],
+)
+def test_an_answer_that_is_not_the_services_is_no_prediction(opened: Opened, status: int, content: str) -> None:
+    other = instead(lambda: httpx2.Response(status, text=content))
     with (
-        opened("http://there", transport=other) as client,
+        opened("http://there", transport=other, timeout_s=0.2) as client,
         pytest.raises(Refused, match="none of Convoy's; check the address") as refused,
     ):
         client.predict(b"x")
-    assert refused.value.status == status
+    assert (refused.value.status, refused.value.slug) == (status, "unexpected-answer")
+
+
+def test_a_busy_service_is_left_alone_for_a_while(opened: Opened) -> None:
+    outcomes = iter([httpx2.Response(503), httpx2.Response(200, json=ANSWER)])
+    with opened("http://there", transport=instead(lambda: next(outcomes))) as client:
+        began = time.monotonic()
+        client.predict(b"x")
+    assert time.monotonic() - began >= FIRST_PAUSE_S
+
+
+def test_an_array_in_an_answer_is_never_a_program(opened: Opened) -> None:
+    stream = io.BytesIO()
+    np.save(stream, np.array([{}], object), allow_pickle=True)
+    answer = instead(lambda: httpx2.Response(200, content=stream.getvalue()))
+    with opened("http://there", transport=answer) as client, pytest.raises(ValueError, match="allow_pickle=False"):
+        client.probabilities(PIXELS["red"][np.newaxis])
+
+
+class Closable(httpx2.MockTransport):
+    """Notes that it is closed."""
+
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+def test_who_leaves_a_client_closes_its_connections() -> None:
+    async def leave() -> None:
+        async with AsyncClient("http://there", transport=asynchronous) as client:
+            assert (await client.predict(b"x")).label == "a"
+
+    waiting, asynchronous = (Closable(lambda _request: httpx2.Response(200, json=ANSWER)) for _ in range(2))
+    with Client("http://there", transport=waiting) as client:
+        assert client.predict(b"x").label == "a"
+        assert not waiting.closed
+    asyncio.run(leave())
+    assert waiting.closed
+    assert asynchronous.closed

@@ -55,6 +55,11 @@ def test_every_other_answer_stands(status: int) -> None:
     assert Patience(60).pause_s(httpx2.Response(status)) is None
 
 
+@pytest.mark.parametrize("status", [200, 404, 413, 500])
+def test_every_other_answer_stands_even_if_it_says_when_to_come_back(status: int) -> None:
+    assert Patience(60).pause_s(httpx2.Response(status, headers={"retry-after": "8"})) is None
+
+
 def test_connections_may_break_a_few_times() -> None:
     patience = Patience(60)
     assert all(patience.pause_s(BROKEN) is not None for _ in range(BREAKS - 1))
@@ -82,3 +87,11 @@ def test_arrays_that_are_no_pixels_are_not_sent(array: np.ndarray) -> None:
         asked([array], None, None)
     with pytest.raises(ValueError, match=r"Pixels must be RGB, uint8 \(N, H, W, 3\)"):
         asked_in_bulk(array)
+
+
+def test_one_image_is_not_taken_for_several_nor_several_for_one() -> None:
+    image = np.zeros((4, 4, 3), np.uint8)
+    with pytest.raises(ValueError, match=r"these are uint8 \(1, 4, 4, 3\)"):
+        asked([image[np.newaxis]], None, None)
+    with pytest.raises(ValueError, match=r"these are uint8 \(4, 4, 3\)"):
+        asked_in_bulk(image)
