@@ -23,46 +23,60 @@ class Exchange:
     def __init__(
         self,
         protocol: HttpToolsProtocol,
+        connection: Connection,
         models: ServedModels,
         route: DirectRoute,
         path: str,
         headers: dict[bytes, bytes],
         query: bytes = b"",
     ) -> None:
-        self._protocol, self._models, self.route = protocol, models, route
+        self._protocol, self._connection, self._models, self.route = protocol, connection, models, route
         self._path, self._headers, self._query = path, headers, query
         self._began = time.perf_counter()
-        self.pieces: list[bytes] = []
-        self.more: asyncio.Event | None = None  # for a route that reads the body as it comes: there is more of it
-        self.is_whole = False  # that body; of others nobody asks
+        self._pieces: list[bytes] = []
+        self._more: asyncio.Event | None = None  # for a route that reads the body as it comes: there is more of it
+        self._is_whole = False
         self.keep_alive = True  # uvicorn takes it back when it stops
         self.disconnected = self.response_complete = False
 
-    def request(self, connection: Connection) -> Incoming:
-        """What has arrived, once all of it has."""
-        return Incoming(self._path, self._headers, self._query, self._body(), connection, self._began)
+    def feed(self, piece: bytes) -> None:
+        """More of the body is there."""
+        self._pieces.append(piece)
+        if self._more:
+            self._more.set()
 
-    def slow_request(self, connection: Connection) -> Incoming:
+    def finish(self) -> bool:
+        """All of the body is there; whether nobody has begun to read it."""
+        self._is_whole = True
+        if self._more:
+            self._more.set()
+        return self._more is None
+
+    def request(self) -> Incoming:
+        """What has arrived, once all of it has."""
+        return Incoming(self._path, self._headers, self._query, self._body(), self._connection, self._began)
+
+    def slow_request(self) -> Incoming:
         """What has arrived and what will: its route reads it as it comes, no longer than what comes through ASGI."""
-        self.more = asyncio.Event()
-        self.more.set()
-        return Incoming(self._path, self._headers, self._query, self._receive, connection, self._began)
+        self._more = asyncio.Event()
+        self._more.set()
+        return Incoming(self._path, self._headers, self._query, self._receive, self._connection, self._began)
 
     @property
     def is_waited_for(self) -> bool:
         """Whether its route waits for the rest."""
-        return self.more is not None and not self.is_whole
+        return self._more is not None and not self._is_whole
 
     def _body(self) -> bytes:
-        return self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
+        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
 
     async def _receive(self) -> dict[str, Any]:
         """What has come of the body since the last one, as ASGI's message."""
-        assert self.more
-        await self.more.wait()
-        self.more.clear()
-        body, self.pieces = self._body(), []
-        return {"type": "http.request", "body": body, "more_body": not self.is_whole}
+        assert self._more
+        await self._more.wait()
+        self._more.clear()
+        body, self._pieces = self._body(), []
+        return {"type": "http.request", "body": body, "more_body": not self._is_whole}
 
     async def run(self, request: Incoming) -> None:
         """Have the request answered; without an answer the connection ends."""

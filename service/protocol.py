@@ -88,8 +88,8 @@ class Protocol(HttpToolsProtocol):
         """Refuse a request that is whole and plain by its head, if there is no time for it."""
         if self._arriving or not self._free or (headers := self._plain.fields(data)) is None:
             return False
-        exchange = Exchange(self, self._models, self._hottest, self._hottest.path, headers)
-        if refused := self._hottest.refuse(exchange.request(self._connection)):
+        exchange = Exchange(self, self._connection, self._models, self._hottest, self._hottest.path, headers)
+        if refused := self._hottest.refuse(exchange.request()):
             self.cycle = exchange  # type: ignore[assignment]  # it has what uvicorn asks of one
             exchange.send(*refused)
         return refused is not None
@@ -121,7 +121,7 @@ class Protocol(HttpToolsProtocol):
     def _end_with(self, error: ServiceError) -> None:
         """Say it in answer to what is no whole request, and nothing more."""
         path = self.url.partition(b"?")[0].decode("ascii", "backslashreplace")
-        exchange = Exchange(self, self._models, self._hottest, path, {})
+        exchange = Exchange(self, self._connection, self._models, self._hottest, path, {})
         exchange.keep_alive = False
         method = self.parser.get_method().decode() if path else ""  # not known before there is one
         exchange.send(*self._routes.no_request(error, method, path))
@@ -150,7 +150,7 @@ class Protocol(HttpToolsProtocol):
             raise ValueError  # as above: it would let a compressed body pass as if it were plain
         route = self._hottest if path == self._path else self._find(path)
         if route and self._goes_direct(route, headers.get(b"content-length", b"")):
-            exchange = Exchange(self, self._models, route, path.decode(), headers, query)
+            exchange = Exchange(self, self._connection, self._models, route, path.decode(), headers, query)
             exchange.keep_alive = self.parser.should_keep_alive()
             self.cycle = self._direct = exchange  # type: ignore[assignment]  # as above
         else:
@@ -188,24 +188,22 @@ class Protocol(HttpToolsProtocol):
         """A piece of the body is there."""
         self._more_bytes, self._quiet_since = 0, self.loop.time()
         if self._direct:
-            self._direct.pieces.append(body)
-            if self._direct.more:
-                self._direct.more.set()
+            self._direct.feed(body)
         else:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         """The request is there."""
         self._arriving, self._more_bytes = False, 0
-        if not self._direct:
+        exchange = self._direct
+        if not exchange:
             super().on_message_complete()
-        elif self._direct.more:
-            self._direct.is_whole = True
-            self._direct.more.set()
-        elif refused := self._direct.route.refuse(request := self._direct.request(self._connection)):
-            self._direct.send(*refused)
-        else:
-            self._run(self._direct, request)
+        elif exchange.finish():
+            request = exchange.request()
+            if refused := exchange.route.refuse(request):
+                exchange.send(*refused)
+            else:
+                self._run(exchange, request)
 
     def _run(self, exchange: Exchange, request: Incoming) -> None:
         task = self.loop.create_task(exchange.run(request))
@@ -230,7 +228,7 @@ class Protocol(HttpToolsProtocol):
     @property
     def _unwaited(self) -> Exchange | None:
         """The exchange whose body is not whole, unless its route waits for that."""
-        return self._direct if self._arriving and self._direct and not self._direct.more else None
+        return self._direct if self._arriving and self._direct and not self._direct.is_waited_for else None
 
     def _look_soon(self) -> None:
         """Let the timer ring in time for a body that is not there yet; mostly it does anyway, for one before."""
@@ -251,7 +249,7 @@ class Protocol(HttpToolsProtocol):
             super().timeout_keep_alive_handler()
         else:
             if slow := self._unwaited:
-                self._run(slow, slow.slow_request(self._connection))
+                self._run(slow, slow.slow_request())
             self.timeout_keep_alive_task = self.loop.call_later(
                 self._quiet_since + self.timeout_keep_alive - now, self.timeout_keep_alive_handler
             )
@@ -280,7 +278,7 @@ class Protocol(HttpToolsProtocol):
     def cut_off(self) -> None:
         """The process waits no longer: say so to who has not sent all of a request; uvicorn's tasks know the others."""
         if slow := self._unwaited:
-            slow.send(*slow.route.cut_off(slow.request(self._connection)))
+            slow.send(*slow.route.cut_off(slow.request()))
         self._cut_off_head()
 
     def _cut_off_head(self) -> None:

@@ -33,7 +33,8 @@ class Wire:
 
 def exchange(wire: Wire, *, draining: bool = False, handle: Any = None) -> Exchange:  # noqa: ANN401 - of a fake
     models, route = SimpleNamespace(draining=draining), SimpleNamespace(handle=handle)
-    return Exchange(wire, models, route, "/v1/predict", {b"a": b"b"}, b"top_k=3")  # type: ignore[arg-type]
+    connection = Connection("127.0.0.1")
+    return Exchange(wire, connection, models, route, "/v1/predict", {b"a": b"b"}, b"top_k=3")  # type: ignore[arg-type]
 
 
 def test_head_and_body_are_one_write() -> None:
@@ -69,23 +70,25 @@ def test_nobody_is_written_to_who_is_gone() -> None:
 
 def test_the_pieces_of_a_body_are_one_request() -> None:
     one = exchange(Wire())
-    one.pieces += [b"ab", b"c"]
-    request = one.request(Connection("127.0.0.1"))
+    for piece in (b"ab", b"c"):
+        one.feed(piece)
+    assert one.finish()
+    request = one.request()
     assert (asyncio.run(request.whole(10)), request.query("top_k"), request.headers) == (b"abc", "3", {b"a": b"b"})
 
 
 def test_a_slow_body_is_read_as_it_comes() -> None:
     async def scenario() -> list[bytes]:
         one = exchange(Wire())
-        one.pieces.append(b"ab")
-        chunks = one.slow_request(Connection()).chunks(10)
+        one.feed(b"ab")
+        chunks = one.slow_request().chunks(10)
         first = await anext(chunks)
-        assert one.more
-        for last in (False, True):
-            one.pieces += [b"c", b"d"]
-            one.is_whole = last
-            one.more.set()
+        for piece in (b"c", b"d", b"c", b"d"):
+            assert one.is_waited_for
+            one.feed(piece)
             await asyncio.sleep(0)
+        assert not one.finish()
+        assert not one.is_waited_for
         return [first, *[chunk async for chunk in chunks]]
 
     assert asyncio.run(scenario()) == [b"ab", b"cdcd"]
@@ -98,5 +101,5 @@ def test_a_request_that_is_not_answered_ends_its_connection() -> None:
     wire = Wire()
     one = exchange(wire, handle=fail)
     with pytest.raises(RuntimeError):
-        asyncio.run(one.run(one.request(Connection())))
+        asyncio.run(one.run(one.request()))
     assert wire.closed == 1
