@@ -19,6 +19,7 @@ from service.api.authentication import AdminRight, Keys, KeysMiddleware
 from service.api.body_room import BodyRoom
 from service.api.direct import DirectRoute, DirectRoutes
 from service.api.open_inference import routes as open_inference
+from service.api.page import PREFIX
 from service.api.request_log import RequestLog, RequestLogMiddleware
 from service.classifier import Classifier
 from service.cores import default_workers, threads_per_worker
@@ -54,11 +55,15 @@ class Application(FastAPI):
 
 
 def _without_prefix(scope: Scope) -> Scope:
-    """What is asked for: a server behind a prefix leaves that in the path, and says it (ASGI's `root_path`)."""
+    """What is asked for: a server behind a prefix leaves that in the path, and says it (ASGI's `root_path`).
+
+    Nothing behind this looks for it again, as routing would: keys that are asked for on one path open no other.
+    """
     prefix = scope.get("root_path", "").rstrip("/")
-    if not prefix or not scope["path"].startswith(f"{prefix}/"):
+    if not prefix:
         return scope
-    return {**scope, "path": scope["path"].removeprefix(prefix)}
+    path = scope["path"].removeprefix(prefix) if scope["path"].startswith(f"{prefix}/") else scope["path"]
+    return {**scope, "path": path, "root_path": "", PREFIX: prefix}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ class Coverage(NamedTuple):
     """What decides a prediction set, and what whoever asked for it is told."""
 
     threshold: float
-    shown: dict[str, float | int | str | None]  # see `service.api.bodies.Coverage`
+    shown: dict[str, float | int | str]  # see `service.api.bodies.Coverage`
 
 
 def coverage_of(metadata: ModelMetadata, precision: Precision, asked: str | float) -> Coverage:
@@ -27,7 +27,7 @@ def coverage_of(metadata: ModelMetadata, precision: Precision, asked: str | floa
         coverage = known[float(asked)]
     except (ValueError, KeyError) as exc:
         raise ValueError(f"this version has sets for {', '.join(thresholds)}.") from exc
-    shown: dict[str, float | int | str | None] = {"asked": float(coverage)}
+    shown: dict[str, float | int | str] = {"asked": float(coverage)}
     if measured := metadata.sets_measured(precision, coverage):
         sets = measured.prediction_sets[coverage]
         shown |= {"measured": sets.coverage, "mean_size": sets.mean_size}

@@ -10,6 +10,8 @@ import orjson
 
 from service.jobs.database import Batch
 
+NOT_MEASURED = dict.fromkeys(("measured", "mean_size", "split", "images"))  # where they are not known
+
 
 def shown(batch: Batch) -> dict[str, Any]:
     """The batch as clients see it."""
@@ -29,7 +31,7 @@ def shown(batch: Batch) -> dict[str, Any]:
         "started_at": _time(batch.started),
         "finished_at": _time(batch.finished),
         "error": orjson.loads(batch.error) if batch.error else None,
-        "coverage": orjson.loads(batch.coverage) if batch.coverage else None,
+        "coverage": {**NOT_MEASURED, **orjson.loads(batch.coverage)} if batch.coverage else None,
     }
 
 

@@ -56,7 +56,7 @@ class Coverage(BaseModel):
     """How often prediction sets are to hold the true class, and how often they did, on images kept from calibration.
 
     Split-conformal (V. Vovk et al., 2005; M. Sadinle et al., 2019): the promise is for images like those of the
-    training set, on average over them. What was never measured is absent.
+    training set, on average over them. What was never measured is absent or null.
     """
 
     asked: Annotated[float, Field(ge=0, le=1)]

@@ -113,7 +113,6 @@ class DirectRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection of the ASGI server."""
-
         request, task = Incoming.of(scope, receive), asyncio.current_task()
         assert task is not None
         request.connection.tasks.add(task)

@@ -57,6 +57,7 @@ BATCH: Example = {
     "started_at": "2026-01-01T12:00:01.000+00:00",
     "finished_at": None,
     "error": None,
+    "coverage": None,
 }
 ENDED: Example = {
     **BATCH,

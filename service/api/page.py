@@ -25,6 +25,7 @@ HEADERS = {
     "Cache-Control": "no-cache",  # after an update, no old script meets a new page
 }
 READ = ["GET", "HEAD"]
+PREFIX = "app_root_path"  # in a request's scope: what it was found behind; Starlette's name, for addresses in answers
 OFFLINE = b"""
     <p>Where nothing else appears, this browser can't reach cdn.jsdelivr.net, which Swagger UI comes from.
     <a href="openapi.json">openapi.json</a> says the same for any other such program.</p>"""
@@ -48,7 +49,7 @@ def router() -> APIRouter:
     @routes.api_route("/openapi.json", methods=READ)
     async def document(request: Request) -> Response:
         """As FastAPI's own, which is no route that requests are counted by: with the prefix that it is found behind."""
-        prefix = request.scope.get("root_path", "").rstrip("/")
+        prefix = request.scope.get(PREFIX, "")
         return JSONResponse(request.app.openapi() | ({"servers": [{"url": prefix}]} if prefix else {}))
 
     @routes.get("/web/{name}")

@@ -161,7 +161,8 @@ def _facts(metadata: ModelMetadata, task: Task) -> list[object]:
     model = {precision: file.sha256 for precision, file in metadata.files.items()}
     settings = [getattr(task.settings, name) for name in ("device", "precision", "max_image_bytes", "max_image_pixels")]
     chosen_by = [may_use_gpu(task.settings.device), has_int8_dot_product()] if task.settings.precision == "auto" else []
-    return [sorted(model.items()), settings, chosen_by, task.top_k, task.coverage]
+    coverage = [] if task.coverage is None else [task.coverage]
+    return [sorted(model.items()), settings, chosen_by, task.top_k, *coverage]
 
 
 def _fingerprint(paths: list[str], opened: list[Opened], facts: list[object]) -> str:

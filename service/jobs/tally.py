@@ -103,5 +103,5 @@ class Tally:
     def restore(self, record: dict[str, Any]) -> None:
         """Go on from what `record` gave."""
         self.predicted, self.failed = Counter(record["predicted"]), record["failed"]
-        self.set_classes, self.covered = record["set_classes"], record["covered"]
+        self.set_classes, self.covered = record.get("set_classes", 0), record.get("covered", 0)  # earlier ones had none
         self.confusion = {truth: Counter(row) for truth, row in record["confusion"].items()}

@@ -53,6 +53,21 @@ def test_the_open_inference_protocol_answers_and_says_errors_in_its_own_form(beh
     assert set(behind.get("/convoy/v2/models/none", headers=KEY).json()) == {"error"}
 
 
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/batches", "/v2/models/colours", "/v1/predict"])
+def test_the_prefix_is_taken_away_once(behind: TestClient, path: str) -> None:
+    for method in ("GET", "POST"):
+        assert behind.request(method, f"/convoy/convoy{path}").status_code == 404
+
+
+def test_a_prefix_may_be_called_as_a_path_is(settings: Settings) -> None:
+    with TestClient(create_app(settings), root_path="/v1") as client:
+        assert client.get("/v1/v1/models").status_code == 200
+
+
+def test_the_document_says_where_it_is(behind: TestClient) -> None:
+    assert behind.get("/convoy/openapi.json").json()["servers"] == [{"url": "/convoy"}]
+
+
 def test_a_path_that_only_begins_like_the_prefix_is_another_one(behind: TestClient) -> None:
     assert behind.get("/convoys/livez").status_code == 404
 

@@ -17,6 +17,18 @@ HALF_DONE = Batch(
 )  # fmt: skip
 
 
+def test_of_coverage_it_says_what_is_not_known_too() -> None:
+    assert shown(HALF_DONE)["coverage"] is None
+    asked = replace(HALF_DONE, threshold=0.4, coverage='{"asked":0.95,"images":300}')
+    assert shown(asked)["coverage"] == {
+        "asked": 0.95,
+        "measured": None,
+        "mean_size": None,
+        "split": None,
+        "images": 300,
+    }
+
+
 def test_times_are_in_utc_with_milliseconds() -> None:
     assert (shown(HALF_DONE)["created_at"], shown(HALF_DONE)["finished_at"]) == ("1970-01-01T00:00:01.500+00:00", None)
 

@@ -22,7 +22,9 @@ from service.jobs import command
 from service.jobs.endings import INTERRUPTED
 from service.jobs.remote import RemoteRun
 from service.jobs.score import Done, Run
-from service.metadata import FileRecord
+from service.jobs.scoring import Task
+from service.metadata import FileRecord, ModelMetadata
+from service.settings import Settings
 from tests.conftest import COLOURS, clear_environment, encode, picture
 from tests.service.conftest import Nobody
 from tests.service.jobs.packing import PACKERS, write_folder
@@ -158,6 +160,14 @@ def test_rows_that_would_be_others_now_are_not_gone_on_with(
         (version / "metadata.json").write_text(json.dumps(about))
     assert main([*words, *changed]) == 1
     assert "holds rows of other inputs, another model or other options; delete it" in capsys.readouterr().err
+
+
+def test_without_coverage_a_run_is_known_by_what_earlier_versions_knew_it_by(
+    models_dir: Path, settings: Settings
+) -> None:
+    folder = models_dir / "colours" / "1"
+    facts = [command._facts(ModelMetadata.read(folder), Task(folder, settings, 3, asked)) for asked in (None, 0.9)]
+    assert (facts[0][-1], facts[1][-2:]) == (3, [3, 0.9])
 
 
 @pytest.mark.usefixtures("in_this_process")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,9 @@ def test_the_account_is_of_this_run_and_of_all_rows() -> None:
 
 
 def test_without_rows_there_is_no_output(tmp_path: Path) -> None:
-    with pytest.raises(StartupError, match="There was nothing to score"):
-        finish(Ledger(tmp_path / "out.csv", "same"), RESULTS["csv"].encoder((), False))
+    ledger = Ledger(tmp_path / "out.csv", "same")
+    with closing(ledger), pytest.raises(StartupError, match="There was nothing to score"):
+        finish(ledger, RESULTS["csv"].encoder((), False))
     assert not (tmp_path / "out.csv").exists()
 
 
@@ -37,5 +39,6 @@ def test_where_all_rows_are_errors_the_run_has_failed(capsys: pytest.CaptureFixt
 
 
 def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert interrupted(Ledger(tmp_path / "out.csv", "same")) == INTERRUPTED == 130
+    with closing(Ledger(tmp_path / "out.csv", "same")) as ledger:
+        assert interrupted(ledger) == INTERRUPTED == 130
     assert capsys.readouterr().err == "Interrupted after 0 images; the same command goes on from there.\n"

@@ -85,6 +85,12 @@ def test_it_goes_on_from_its_record() -> None:
     assert restored == with_sets()
 
 
+def test_it_goes_on_from_a_record_that_knows_no_sets() -> None:
+    restored, record = Tally(COLOURS), tally().record()
+    restored.restore({name: record[name] for name in ("predicted", "failed", "confusion")})
+    assert restored == tally()
+
+
 def test_what_an_input_is_known_to_be_says_nothing_of_a_row_with_another_id() -> None:
     """A folder may have changed since a server was sent its pictures."""
     rows = [
