@@ -18,7 +18,6 @@ from starlette.testclient import TestClient
 from starlette.types import Message
 
 from service.api.incoming import CONNECTION_EXTENSION, Connection
-from service.api.uploads import RAW_IMAGE
 from service.app import create_app
 from service.serving import ServedModels
 from service.settings import Settings
@@ -27,6 +26,10 @@ from tests.conftest import COLOURS, SIZE, colour_probabilities, encode, picture
 
 PNG = {colour: encode(picture(colour)) for colour in COLOURS}
 NPY = "application/x-npy"
+RAW_IMAGES = [
+    *(f"image/{each}" for each in ("jpeg", "jpg", "png", "webp", "bmp", "gif", "tiff")),
+    "application/octet-stream",
+]
 
 
 def npy(array: np.ndarray) -> bytes:
@@ -59,7 +62,7 @@ def problem(response: httpx2.Response, status: int, slug: str) -> dict[str, Any]
     return body
 
 
-@pytest.mark.parametrize("media_type", sorted(RAW_IMAGE))
+@pytest.mark.parametrize("media_type", RAW_IMAGES)
 def test_a_raw_image_under_any_declared_type(client: TestClient, media_type: str) -> None:
     response = post(client, PNG["green"], media_type)
     assert response.status_code == 200
