@@ -17,6 +17,7 @@ from service.api import batches, explain, health, models, openapi, page, predict
 from service.api import metrics as metrics_route
 from service.api.authentication import AdminRight, Keys, KeysMiddleware
 from service.api.body_room import BodyRoom
+from service.api.cors import Origins
 from service.api.direct import DirectRoute, DirectRoutes
 from service.api.open_inference import routes as open_inference
 from service.api.page import PREFIX
@@ -72,6 +73,7 @@ class _Parts:
 
     settings: Settings
     keys: Keys | None
+    origins: Origins | None
     right: AdminRight
     repository: ModelRepository
     metrics: Metrics
@@ -117,6 +119,8 @@ def create_app(settings: Settings, counters: Counters | None = None, number: int
     problems.install(app)
     if parts.keys:
         app.add_middleware(KeysMiddleware, keys=parts.keys)
+    if parts.origins:
+        parts.origins.install(app)  # around the keys: browsers ask beforehand, and send none
     # the outermost: what keys refuse is counted too
     app.add_middleware(RequestLogMiddleware, log=parts.log, draining=lambda: parts.served.draining)
     document = partial(openapi.document, app, keyed=parts.keys is not None)
@@ -135,6 +139,7 @@ def _parts(settings: Settings, metrics: Metrics, number: int) -> _Parts:
     return _Parts(
         settings=settings,
         keys=keys,
+        origins=Origins(settings.origins) if settings.origins else None,
         right=right,
         repository=repository,
         metrics=metrics,
@@ -178,6 +183,7 @@ def _direct(parts: _Parts) -> DirectRoutes:
         DirectRoute,
         draining=lambda: served.draining,
         keys=parts.keys,
+        origins=parts.origins,
         max_body_bytes=settings.max_body_bytes,
         room=BodyRoom(settings.queue_bytes),
         log=parts.log,

@@ -21,6 +21,7 @@ PREFIX = "CONVOY_"
 ELSEWHERE = re.compile("CONVOY_(CPUS|DATA|MEMORY|STOP_GRACE|TEST_.+)")  # of the compose file, training and the tests
 VALUE = r"""('([^'\\]|\\.)*'|"([^"\\]|\\.)*"|[^\s'"#].*)?"""
 LINE = re.compile(rf"\s*((export\s+)?[^\s=#]+\s*=\s*{VALUE}\s*)?(#.*)?")  # of a settings file
+ORIGIN = re.compile(r"\*|https?://[^/\s,*?#@A-Z]+")  # as browsers say it (RFC 6454), or all of them
 LINKS = re.compile("CONVOY_(PORT|SERVICE)_.*")  # what Kubernetes and Docker set for a service called convoy
 
 
@@ -62,6 +63,11 @@ class Settings(BaseSettings):
     )
     admin_keys_file: Annotated[Path | None, BeforeValidator(lambda given: given or None)] = Field(
         None, description="the same for the right to load, activate and unload models; without it nobody has it"
+    )
+    cors_origins: Annotated[str | None, BeforeValidator(lambda given: given or None)] = Field(
+        None,
+        description="origins of pages elsewhere whose scripts may ask and read the answers, with commas between: "
+        "`https://shop.example`; `*` allows all",
     )
     log_format: Literal["auto", "text", "json"] = Field(
         "auto", description="`auto` is text in a terminal and JSON lines elsewhere"
@@ -129,6 +135,14 @@ class Settings(BaseSettings):
             raise ValueError("There is a NUL in it; take it out")
         return given
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, given: str | None) -> str | None:
+        for origin in given.split(",") if given else ():
+            if not ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is no origin; write it as browsers do, like https://shop.example")
+        return given
+
     @model_validator(mode="after")
     def _a_full_request_fits_the_queue(self) -> Self:
         if self.max_images_per_request > self.client_images:
@@ -137,6 +151,11 @@ class Settings(BaseSettings):
                 "could never run."
             )
         return self
+
+    @property
+    def origins(self) -> list[str]:
+        """Those of `cors_origins`."""
+        return self.cors_origins.split(",") if self.cors_origins else []
 
     @property
     def client_images(self) -> int:

@@ -20,6 +20,7 @@ from service import shares, telemetry
 from service.api import problems
 from service.api.authentication import Keys
 from service.api.body_room import BodyRoom
+from service.api.cors import Origins
 from service.api.incoming import Incoming, Reply
 from service.api.request_log import CUT_OFF, HEADER, OTHER, UNEXPECTED, RequestLog, identify
 from service.errors import MalformedRequest, ServiceError
@@ -43,6 +44,7 @@ class DirectRoute:
         refusal: Callable[[Incoming], ServiceError | None] = lambda _request: None,
         draining: Callable[[], bool] = lambda: False,
         keys: Keys | None = None,
+        origins: Origins | None = None,
         max_body_bytes: int,
         room: BodyRoom,
         log: RequestLog,
@@ -55,6 +57,7 @@ class DirectRoute:
         self.method, self.path, self.max_body_bytes, self._room = method, path, max_body_bytes, room
         self.pattern = re.compile(re.sub(r"{\w+}", "[^/]+", path))
         self._endpoint, self._refusal, self._keys, self._log = endpoint, refusal, keys, log
+        self._origins = origins
         self._draining = draining
         self.refusing = False  # whether the last request that was asked about was refused
         self._responded = metrics.histogram("convoy_stage_seconds", "respond")
@@ -78,7 +81,13 @@ class DirectRoute:
         current, _ = identify(request.headers.get(HEADER))
         seconds = time.perf_counter() - request.began
         self._log.record(self.path, self.method, request.path, int(error.status), seconds, current)
-        return problems.reply(error, request.path, current.decode()), (HEADER, current)
+        return self._readable(request, problems.reply(error, request.path, current.decode())), (HEADER, current)
+
+    def _readable(self, request: Incoming, reply: Reply) -> Reply:
+        """The same, for scripts of pages elsewhere that may read it."""
+        if self._origins is None:
+            return reply
+        return reply._replace(headers=(*reply.headers, *self._origins.headers(request.headers)))
 
     async def handle(self, request: Incoming, send: SendReply) -> None:
         """Answer `request` by one call of `send`; a client that goes away takes its images out of the queue.
@@ -107,7 +116,7 @@ class DirectRoute:
             request.let_go()
         # Counted first: whoever has an answer finds it counted, even when this process dies at once.
         self._log.record(self.path, self.method, request.path, reply.status, time.perf_counter() - request.began)
-        await send(reply, (HEADER, current))
+        await send(self._readable(request, reply), (HEADER, current))
         if reply.since is not None:
             self._responded.observe(time.perf_counter() - reply.since)
 

@@ -50,6 +50,23 @@ def test_nonsense_is_refused(name: str, value: object) -> None:
         Settings(**{name: value})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "origins",
+    ["https://shop.example/", "shop.example", "https://a.example,", "https://a, https://b", "https://A.example"],
+)
+def test_what_no_browser_says_is_no_origin(origins: str) -> None:
+    with pytest.raises(ValueError, match="is no origin; write it as browsers do"):
+        load({"cors_origins": origins})
+
+
+def test_origins_have_commas_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONVOY_CORS_ORIGINS", "https://shop.example,http://[::1]:3000")
+    assert load({}).origins == ["https://shop.example", "http://[::1]:3000"]
+    monkeypatch.setenv("CONVOY_CORS_ORIGINS", "")
+    assert load({}).origins == []
+    assert load({"cors_origins": "*"}).origins == ["*"]
+
+
 def test_the_devices_are_auto_and_every_provider() -> None:
     assert set(get_args(Settings.model_fields["device"].annotation)) == {"auto", *PROVIDERS}
 

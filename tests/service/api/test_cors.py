@@ -1,0 +1,79 @@
+"""Which pages of other origins may read what is answered, on every kind of route."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+from starlette.testclient import TestClient
+
+from service.api.cors import Origins
+from service.app import create_app
+from service.settings import Settings
+from tests.conftest import encode, picture
+
+SHOP, OTHER = "https://shop.example", "https://other.example"
+IMAGE, PNG = encode(picture("red")), {"Content-Type": "image/png"}
+
+
+@pytest.fixture
+def keyed(settings: Settings, tmp_path: Path) -> Iterator[TestClient]:
+    (tmp_path / "keys").write_text("a-key-of-the-shop\n")
+    changed = {"cors_origins": f"http://localhost:3000,{SHOP}", "api_keys_file": tmp_path / "keys"}
+    with TestClient(create_app(settings.model_copy(update=changed))) as client:
+        yield client
+
+
+def answers(client: TestClient, origin: str) -> list[httpx2.Response]:
+    """Of a direct route and of one of the framework's, each once with a key and once without."""
+    headers = {"Origin": origin, **PNG}
+    key = {"X-API-Key": "a-key-of-the-shop"}
+    return [
+        *(client.post("/v1/predict", content=IMAGE, headers=headers | each) for each in (key, {})),
+        *(client.get("/v1/models", headers=headers | each) for each in (key, {})),
+    ]
+
+
+def test_an_allowed_page_may_read_answers_and_errors(keyed: TestClient) -> None:
+    found = answers(keyed, SHOP)
+    assert [answer.status_code for answer in found] == [200, 401, 200, 401]
+    for answer in found:
+        assert answer.headers["access-control-allow-origin"] == SHOP
+        assert answer.headers["access-control-expose-headers"] == "*"
+        assert answer.headers["vary"] == "Origin"
+
+
+@pytest.mark.parametrize("origin", [OTHER, "null", f"{SHOP}.evil.example", "http://shop.example"])
+def test_another_may_not(keyed: TestClient, origin: str) -> None:
+    assert not [answer for answer in answers(keyed, origin) if "access-control-allow-origin" in answer.headers]
+
+
+@pytest.mark.parametrize("path", ["/v1/predict", "/v1/batches", "/v2/models/colours/infer"])
+def test_browsers_ask_beforehand_without_a_key(keyed: TestClient, path: str) -> None:
+    wish = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization, x-request-id"}
+    allowed = keyed.options(path, headers={"Origin": SHOP, **wish})
+    assert allowed.status_code == 200
+    assert allowed.headers["access-control-allow-origin"] == SHOP
+    assert "POST" in allowed.headers["access-control-allow-methods"]
+    assert allowed.headers["access-control-allow-headers"] == wish["Access-Control-Request-Headers"]
+    refused = keyed.options(path, headers={"Origin": OTHER, **wish})
+    assert (refused.status_code, "access-control-allow-origin" in refused.headers) == (400, False)
+
+
+def test_all_may_where_the_settings_say_so(settings: Settings) -> None:
+    with TestClient(create_app(settings.model_copy(update={"cors_origins": "*"}))) as client:
+        for answer in answers(client, OTHER):
+            assert answer.headers["access-control-allow-origin"] == "*"
+        assert "access-control-allow-origin" not in client.post("/v1/predict", content=IMAGE, headers=PNG).headers
+
+
+def test_nobody_may_unless_the_settings_say_so(settings: Settings) -> None:
+    with TestClient(create_app(settings)) as client:
+        for answer in answers(client, SHOP):
+            assert not [name for name in answer.headers if name.startswith("access-control") or name == "vary"]
+
+
+def test_a_request_of_no_page_needs_nothing() -> None:
+    assert Origins([SHOP]).headers({b"host": b"127.0.0.1"}) == ()
