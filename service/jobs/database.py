@@ -21,6 +21,7 @@ from service.errors import BatchNotFound, StorageBusy, StorageDamaged, StorageFa
 from service.jobs import schema
 
 FILE_NAME = "batches.sqlite"
+ONLY_OURS = 0o700  # who may look into its folder, where that is made here: pictures lie there, and what they show
 SPARE = "spare"  # a file that only takes room, for the day when the disk is full: SQLite needs some even to delete
 SPARE_BYTES, PART_BYTES = 1 << 20, 128 << 10
 BUSY_S = 60.0  # how long work waits for other transactions: of many processes on a slow disk,
@@ -186,7 +187,7 @@ class _Line:
 
     def _connect(self) -> sqlite3.Connection:
         """A connection that has all it needs, or none."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.parent.mkdir(ONLY_OURS, parents=True, exist_ok=True)
         connection = sqlite3.connect(self._path, timeout=REQUEST_S, isolation_level=None, check_same_thread=False)
         try:
             self._opened = self._path.stat()

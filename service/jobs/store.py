@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 import uuid
@@ -13,12 +14,13 @@ import orjson
 
 from service.coverage import Coverage
 from service.errors import BatchNotFound, Conflict, StorageBusy, StorageDamaged, StorageFailed
-from service.jobs.database import UPLOAD_S, Batch, Database, as_storage_failed, find
+from service.jobs.database import ONLY_OURS, UPLOAD_S, Batch, Database, as_storage_failed, find
 from service.jobs.spool import INPUTS, OFFSETS, sync_folder
 from service.prediction import ModelIdentity
 
 CHUNK_INPUTS = 256
 UPLOAD, RESULTS = "upload", "results.ndjson"
+BATCH = re.compile("batch-[0-9a-f]{32}")  # ids, and their folders: whatever else is called otherwise is not ours
 ARRIVING = "arriving"  # a folder: for each upload how many bytes it has room for, which others leave it
 
 
@@ -55,7 +57,8 @@ class Store:
         """A new id and its folder, for an upload to come."""
         with as_storage_failed():
             batch_id = f"batch-{uuid.uuid4().hex}"
-            self.folder(batch_id).mkdir(parents=True)
+            self.root.mkdir(ONLY_OURS, parents=True, exist_ok=True)
+            self.folder(batch_id).mkdir()
             self.arriving(batch_id).parent.mkdir(exist_ok=True)
             self.arriving(batch_id).touch()
             return batch_id, self.folder(batch_id)

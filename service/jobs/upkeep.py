@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -12,10 +13,12 @@ from typing import NamedTuple
 
 from service.errors import BatchNotFound
 from service.jobs.database import Batch, as_storage_failed
-from service.jobs.store import ARRIVING, Store
+from service.jobs.store import ARRIVING, BATCH, Store
 
 ORPHAN_S = 3600.0  # a folder without a batch that nobody has touched for so long is an upload that never ended
 FETCH_S = 3600.0  # so long a finished batch stays, whatever needs room: who sent it may look for its end only at times
+BESIDE_RESULTS = 8 << 10  # bytes that a finished batch takes beside its rows: its folder, and its place in the list
+logger = logging.getLogger(__name__)
 
 
 class Unfinished(NamedTuple):
@@ -61,7 +64,7 @@ class Upkeep:
             age_s = time.time() - (oldest.finished or 0)
             if age_s <= self.keep_s and (used <= most or age_s <= FETCH_S):
                 break
-            used -= oldest.bytes
+            used -= oldest.bytes + BESIDE_RESULTS
             with suppress(BatchNotFound):  # another process was first
                 self.store.delete(oldest.id)
         return used
@@ -72,7 +75,7 @@ class Upkeep:
         ids = {row["id"] for row in rows}
         count = len(ids)
         with suppress(FileNotFoundError):
-            ids |= {path.name for path in (self.store.root / ARRIVING).iterdir()}
+            ids |= {path.name for path in (self.store.root / ARRIVING).iterdir() if _is_ours(path)}
         just_finished = self._finished_bytes(time.time() - FETCH_S, math.inf)
         return Unfinished(count, just_finished + sum(self._bytes(batch_id) for batch_id in ids - {besides}))
 
@@ -87,8 +90,9 @@ class Upkeep:
         return max(arrived, expected) if folder.exists() else 0
 
     def _finished_bytes(self, after: float, until: float) -> int:
-        query = "SELECT sum(bytes) AS bytes FROM batches WHERE finished > ? AND finished <= ?"
-        return sum(row["bytes"] or 0 for row in self.store.database.rows(query, [after, until]))
+        query = "SELECT count(*) AS count, sum(bytes) AS bytes FROM batches WHERE finished > ? AND finished <= ?"
+        rows = self.store.database.rows(query, [after, until])
+        return sum((row["bytes"] or 0) + row["count"] * BESIDE_RESULTS for row in rows)
 
     def _oldest(self) -> Batch | None:
         """The batch that was finished before all others."""
@@ -104,12 +108,18 @@ class Upkeep:
         for row in rows:
             if row["finished"]:
                 self.store.drop_inputs(row["id"])
-        for folder in self.store.root.glob("batch-*"):
+        for folder in filter(_is_ours, self.store.root.glob("batch-*")):
             if folder.name not in known and time.time() - _measure(folder)[1] >= ORPHAN_S:
+                logger.info("an upload that never ended is removed: %s", folder.name)
                 self.store.discard(folder.name)
-        for path in self.store.root.glob(f"{ARRIVING}/*"):
+        for path in filter(_is_ours, self.store.root.glob(f"{ARRIVING}/*")):
             if path.name in known or not self.store.folder(path.name).exists():
                 path.unlink(missing_ok=True)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether it is called as a batch is: the folder may have been there before, with other things in it."""
+    return BATCH.fullmatch(path.name) is not None
 
 
 def _measure(folder: Path) -> tuple[int, float]:

@@ -23,6 +23,12 @@ def store(tmp_path: Path) -> Iterator[Store]:
     opened.database.close()
 
 
+@pytest.fixture(autouse=True)
+def rows_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing else is said, a finished batch takes what its rows do."""
+    monkeypatch.setattr(upkeep_module, "BESIDE_RESULTS", 0)
+
+
 def upkeep(store: Store, max_bytes: int = 1 << 30, keep_s: float = 1e9) -> Upkeep:
     return Upkeep(store, keep_s, max_bytes)
 
@@ -39,6 +45,33 @@ def test_before_the_first_batch_nothing_is_in_use(store: Store) -> None:
     assert upkeep(store).unfinished() == (0, 0)
     assert upkeep(store).tidy() == 0
     assert not store.root.exists()
+
+
+def test_folders_that_no_batch_is_called_as_stay(store: Store) -> None:
+    """Whoever points the service at a folder may have had it before."""
+    foreign = [store.root / name for name in ("batch-1/thesis.txt", "batch-of-mine/photo.jpg", "arriving/parcel.txt")]
+    for path in foreign:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("not the service's")
+        os.utime(path, (1, 1))
+        os.utime(path.parent, (1, 1))
+    upkeep(store).tidy()
+    assert all(path.exists() for path in foreign)
+
+
+def test_nobody_else_may_look_into_the_folder_that_is_made_for_batches(store: Store) -> None:
+    store.new_folder()
+    assert store.root.stat().st_mode & 0o077 == 0
+
+
+def test_a_finished_batch_takes_more_than_its_rows(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """20,000 of one picture each took 17 times as much."""
+    monkeypatch.setattr(upkeep_module, "BESIDE_RESULTS", 500)
+    for _ in range(4):
+        finish(store, add(store), time.time() - FETCH_S - 1, bytes(10))
+    assert upkeep(store).tidy() == 4 * 510
+    assert upkeep(store, 1100).tidy() == 2 * 510
+    assert len(store.newest(9)) == 2
 
 
 def test_a_batch_takes_room_while_it_is_scored(store: Store) -> None:
@@ -200,7 +233,7 @@ def test_what_is_looked_for_in_the_database_has_an_index(store: Store) -> None:
     add(store)
     queries = (
         "SELECT id FROM batches WHERE status IN ('queued', 'running')",
-        "SELECT sum(bytes) AS bytes FROM batches WHERE finished > 0 AND finished <= 1",
+        "SELECT count(*) AS count, sum(bytes) AS bytes FROM batches WHERE finished > 0 AND finished <= 1",
         "SELECT * FROM batches WHERE finished IS NOT NULL ORDER BY finished, number LIMIT 1",
     )
     with store.database.reading() as connection:
