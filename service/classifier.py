@@ -22,7 +22,7 @@ from service.turns import Turns, run_in
 from service.types import Rows
 
 INLINE_BYTES = 16 << 10  # decoding less than this takes less than handing it to a thread
-INLINE_PIXELS = 1 << 18  # unless a few bytes unpack to more than that
+INLINE_PIXELS = 1 << 14  # unless it has more pixels: a few bytes may be many, and each of them costly
 UNLIMITED = nullcontext()
 
 

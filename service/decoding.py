@@ -25,6 +25,8 @@ from service.types import RGBImage
 Image.MAX_IMAGE_PIXELS = None  # the limit is the operator's, see `_check_size`
 WHITE = (255, 255, 255, 255)
 MOST_SCANS = 100  # of a JPEG: each goes through all pixels again, and programs write a dozen or less
+MOST_SCANNED, MOST_PASSES = 640_000_000, 16  # pixels of all scans together, or times the largest image where more
+COMPRESSION_OF_BMP, PACKED_RUNS, MOST_RUN_PIXELS = slice(30, 34), (1, 2), 1 << 20  # RLE8 and RLE4 (BITMAPINFOHEADER)
 MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")  # begins a segment (ITU-T T.81, B.1.1.3); the rest is pixels
 SCAN, END = b"\xda", b"\xd9"
 STRIP_PIXELS = 1 << 20  # how many become RGB at once
@@ -90,11 +92,11 @@ def decode(data: bytes, *, max_pixels: int, at_least: int | None = None) -> RGBI
 def _jpeg(data: bytes, pillow_format: str, max_pixels: int, at_least: int) -> RGBImage:
     """libjpeg-turbo without Pillow around it: the same pixels for a seventh of the time, and photos reduced while the
     frequencies are unpacked. What it has no answer for, Pillow judges."""
-    if data.count(b"\xff" + SCAN) > MOST_SCANS and _scans(data) > MOST_SCANS:  # those of notes count for nothing
-        raise InvalidImage(f"The JPEG file has more than {MOST_SCANS} scans; save it with fewer.")
+    _check_scans(data, MOST_SCANS)
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         _check_size(width, height, max_pixels)
+        _check_scans(data, max(MOST_SCANNED, MOST_PASSES * max_pixels) // (width * height))
         if colours not in ("YCbCr", "Gray", "RGB"):
             return _pillow(data, pillow_format, max_pixels, at_least)
         if min(width, height) < at_least:  # of a sliver, the length alone would be reduced
@@ -108,13 +110,29 @@ def _jpeg(data: bytes, pillow_format: str, max_pixels: int, at_least: int) -> RG
     return image
 
 
-def _scans(data: bytes) -> int:
-    """How many scans a JPEG has, counted up to just beyond `MOST_SCANS`."""
-    place, count = 2, 0
-    while count <= MOST_SCANS and (found := MARKER.search(data, place)) and found[1] != END:
+def _check_scans(data: bytes, most: int) -> None:
+    """Raise `InvalidImage` where a JPEG has more than so many scans."""
+    if data.count(b"\xff" + SCAN) <= most:
+        return
+    place, count = 2, 0  # those of notes and thumbnails count for nothing
+    while count <= most and (found := MARKER.search(data, place)) and found[1] != END:
         count += found[1] == SCAN
         place = found.end() + int.from_bytes(data[found.end() : found.end() + 2])
-    return count
+    if count > most:
+        raise InvalidImage(f"The JPEG file has more than {most} scans, too many for its size; save it with fewer.")
+
+
+def _bmp(data: bytes, pillow_format: str, max_pixels: int, at_least: int) -> RGBImage:
+    """As Pillow decodes it, in Python where runs are packed: few bytes may be seconds of work then."""
+    packed = int.from_bytes(data[COMPRESSION_OF_BMP], "little") in PACKED_RUNS
+    if not packed or max_pixels <= MOST_RUN_PIXELS:
+        return _pillow(data, pillow_format, max_pixels, at_least)
+    try:
+        return _pillow(data, pillow_format, MOST_RUN_PIXELS, at_least)
+    except ImageTooLarge as exc:
+        raise ImageTooLarge(
+            f"A BMP file of packed runs may have {MOST_RUN_PIXELS:,} pixels at most; save it as PNG."
+        ) from exc
 
 
 def _pillow(data: bytes, pillow_format: str, max_pixels: int, _at_least: int) -> RGBImage:
@@ -251,7 +269,7 @@ DECODERS: dict[str, Decoder] = {
     "jpeg": Decoder("image/jpeg", lambda data: data.startswith(b"\xff\xd8\xff"), "JPEG", _jpeg),
     "png": Decoder("image/png", lambda data: data.startswith(b"\x89PNG\r\n\x1a\n"), "PNG", _pillow),
     "webp": Decoder("image/webp", lambda data: data[:4] == b"RIFF" and data[8:12] == b"WEBP", "WEBP", _webp),
-    "bmp": Decoder("image/bmp", lambda data: data.startswith(b"BM"), "BMP", _pillow),
+    "bmp": Decoder("image/bmp", lambda data: data.startswith(b"BM"), "BMP", _bmp),
     "gif": Decoder("image/gif", lambda data: data[:6] in (b"GIF87a", b"GIF89a"), "GIF", _gif),
     "tiff": Decoder("image/tiff", lambda data: data[:4] in TIFF, "TIFF", _pillow),
 }

@@ -252,6 +252,38 @@ def test_a_jpeg_of_very_many_scans_is_refused_before_it_is_decoded(progressive: 
         decode(scans_of(content, 101), max_pixels=LIMIT)
 
 
+@pytest.mark.parametrize(("scanned", "most"), [(12, 16), (20, 20)])
+def test_a_large_jpeg_may_have_fewer(
+    scanned: int, most: int, monkeypatch: pytest.MonkeyPatch, noise: np.ndarray
+) -> None:
+    """Eight thousand by five thousand pixels in a hundred scans took 7 seconds."""
+    pixels = noise.shape[0] * noise.shape[1]
+    monkeypatch.setattr(decoding, "MOST_SCANNED", scanned * pixels)
+    content = encode(Image.fromarray(noise), "JPEG", progressive=True)
+    others = content.count(b"\xff\xda") - 1
+    assert decode(scans_of(content, most - others), max_pixels=pixels).shape == noise.shape
+    with pytest.raises(InvalidImage, match=f"more than {most} scans, too many for its size"):
+        decode(scans_of(content, most - others + 1), max_pixels=pixels)
+
+
+def runs(width: int, height: int) -> bytes:
+    """A BMP of one colour in 8 bits, each row a few runs (BI_RLE8)."""
+    row = b"".join(bytes([min(255, width - at), 0]) for at in range(0, width, 255)) + b"\0\0"
+    pixels, palette = row * height + b"\0\1", bytes([10, 20, 30, 0]) * 256
+    info = struct.pack("<LllHHLLllLL", 40, width, height, 1, 8, 1, len(pixels), 0, 0, 256, 0)
+    start = 14 + len(info) + len(palette)
+    return struct.pack("<2sLHHL", b"BM", start + len(pixels), 0, 0, start) + info + palette + pixels
+
+
+def test_a_bmp_of_packed_runs_may_have_fewer_pixels_than_others() -> None:
+    assert decode(runs(300, 2), max_pixels=LIMIT)[0, 0].tolist() == [30, 20, 10]
+    assert decode(runs(1024, 1024), max_pixels=40_000_000).shape == (1024, 1024, 3)
+    with pytest.raises(ImageTooLarge, match="packed runs may have 1,048,576 pixels at most; save it as PNG"):
+        decode(runs(1024, 1025), max_pixels=40_000_000)
+    with pytest.raises(ImageTooLarge, match="at most 500"):
+        decode(runs(300, 2), max_pixels=500)
+
+
 def test_what_pillow_is_to_judge_has_no_more_scans_either(noise: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_answer(_data: bytes) -> None:
         raise ValueError("subsampling that libjpeg-turbo's interface has no name for")
