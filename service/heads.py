@@ -7,7 +7,7 @@ import re
 # The rest of a head without anything that only a real parser should judge: tokens, a colon, visible text (RFC 9112).
 FIELDS = rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]++:[\t -~\x80-\xff]*+\r\n)++\r\n"
 FIELD = re.compile(  # a pattern that left out the blanks behind a value would look at those within it again and again
-    rb"(?i)\n(content-length|content-type|x-request-id|x-request-timeout-ms|authorization|x-api-key"
+    rb"(?i)\n(content-length|content-type|x-request-id|x-request-timeout-ms|authorization|x-api-key|origin"
     rb"|connection|transfer-encoding|expect|upgrade):([^\r]*+)\r"
 )
 NOT_PLAIN = {b"transfer-encoding", b"expect", b"upgrade"}

@@ -13,12 +13,15 @@ PLAIN = PlainHead("POST", "/v1/predict")
 
 
 def test_a_plain_request_is_its_fields() -> None:
-    fields = PLAIN.fields(wire(b"body", "X-Request-Id:  mine ", "Authorization: Bearer of me", "Accept: */*"))
+    fields = PLAIN.fields(
+        wire(b"body", "X-Request-Id:  mine ", "Authorization: Bearer of me", "Accept: */*", "Origin: o")
+    )
     assert fields == {
         b"content-type": b"image/png",
         b"content-length": b"4",
         b"x-request-id": b"mine",
         b"authorization": b"Bearer of me",
+        b"origin": b"o",
     }
 
 

@@ -44,6 +44,10 @@ def test_a_known_key_opens_every_route(keyed: TestClient, headers: dict[str, str
         assert keyed.get(path, headers=headers).status_code == (404 if path.endswith("nothing") else 200)
 
 
+def test_a_line_break_behind_a_path_opens_nothing(keyed: TestClient) -> None:
+    assert [keyed.get(f"{path}%0A").status_code for path in CLOSED] == [401] * len(CLOSED)
+
+
 @pytest.mark.parametrize(
     "headers",
     [
