@@ -73,7 +73,7 @@ class _Parts:
 
     settings: Settings
     keys: Keys | None
-    origins: Origins | None
+    origins: Origins
     right: AdminRight
     repository: ModelRepository
     metrics: Metrics
@@ -119,8 +119,7 @@ def create_app(settings: Settings, counters: Counters | None = None, number: int
     problems.install(app)
     if parts.keys:
         app.add_middleware(KeysMiddleware, keys=parts.keys)
-    if parts.origins:
-        parts.origins.install(app)  # around the keys: browsers ask beforehand, and send none
+    parts.origins.install(app)  # around the keys: browsers ask beforehand, and send none
     # the outermost: what keys refuse is counted too
     app.add_middleware(RequestLogMiddleware, log=parts.log, draining=lambda: parts.served.draining)
     document = partial(openapi.document, app, keyed=parts.keys is not None)
@@ -139,7 +138,7 @@ def _parts(settings: Settings, metrics: Metrics, number: int) -> _Parts:
     return _Parts(
         settings=settings,
         keys=keys,
-        origins=Origins(settings.origins) if settings.origins else None,
+        origins=Origins(settings.origins),
         right=right,
         repository=repository,
         metrics=metrics,

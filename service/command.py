@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from service import telemetry
 from service.cores import default_workers, may_use_gpu
 from service.errors import StartupError
-from service.listening import listen, shared
+from service.listening import allow_open_files, listen, shared
 from service.streams import finish_streams, open_streams, say, tell
 
 if TYPE_CHECKING:  # what takes its time is imported when signals are taken care of
@@ -145,6 +145,7 @@ def _serve(options: argparse.Namespace) -> int:
         raise StartupError(str(exc)) from exc
     telemetry.configure(settings.log_format)
     _check_jobs_dir(settings.jobs_dir)
+    allow_open_files()
     if slips := unknown_variables():
         logger.warning("these variables are no settings and change nothing: %s", ", ".join(slips))
     with (  # before the models: a taken port is known at once

@@ -46,7 +46,7 @@ class Unauthorized(ServiceError):
 
 
 class Forbidden(ServiceError):
-    """A key without the right that this needs, or nobody has it here."""
+    """A key without the right that this needs, or nobody has it here; a page of another origin that is not allowed."""
 
     slug, title, status = "forbidden", "Forbidden", HTTPStatus.FORBIDDEN
 

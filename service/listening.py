@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +12,12 @@ from service.errors import StartupError
 # A listening socket that closes resets what waits to be accepted, and where every answer ends its connection somebody
 # always does. Who still waits for an answer does not connect anew: hence none is given for this long before the end.
 SILENCE_S = 0.1
+
+
+def allow_open_files() -> None:
+    """As many as the system lets this process and its children have: each connection is one, and 1,024 are usual."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def listen(host: str, port: int, setting: str = "port") -> socket.socket:

@@ -28,6 +28,7 @@ from service.metrics import Metrics
 
 Header = tuple[bytes, bytes]
 Endpoint = Callable[[Incoming], Awaitable[Reply]]
+NO_OTHERS = Origins(())
 SendReply = Callable[[Reply, Header], Awaitable[None]]  # the reply, and the header that names the request
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class DirectRoute:
         refusal: Callable[[Incoming], ServiceError | None] = lambda _request: None,
         draining: Callable[[], bool] = lambda: False,
         keys: Keys | None = None,
-        origins: Origins | None = None,
+        origins: Origins = NO_OTHERS,
         max_body_bytes: int,
         room: BodyRoom,
         log: RequestLog,
@@ -85,9 +86,8 @@ class DirectRoute:
 
     def _readable(self, request: Incoming, reply: Reply) -> Reply:
         """The same, for scripts of pages elsewhere that may read it."""
-        if self._origins is None:
-            return reply
-        return reply._replace(headers=(*reply.headers, *self._origins.headers(request.headers)))
+        headers = self._origins.headers(request.headers)
+        return reply._replace(headers=(*reply.headers, *headers)) if headers else reply
 
     async def handle(self, request: Incoming, send: SendReply) -> None:
         """Answer `request` by one call of `send`; a client that goes away takes its images out of the queue.
@@ -98,6 +98,7 @@ class DirectRoute:
         telemetry.request_id.set(current.decode())  # of this task alone
         request.room = self._room
         try:
+            self._origins.check(request.headers)
             shares.client.set(self._keys.check(request.headers) if self._keys else request.connection.address.encode())
             reply = problems.reply(error, request.path) if error else await self._endpoint(request)
         except ServiceError as exc:

@@ -36,7 +36,8 @@ ONE_IMAGE = {media_type.encode() for media_type in RAW_IMAGE}
 Outcome = Prediction | ServiceError
 NPY_SCHEMA = {"type": "string", "format": "binary", "description": "A .npy file: float32 (N, classes)."}
 ERRORS = problems.documented(
-    errors.MalformedRequest, errors.ModelNotFound, errors.NotAcceptable, errors.BodyTooLarge, errors.TooManyImages,
+    errors.MalformedRequest, errors.Forbidden, errors.ModelNotFound, errors.NotAcceptable, errors.BodyTooLarge,
+    errors.TooManyImages,
     errors.UnsupportedMediaType, errors.InvalidImage, errors.ImageTooLarge, errors.WrongShape, errors.EmptyRequest,
     errors.TooManyRequests, errors.Overloaded, errors.Draining, errors.DeadlineExceeded, errors.InferenceFailed,
 )  # fmt: skip

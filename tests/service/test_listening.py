@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 
 import pytest
 
 from service.errors import StartupError
-from service.listening import last_connections, listen, shared
+from service.listening import allow_open_files, last_connections, listen, shared
+
+
+def test_as_many_files_may_be_open_as_the_system_allows() -> None:
+    before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before // 2, most))
+    try:
+        allow_open_files()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (most, most)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
 
 
 def test_a_grpc_port_that_another_service_shares_out_is_taken() -> None:

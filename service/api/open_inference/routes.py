@@ -82,7 +82,8 @@ NOT_FOUND = documented(errors.ModelNotFound)
 INFER: dict[str, Any] = {
     "response_model": bodies.InferResponse,
     "responses": documented(
-        errors.MalformedRequest, errors.ModelNotFound, errors.BodyTooLarge, errors.UnsupportedMediaType,
+        errors.MalformedRequest, errors.Forbidden, errors.ModelNotFound, errors.BodyTooLarge,
+        errors.UnsupportedMediaType,
         errors.InvalidImage, errors.TooManyRequests, errors.Overloaded, errors.DeadlineExceeded,
         errors.InferenceFailed,
     ),

@@ -75,5 +75,36 @@ def test_nobody_may_unless_the_settings_say_so(settings: Settings) -> None:
             assert not [name for name in answer.headers if name.startswith("access-control") or name == "vary"]
 
 
+def from_elsewhere(client: TestClient, path: str, origin: str, site: str) -> httpx2.Response:
+    return client.post(path, content=IMAGE, headers={"Origin": origin, "Sec-Fetch-Site": site, **PNG})
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+@pytest.mark.parametrize("path", ["/v1/predict", "/v1/explain", "/v1/batches", "/v2/models/colours/infer"])
+def test_a_page_of_another_origin_may_not_even_ask(settings: Settings, path: str, site: str) -> None:
+    """For what a form can send no browser asks beforehand."""
+    with TestClient(create_app(settings)) as client:
+        answer = from_elsewhere(client, path, OTHER, site)
+        assert answer.status_code == 403
+        assert "CONVOY_CORS_ORIGINS" in answer.text
+        assert from_elsewhere(client, path, OTHER, "same-origin").status_code != 403
+        assert from_elsewhere(client, path, OTHER, "none").status_code != 403
+
+
+def test_one_that_is_allowed_may(settings: Settings) -> None:
+    for allowed in (SHOP, "*"):
+        with TestClient(create_app(settings.model_copy(update={"cors_origins": allowed}))) as client:
+            assert from_elsewhere(client, "/v1/predict", SHOP, "cross-site").status_code == 200
+            assert from_elsewhere(client, "/v1/batches", SHOP, "cross-site").status_code == 415
+            assert from_elsewhere(client, "/v1/predict", OTHER, "cross-site").status_code == (
+                403 if allowed == SHOP else 200
+            )
+
+
+def test_what_changes_nothing_may_be_asked_from_anywhere(settings: Settings) -> None:
+    with TestClient(create_app(settings)) as client:
+        assert client.get("/", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 200  # a link to the page
+
+
 def test_a_request_of_no_page_needs_nothing() -> None:
     assert Origins([SHOP]).headers({b"host": b"127.0.0.1"}) == ()

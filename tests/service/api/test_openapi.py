@@ -40,7 +40,7 @@ def test_every_accepted_body_is_described(document: dict[str, Any]) -> None:
 
 def test_errors_are_problems_with_examples(document: dict[str, Any]) -> None:
     responses = document["paths"]["/v1/predict"]["post"]["responses"]
-    assert set(responses) == {"200", "400", "404", "406", "413", "415", "422", "429", "500", "503", "504"}
+    assert set(responses) == {"200", "400", "403", "404", "406", "413", "415", "422", "429", "500", "503", "504"}
     examples = {slug for code in responses if code != "200" for slug in _content(responses[code])["examples"]}
     assert examples >= {"invalid-image", "too-many-images", "overloaded", "wrong-shape", "deadline-exceeded"}
     assert "HTTPValidationError" not in json.dumps(document)
