@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from service.errors import ImageTooLarge, InvalidImage
 from service.types import RGBImage
 
 Image.MAX_IMAGE_PIXELS = None  # the limit is the operator's, see `_check_size`
+warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # remarks on odd files, in no log's format
 WHITE = (255, 255, 255, 255)
 MOST_SCANS = 100  # of a JPEG: each goes through all pixels again, and programs write a dozen or less
 MOST_SCANNED, MOST_PASSES = 640_000_000, 16  # pixels of all scans together, or times the largest image where more

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -235,6 +237,17 @@ def test_a_sliver_of_a_jpeg_keeps_its_proportions(size: tuple[int, int]) -> None
     data = encode(picture("green", size), "JPEG")
     assert decode(data, max_pixels=LIMIT, at_least=128).shape == (*size[::-1], 3)
     assert decode(data, max_pixels=1 << 53, at_least=128).shape == (*size[::-1], 3)  # the setting's largest value
+
+
+def test_what_pillow_remarks_on_odd_files_is_not_said_on_stderr() -> None:
+    remark = (
+        "warnings.warn_explicit('tag 274 had too many entries', UserWarning, 'x.py', 1, module='PIL.TiffImagePlugin')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", f"import warnings; import service.decoding; {remark}"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stderr == ""
 
 
 def scans_of(content: bytes, wanted: int) -> bytes:
