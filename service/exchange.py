@@ -54,7 +54,7 @@ class Exchange:
 
     def request(self) -> Incoming:
         """What has arrived, once all of it has."""
-        return Incoming(self._path, self._headers, self._query, self._body(), self._connection, self._began)
+        return Incoming(self._path, self._headers, self._query, self._taken(), self._connection, self._began)
 
     def slow_request(self) -> Incoming:
         """What has arrived and what will: its route reads it as it comes, no longer than what comes through ASGI."""
@@ -67,16 +67,17 @@ class Exchange:
         """Whether its route waits for the rest."""
         return self._more is not None and not self._is_whole
 
-    def _body(self) -> bytes:
-        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+    def _taken(self) -> bytes:
+        """What has come of the body since the last time; it is kept here no longer, since the exchange is."""
+        pieces, self._pieces = self._pieces, []
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def _receive(self) -> dict[str, Any]:
         """What has come of the body since the last one, as ASGI's message."""
         assert self._more
         await self._more.wait()
         self._more.clear()
-        body, self._pieces = self._body(), []
-        return {"type": "http.request", "body": body, "more_body": not self._is_whole}
+        return {"type": "http.request", "body": self._taken(), "more_body": not self._is_whole}
 
     async def run(self, request: Incoming) -> None:
         """Have the request answered; without an answer the connection ends."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from service.errors import Overloaded
 
+SMALL_BYTES = 256 << 10  # a body that is there already and has no more needs no room
+
 
 class BodyRoom:
     """What they may have together; one alone may have any number, or a large one could never be read."""

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
-from service.api.body_room import BodyRoom
+from service.api.body_room import SMALL_BYTES, BodyRoom
 from service.api.queries import check_names
 from service.api.threads import parsed
 from service.errors import BodyTooLarge, DeadlineExceeded, MalformedRequest
@@ -53,7 +53,7 @@ class Reply(NamedTuple):
 class Incoming:
     """One HTTP request: its head, and its body, whole already or as ASGI's `receive` brings it."""
 
-    __slots__ = ("_body", "_held", "_query", "_until", "began", "connection", "headers", "path", "room")
+    __slots__ = ("_body", "_held", "_parameters", "_query", "_until", "began", "connection", "headers", "path", "room")
 
     def __init__(
         self,
@@ -68,7 +68,8 @@ class Incoming:
         self._until: float | None = None  # how long its body is waited for
         self.room: BodyRoom | None = None  # for what is kept of its body
         self._held = 0  # bytes there
-        self._query: dict[str, str] = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True)) if query else {}
+        self._query = query
+        self._parameters: dict[str, str] | None = None  # of the query, once somebody has asked
         self.began = time.perf_counter() if began is None else began
 
     @classmethod
@@ -85,12 +86,18 @@ class Incoming:
 
     def query(self, name: str) -> str | None:
         """The parameter's value, the last one where it is repeated."""
-        return self._query.get(name)
+        return self._parsed_query().get(name) if self._query else None
 
     def check_query(self, *known: str) -> None:
         """Raise `MalformedRequest` where the query has a name that is likely a slip, and not `known`."""
         if self._query:
-            check_names(self._query, known)
+            check_names(self._parsed_query(), known)
+
+    def _parsed_query(self) -> dict[str, str]:
+        """Its parameters; a long query takes a while, which is for those alone who have a key."""
+        if self._parameters is None:
+            self._parameters = dict(parse_qsl(self._query.decode("latin-1"), keep_blank_values=True))
+        return self._parameters
 
     def content_type(self) -> str:
         """What its body is by its head, not parsed yet, empty where that does not say; raises `MalformedRequest`."""
@@ -117,14 +124,14 @@ class Incoming:
     async def whole(self, limit: int) -> bytes:
         """The body; raises as `kept` does."""
         body = self._body
-        if isinstance(body, bytes) and len(body) <= limit:
+        if isinstance(body, bytes) and len(body) <= SMALL_BYTES and len(body) <= limit:
             return body
         return b"".join([chunk async for chunk in self.kept(limit)])
 
     async def kept(self, limit: int) -> AsyncIterator[bytes]:
         """As `chunks`, for who keeps them until `let_go`; raises `Overloaded` too, where there is no room for them."""
         async for chunk in self.chunks(limit):
-            if self.room and not isinstance(self._body, bytes):  # or it is there already
+            if self.room and (len(chunk) > SMALL_BYTES or not isinstance(self._body, bytes)):
                 self.room.take(len(chunk), self._held)
                 self._held += len(chunk)
             yield chunk

@@ -77,6 +77,15 @@ def test_the_pieces_of_a_body_are_one_request() -> None:
     assert (asyncio.run(request.whole(10)), request.query("top_k"), request.headers) == (b"abc", "3", {b"a": b"b"})
 
 
+def test_a_body_is_kept_by_its_request_alone() -> None:
+    """The exchange stays with its connection until the next one."""
+    one = exchange(Wire())
+    for piece in (b"ab", b"c"):
+        one.feed(piece)
+    assert asyncio.run(one.request().whole(10)) == b"abc"
+    assert asyncio.run(one.request().whole(10)) == b""
+
+
 def test_a_slow_body_is_read_as_it_comes() -> None:
     async def scenario() -> list[bytes]:
         one = exchange(Wire())

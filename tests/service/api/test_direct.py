@@ -11,7 +11,7 @@ import pytest
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive
 
-from service.api.body_room import BodyRoom
+from service.api.body_room import SMALL_BYTES, BodyRoom
 from service.api.direct import DirectRoute, Header
 from service.api.incoming import Connection, Incoming, Reply
 from service.api.request_log import RequestLog
@@ -41,7 +41,7 @@ async def handle(
     draining: bool = False,
     metrics: Metrics | None = None,
     room: BodyRoom | None = None,
-    receive: Receive | None = None,
+    body: bytes | Receive = b"",
 ) -> tuple[Reply, Header]:
     sent: list[tuple[Reply, Header]] = []
 
@@ -61,7 +61,7 @@ async def handle(
         log=log,
         metrics=metrics,
     )
-    await route.handle(Incoming("/x", headers, b"", receive or b"", connection), send)
+    await route.handle(Incoming("/x", headers, b"", body, connection), send)
     (answer,) = sent
     return answer
 
@@ -122,26 +122,28 @@ def test_requests_are_counted_by_status() -> None:
     assert 'convoy_stage_seconds_count{stage="respond"} 2' in text
 
 
-def test_a_body_keeps_its_room_until_the_answer_and_no_longer() -> None:
-    async def receive() -> Message:
-        return {"type": "http.request", "body": b"abcdef"}
+async def receive() -> Message:
+    return {"type": "http.request", "body": b"abcdef"}
 
+
+@pytest.mark.parametrize("body", [receive, bytes(SMALL_BYTES + 1)], ids=["that comes", "that is there"])
+def test_a_body_keeps_its_room_until_the_answer_and_no_longer(body: bytes | Receive) -> None:
     async def scenario() -> None:
         room, reading, free = BodyRoom(9), asyncio.Event(), asyncio.Event()
 
         async def read(request: Incoming) -> Reply:
-            await request.whole(9)
+            await request.whole(1 << 20)
             reading.set()
             await free.wait()
             return await fine(request)
 
-        first = asyncio.create_task(handle(read, room=room, receive=receive))
+        first = asyncio.create_task(handle(read, room=room, body=body))
         await reading.wait()
-        refused, _ = await asyncio.wait_for(handle(read, room=room, receive=receive), 30)
+        refused, _ = await asyncio.wait_for(handle(read, room=room, body=body), 30)
         assert (refused.status, orjson.loads(refused.body)["type"]) == (503, "/problems/overloaded")
         assert (b"retry-after", b"1") in refused.headers
         free.set()
         assert (await first)[0].status == 200
-        assert (await handle(read, room=room, receive=receive))[0].status == 200
+        assert (await handle(read, room=room, body=body))[0].status == 200
 
     asyncio.run(scenario())

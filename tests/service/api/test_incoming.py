@@ -6,13 +6,16 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from urllib.parse import parse_qsl
 
 import pytest
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
-from service.api.body_room import BodyRoom
+from service.api import incoming as incoming_module
+from service.api.body_room import SMALL_BYTES, BodyRoom
 from service.api.incoming import TYPE_BYTES, Connection, Incoming, joined, positive, text
+from service.api.uploads import INLINE_BYTES
 from service.errors import BodyTooLarge, DeadlineExceeded, MalformedRequest, Overloaded
 
 
@@ -92,15 +95,42 @@ def test_bodies_that_are_kept_have_room_together() -> None:
     asyncio.run(scenario())
 
 
-def test_a_body_that_is_there_already_needs_no_room() -> None:
-    whole = Incoming("/", {}, b"", b"abc", Connection())
-    whole.room = BodyRoom(5)
-    whole.room.take(5)
+def test_a_small_body_that_is_there_already_needs_no_room() -> None:
+    body = bytes(SMALL_BYTES)
+    request = Incoming("/", {}, b"", body, Connection())
+    request.room = BodyRoom(5)
+    request.room.take(5)
 
     async def scenario() -> None:
-        assert [piece async for piece in whole.kept(9)] == [b"abc"]
+        assert [piece async for piece in request.kept(len(body))] == [body]
+        assert await request.whole(len(body)) == body
 
     asyncio.run(scenario())
+
+
+def test_large_bodies_that_are_there_already_have_room_together() -> None:
+    body = bytes(SMALL_BYTES + 1)
+    room, requests = BodyRoom(2 * len(body)), [Incoming("/", {}, b"", body, Connection()) for _ in range(4)]
+    for request in requests:
+        request.room = room
+
+    async def scenario() -> None:
+        first, second, third, fourth = requests
+        assert await first.whole(len(body)) is body  # without a copy
+        assert [piece async for piece in second.kept(len(body))] == [body]
+        with pytest.raises(Overloaded):
+            await third.whole(len(body))
+        third.let_go()  # which held nothing
+        first.let_go()
+        assert await fourth.whole(len(body)) == body
+        with pytest.raises(Overloaded):
+            await third.whole(len(body))
+
+    asyncio.run(scenario())
+
+
+def test_a_body_that_waits_for_a_thread_is_large_enough_to_need_room() -> None:
+    assert SMALL_BYTES <= INLINE_BYTES
 
 
 def test_a_body_that_is_cut_off_is_no_body() -> None:
@@ -164,6 +194,21 @@ def test_headers_and_query_are_text() -> None:
     request = incoming(headers={b"accept": "ü".encode("latin-1")}, query=b"model=a%20b&top_k=1&top_k=2&version=")
     assert (text(request.headers.get(b"accept")), text(request.headers.get(b"host"))) == ("ü", None)
     assert [request.query(name) for name in ("model", "top_k", "version", "other")] == ["a b", "2", "", None]
+
+
+def test_a_query_is_parsed_once_when_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[str] = []
+
+    def parse(query: str, *, keep_blank_values: bool) -> list[tuple[str, str]]:
+        parsed.append(query)
+        return parse_qsl(query, keep_blank_values=keep_blank_values)
+
+    monkeypatch.setattr(incoming_module, "parse_qsl", parse)
+    without, request = incoming(), incoming(query=b"model=a")
+    assert (without.has_query, without.query("model"), request.has_query, parsed) == (False, None, True, [])
+    without.check_query()
+    request.check_query("model")
+    assert (request.query("model"), request.query("version"), parsed) == ("a", None, ["model=a"])
 
 
 def test_a_content_type_is_no_longer_than_can_be_parsed() -> None:
