@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from http import HTTPStatus
 from operator import methodcaller
+from typing import NamedTuple
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -40,8 +42,30 @@ CODES = {
 }  # all others: INVALID_ARGUMENT
 RETRY = "grpc-retry-pushback-ms"  # when a client may try again: gRPC's proposal A6
 QUIET_S = 5.0  # while stopping: gRPC may never hand over a request that arrives as it stops, nor a message half sent
-Method = Callable[[bytes, grpc.aio.ServicerContext], Awaitable[Message]]
+STREAMS = 100  # requests of one connection at a time, each with a message in memory; a client lets others wait
+SERIALIZE = methodcaller("SerializeToString")
+Metadata = Iterable[tuple[str, str | bytes]]
 logger = logging.getLogger(__name__)
+
+
+class Entry(NamedTuple):
+    """What is known of a request before its message is there."""
+
+    identity: bytes
+    key: bytes | None  # the digest of its key, where one is needed
+    refusal: ServiceError | None
+
+
+class Entrance(grpc.GenericRpcHandler):  # type: ignore[misc]  # gRPC has no types
+    """Path → what answers a request there, chosen by its metadata: a message may be large, and long in coming."""
+
+    def __init__(self, methods: dict[str, Callable[[Metadata], grpc.RpcMethodHandler]]) -> None:
+        self._methods = methods
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        """What gRPC asks of each request."""
+        method = self._methods.get(handler_call_details.method)
+        return method(handler_call_details.invocation_metadata or ()) if method else None
 
 
 class RpcServer:
@@ -63,17 +87,14 @@ class RpcServer:
         self._server = grpc.aio.server(
             options=[
                 ("grpc.so_reuseport", 1),
+                ("grpc.max_concurrent_streams", STREAMS),
+                ("grpc.http.overload_protection", 0),  # counts ended ones too, and refuses those of patient clients
                 ("grpc.max_receive_message_length", settings.max_body_bytes),
                 ("grpc.max_send_message_length", -1),
             ]
         )
-        handlers = {
-            name: grpc.unary_unary_rpc_method_handler(  # gets bytes: what they say is of interest once a key is known
-                self._method(name, request, answer), response_serializer=methodcaller("SerializeToString")
-            )
-            for name, (request, answer) in self._methods.all().items()
-        }
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        methods = {f"/{SERVICE}/{name}": self._method(name, *known) for name, known in self._methods.all().items()}
+        self._server.add_generic_rpc_handlers((Entrance(methods),))
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         self._server.add_insecure_port(f"{host}:{settings.grpc_port}")
         await self._server.start()
@@ -100,25 +121,20 @@ class RpcServer:
         await server.stop(None)
         await stopped
 
-    def _method(self, name: str, request: type[Message], answer: Answer) -> Method:
+    def _method(self, name: str, request: type[Message], answer: Answer) -> Callable[[Metadata], grpc.RpcMethodHandler]:
         """`answer`, with what every request has: an id, perhaps a key, a count, a log line, an error's code."""
-        path, keys = f"/{SERVICE}/{name}", None if name in PROBES else self._keys
-        right = self._right if name in FOR_ADMINS else None
+        path = f"/{SERVICE}/{name}"
 
-        async def method(content: bytes, context: grpc.aio.ServicerContext) -> Message:
+        async def method(entry: Entry, content: bytes, context: grpc.aio.ServicerContext) -> Message:
             began = time.perf_counter()
             self._begun += 1
             context.add_done_callback(self._answered)
-            headers = {key.encode(): _bytes(value) for key, value in context.invocation_metadata() or ()}
-            current, malformed = identify(headers.get(HEADER))
-            telemetry.request_id.set(current.decode())  # of this task alone
+            telemetry.request_id.set(entry.identity.decode())  # of this task alone
             status = problems.CLIENT_CLOSED_REQUEST  # whose task is cancelled
             try:
-                if malformed:
-                    raise malformed
-                shares.client.set(keys.check(headers) if keys else context.peer().rpartition(":")[0].encode())
-                if right:
-                    right.check(headers)
+                if entry.refusal:
+                    raise entry.refusal
+                shares.client.set(entry.key or context.peer().rpartition(":")[0].encode())
                 reply: Message | ServiceError = await self._reply(request, content, answer, context.time_remaining())
                 status = int(HTTPStatus.OK)
             except ServiceError as exc:
@@ -128,17 +144,28 @@ class RpcServer:
                 reply, status = UNEXPECTED, int(UNEXPECTED.status)
             finally:
                 self._log.record(path, "POST", path, status, time.perf_counter() - began)
-            trailer = [(HEADER.decode(), current.decode())]
-            if not isinstance(reply, ServiceError):
-                context.set_trailing_metadata(tuple(trailer))
-                return reply
-            if reply.retry_after_s is not None:
-                trailer.append((RETRY, str(reply.retry_after_s * 1000)))
-            code = CODES.get(reply.status, grpc.StatusCode.INVALID_ARGUMENT)
-            await context.abort(code, reply.detail, tuple(trailer))
-            raise AssertionError("unreachable: `abort` raises")
+            return await _sent(reply, entry, context)
 
-        return method
+        def chosen(metadata: Metadata) -> grpc.RpcMethodHandler:
+            entry = self._enter(name, metadata)
+            if entry.refusal:  # as if it had a stream of messages, of which none is read
+                return grpc.stream_unary_rpc_method_handler(partial(method, entry))
+            return grpc.unary_unary_rpc_method_handler(partial(method, entry), response_serializer=SERIALIZE)
+
+        return chosen
+
+    def _enter(self, name: str, metadata: Metadata) -> Entry:
+        headers = {key.encode(): _bytes(value) for key, value in metadata}
+        identity, malformed = identify(headers.get(HEADER))
+        try:
+            if malformed:
+                raise malformed
+            key = self._keys.check(headers) if self._keys and name not in PROBES else None
+            if name in FOR_ADMINS:
+                self._right.check(headers)
+        except ServiceError as exc:
+            return Entry(identity, None, exc)
+        return Entry(identity, key, None)
 
     async def _reply(self, request: type[Message], content: bytes, answer: Answer, left_s: float | None) -> Message:
         kept = len(content) if len(content) > INLINE_BYTES else 0  # probes and other small ones never wait for room
@@ -151,6 +178,18 @@ class RpcServer:
 
     def _answered(self, _context: object) -> None:
         self._ended += 1
+
+
+async def _sent(reply: Message | ServiceError, entry: Entry, context: grpc.aio.ServicerContext) -> Message:
+    trailer = [(HEADER.decode(), entry.identity.decode())]
+    if not isinstance(reply, ServiceError):
+        context.set_trailing_metadata(tuple(trailer))
+        return reply
+    if reply.retry_after_s is not None:
+        trailer.append((RETRY, str(reply.retry_after_s * 1000)))
+    code = CODES.get(reply.status, grpc.StatusCode.INVALID_ARGUMENT)
+    await context.abort(code, reply.detail, tuple(trailer))
+    raise AssertionError("unreachable: `abort` raises")
 
 
 def _parsed(request: type[Message], content: bytes, settings: Settings) -> Message:

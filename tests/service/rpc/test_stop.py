@@ -3,56 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable
 
 import grpc
 import numpy as np
 import pytest
 
-from service.api.authentication import AdminRight
-from service.api.request_log import RequestLog
 from service.app import create_app
-from service.counters import Counters
-from service.listening import shared
-from service.metrics import Metrics
 from service.rpc import open_inference_pb2 as pb
 from service.rpc import server as rpc
-from service.rpc.methods import SERVICE
-from service.rpc.server import RpcServer
+from service.rpc.methods import Call
 from service.settings import Settings
-from tests.conftest import SIZE, clear_environment
+from tests.conftest import SIZE
+from tests.service.rpc.conftest import PATH, echo, serving
 
-Answer = Callable[[pb.ModelInferRequest, float | None], Awaitable[pb.ModelInferResponse]]
-PATH = f"/{SERVICE}/ModelInfer"
 REQUEST = pb.ModelInferRequest(id="seven")
-
-
-class One:
-    """One method alone."""
-
-    def __init__(self, answer: Answer) -> None:
-        self._answer = answer
-
-    def all(self) -> dict[str, tuple[type[pb.ModelInferRequest], Answer]]:
-        return {"ModelInfer": (pb.ModelInferRequest, self._answer)}
-
-
-async def echo(request: pb.ModelInferRequest, _seconds: float | None) -> pb.ModelInferResponse:
-    return pb.ModelInferResponse(id=request.id)
-
-
-@asynccontextmanager
-async def serving(answer: Answer) -> AsyncIterator[tuple[RpcServer, grpc.aio.Channel]]:
-    settings, metrics = Settings(drain_timeout_ms=60_000), Metrics(Counters.alone())
-    async with asyncio.timeout(30):
-        with shared(settings.host, 0) as port:
-            settings = settings.model_copy(update={"grpc_port": port})
-            log = RequestLog(metrics, "failed")
-            server = RpcServer(One(answer), settings, log, None, AdminRight(None, None))  # type: ignore[arg-type]
-            await server.start()
-            async with grpc.aio.insecure_channel(f"{settings.host}:{port}") as channel:
-                yield server, channel
 
 
 def ask(channel: grpc.aio.Channel) -> Awaitable[pb.ModelInferResponse]:
@@ -63,7 +28,6 @@ def ask(channel: grpc.aio.Channel) -> Awaitable[pb.ModelInferResponse]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    clear_environment(monkeypatch)
     monkeypatch.setattr(rpc, "QUIET_S", 0.05)
 
 
@@ -89,10 +53,10 @@ def test_requests_under_way_are_answered_however_quiet_it_is_meanwhile() -> None
     async def play() -> None:
         asked, free = asyncio.Event(), asyncio.Event()
 
-        async def held(request: pb.ModelInferRequest, seconds: float | None) -> pb.ModelInferResponse:
+        async def held(request: pb.ModelInferRequest, call: Call) -> pb.ModelInferResponse:
             asked.set()
             await free.wait()
-            return await echo(request, seconds)
+            return await echo(request, call)
 
         async with serving(held) as (server, channel):
             answer = asyncio.ensure_future(ask(channel))
@@ -111,7 +75,7 @@ def test_an_end_that_is_not_to_wait_cuts_off_what_is_under_way() -> None:
     async def play() -> None:
         asked = asyncio.Event()
 
-        async def held(_request: pb.ModelInferRequest, _seconds: float | None) -> pb.ModelInferResponse:
+        async def held(_request: pb.ModelInferRequest, _call: Call) -> pb.ModelInferResponse:
             asked.set()
             await asyncio.Event().wait()
             raise AssertionError("unreachable")
