@@ -2,9 +2,9 @@
 
 Where to look:
 
-- the flow: `classifier` first, then `preparation` (`decoding`, `preprocessing`, `turns`), `batching` (`queueing`,
-  `pace`, `deadlines`, `shares`, `bisection`, `observer`), `engine` (`providers`, `cuda`, `binding`), `prediction`
-  (`coverage`)
+- the flow: `classifier` first (`turns`, `shares`), then `preparation` (`decoding`, `pixels`, `preprocessing`),
+  `batching` (`queueing`, `pace`, `deadlines`, `bisection`, `observer`), `engine` (`providers`, `cuda`, `binding`),
+  `prediction` (`coverage`)
 - the models: `metadata`, `loading`, `repository`, `serving`, `choices`, `administration`
 - what a network sees: `explain` (`stages`, `drawing`)
 - HTTP: `api`, one file for each route; below it `protocol`, `heads` and `exchange`, which carry the hottest past ASGI

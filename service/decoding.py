@@ -16,26 +16,23 @@ from dataclasses import dataclass
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageChops, ImageOps
-from PIL.ImageFile import ImageFile
+from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 
 from service.errors import ImageTooLarge, InvalidImage
+from service.pixels import Grey, scale_transparency, to_rgb
 from service.types import RGBImage
 
 Image.MAX_IMAGE_PIXELS = None  # the limit is the operator's, see `_check_size`
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # remarks on odd files, in no log's format
-WHITE = (255, 255, 255, 255)
 MOST_SCANS = 100  # of a JPEG: each goes through all pixels again, and programs write a dozen or less
 MOST_SCANNED, MOST_PASSES = 640_000_000, 16  # pixels of all scans together, or times the largest image where more
 COMPRESSION_OF_BMP, PACKED_RUNS, MOST_RUN_PIXELS = slice(30, 34), (1, 2), 1 << 20  # RLE8 and RLE4 (BITMAPINFOHEADER)
 MARKER = re.compile(rb"\xff([\xc0-\xcf\xd8-\xfe])")  # begins a segment (ITU-T T.81, B.1.1.3); the rest is pixels
 SCAN, END = b"\xda", b"\xd9"
-STRIP_PIXELS = 1 << 20  # how many become RGB at once
 TILE_WIDTH, TILE_LENGTH, BITS_PER_SAMPLE, PHOTOMETRIC = 322, 323, 258, 262  # TIFF tags
 COMPRESSION, FILL_ORDER, PLANAR_CONFIGURATION = 259, 266, 284
 WHITE_IS_ZERO, UNCOMPRESSED, REVERSED, PLANES = 0, 1, 2, 2  # values of these (TIFF 6.0, section 8)
-BIT_DEPTH = 24  # the byte of a PNG that tells it (PNG, 11.2.2)
 ORIENTATION = 0x0112  # EXIF tag
 TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")  # the last two are BigTIFF
 EXIF, XMP = b"Exif\x00\x00", b"http://ns.adobe.com/xap/"  # either may tell which way is up
@@ -48,14 +45,6 @@ UPRIGHT: dict[int, Callable[[RGBImage], RGBImage]] = {  # EXIF 2.32, 4.6.4 A: wh
     7: lambda image: np.rot90(image, 2).transpose(1, 0, 2),
     8: np.rot90,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Grey:
-    """What the levels of grayscale with more than 8 bits mean."""
-
-    highest: int = 65535
-    inverted: bool = False  # which is white otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +96,7 @@ def _jpeg(data: bytes, pillow_format: str, max_pixels: int, at_least: int) -> RG
     except ValueError:
         return _pillow(data, pillow_format, max_pixels, at_least)
     if EXIF in data or XMP in data:
-        with suppress(Exception), Image.open(io.BytesIO(data), formats=(pillow_format,)) as header:  # as in `_to_rgb`
+        with suppress(Exception), Image.open(io.BytesIO(data), formats=(pillow_format,)) as header:  # as in `to_rgb`
             image = UPRIGHT.get(header.getexif().get(ORIENTATION, 1), np.asarray)(image)
     return image
 
@@ -150,8 +139,8 @@ def _pillow(data: bytes, pillow_format: str, max_pixels: int, _at_least: int) ->
             twelve = tags.get(BITS_PER_SAMPLE) == (12,)
             grey = Grey(4095 if twelve else 65535, inverted=tags.get(PHOTOMETRIC) == WHITE_IS_ZERO)
         if pillow_format == "PNG" and "transparency" in image.info:
-            _scale_transparency(image, data)
-        return _to_rgb(image, grey)
+            scale_transparency(image, data)
+        return to_rgb(image, grey)
 
 
 def _check_planes(mode: str, tags: ImageFileDirectory_v2) -> None:
@@ -203,68 +192,9 @@ def _gif(data: bytes, pillow_format: str, max_pixels: int, at_least: int) -> RGB
     return screen
 
 
-def _scale_transparency(image: ImageFile, data: bytes) -> None:
-    """The transparent grey or colour of a PNG to 8 bits, as its pixels are: Pillow scales those, and leaves this."""
-    transparent, depth = image.info["transparency"], data[BIT_DEPTH]
-    if image.mode == "L":
-        image.info["transparency"] = transparent * 255 // (2**depth - 1)
-    elif image.mode == "RGB" and depth == 16:
-        _match_16_bits(image, data)
-
-
-def _match_16_bits(image: ImageFile, data: bytes) -> None:
-    """Alpha by the transparent colour of a PNG of 16 bits: Pillow has the upper byte of each, which others share."""
-    levels = image.info["transparency"]
-    alphas = []
-    with Image.open(io.BytesIO(data), formats=("PNG",)) as lower:
-        lower.tile = [tile._replace(args="RGB;16L") for tile in lower.tile]  # the other byte, as if it came second
-        for half, shift in ((lower, 0), (image, 8)):
-            half.info["transparency"] = tuple(level >> shift & 255 for level in levels)
-            alphas.append(half.convert("RGBA").getchannel("A"))
-    image.putalpha(ImageChops.lighter(*alphas))
-
-
 def _check_size(width: int, height: int, max_pixels: int, what: str = "The image has") -> None:
     if width * height > max_pixels:
         raise ImageTooLarge(f"{what} {width} × {height} pixels; send one of at most {max_pixels:,}.")
-
-
-def _to_rgb(image: Image.Image, grey: Grey) -> RGBImage:
-    """A strip at a time: what is made on the way would take several times the memory of the image."""
-    image.load()
-    with suppress(Exception):  # what the file says about its picture may be damaged where the picture is not
-        ImageOps.exif_transpose(image, in_place=True)  # else it copies what stands upright already
-    rows = max(1, STRIP_PIXELS // image.width)
-    if rows >= image.height:
-        return _strip_to_rgb(image, grey)
-    rgb = np.empty((image.height, image.width, 3), np.uint8)
-    for top in range(0, image.height, rows):
-        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
-        rgb[top : top + rows] = _strip_to_rgb(strip, grey)
-    return rgb
-
-
-def _strip_to_rgb(image: Image.Image, grey: Grey) -> RGBImage:
-    if image.mode.startswith("I") or image.mode == "F":
-        image = _to_8_bit(image, grey)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image)
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-
-
-def _to_8_bit(image: Image.Image, levels: Grey) -> Image.Image:
-    """Grayscale of more than 8 bits → 8 bits, by its own depth: Pillow would clip instead of scaling."""
-    if image.mode == "F":
-        raise InvalidImage("Floating-point pixels have no agreed range; send an image with integer pixels.")
-    values = np.asarray(image)
-    scaled = values.clip(0, levels.highest).astype(np.uint32)
-    scaled *= 255
-    scaled //= levels.highest
-    grey = Image.fromarray((255 - scaled if levels.inverted else scaled).astype(np.uint8))
-    if (transparent := image.info.get("transparency")) is not None:  # one grey, by its 16 bits
-        grey.putalpha(Image.fromarray(np.where(values == transparent, np.uint8(0), np.uint8(255))))
-    return grey
 
 
 DECODERS: dict[str, Decoder] = {

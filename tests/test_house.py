@@ -19,6 +19,7 @@ TIERS = [
     {
         "bench",
         "decoding",
+        "pixels",
         "preprocessing",
         "engine",
         "loading",
@@ -63,7 +64,7 @@ HOMES = {
     "uvicorn": {"exchange", "protocol", "server"},
     "uvloop": {"event_loop"},
     "onnxruntime": {"binding", "cuda", "providers", "stages"},
-    "PIL": {"bench.requests", "decoding", "drawing", "preprocessing"},
+    "PIL": {"bench.requests", "decoding", "drawing", "pixels", "preprocessing"},
     "simplejpeg": {"decoding"},
     "pydantic": {"api.bodies", "api.open_inference.bodies", "settings", "metadata"},
     "pydantic_settings": {"settings"},
