@@ -56,6 +56,7 @@ NEVER_MEASURED = {"measured": None, "mean_size": None, "split": None, "images": 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "CHUNK_INPUTS", 10)
+    monkeypatch.setattr(upkeep_module, "BESIDE_RESULTS", 0)  # batches here have a few bytes
     for module, name in ((runner_module, "IDLE_S"), (runner_module, "RETRY_S"), (batch_results, "POLL_S")):
         monkeypatch.setattr(module, name, 0.05)
 

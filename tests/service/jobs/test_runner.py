@@ -24,6 +24,7 @@ from service.errors import DeviceLost, InferenceFailed, ModelNotFound, Overloade
 from service.jobs import lease, pieces, spool
 from service.jobs import runner as runner_module
 from service.jobs import store as store_module
+from service.jobs import upkeep as upkeep_module
 from service.jobs.database import Batch
 from service.jobs.prepare import Order, ReaderDied, in_a_process
 from service.jobs.runner import Runner
@@ -411,6 +412,7 @@ def test_the_settings_say_how_long_batches_are_kept_and_how_much_of_them(
     hours: int, most_bytes: int, stays: bool, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner_module, "TIDY_S", -1.0)
+    monkeypatch.setattr(upkeep_module, "BESIDE_RESULTS", 0)
     store = Store(settings.jobs_dir)
     stored.finish(store, stored.add(store), time.time() - 2 * 3600, bytes(1000))
     own = settings.model_copy(update={"jobs_keep_hours": hours, "jobs_max_bytes": most_bytes})
