@@ -157,8 +157,8 @@ def router(store: Store, runner: Runner, models: ServedModels, settings: Setting
         status_code=202,
         responses=problems.documented(
             errors.MalformedRequest, errors.Forbidden, errors.ModelNotFound, errors.Conflict, errors.BodyTooLarge,
-            errors.TooManyImages,
-            errors.UnsupportedMediaType, errors.EmptyRequest, errors.Overloaded, errors.StorageFailed, errors.Draining,
+            errors.TooManyImages, errors.UnsupportedMediaType, errors.EmptyRequest, errors.Overloaded,
+            errors.StorageFailed, errors.Draining,
         ),
         openapi_extra={"requestBody": BATCH_BODIES},
     )  # fmt: skip

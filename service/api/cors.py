@@ -34,7 +34,8 @@ class Origins:
     def check(self, asked: Mapping[bytes, bytes]) -> None:
         """Raise `Forbidden` where a page asks that may not: for its forms no browser asks for leave.
 
-        A page that somebody happens to look at could else fill the disk of a server on the same machine.
+        A page that somebody happens to look at could else fill the disk of a server on the same machine. Browsers say
+        who asks to such servers and over https alone (the W3C's Fetch Metadata).
         """
         if ASKING in asked and asked[ASKING] in ELSEWHERE and not self._allow(asked.get(b"origin")):
             raise Forbidden("Pages of other origins may not ask here; the operator allows them: CONVOY_CORS_ORIGINS.")

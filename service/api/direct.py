@@ -28,8 +28,8 @@ from service.metrics import Metrics
 
 Header = tuple[bytes, bytes]
 Endpoint = Callable[[Incoming], Awaitable[Reply]]
-NO_OTHERS = Origins(())
 SendReply = Callable[[Reply, Header], Awaitable[None]]  # the reply, and the header that names the request
+NO_OTHERS = Origins(())
 logger = logging.getLogger(__name__)
 
 

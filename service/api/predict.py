@@ -37,9 +37,9 @@ Outcome = Prediction | ServiceError
 NPY_SCHEMA = {"type": "string", "format": "binary", "description": "A .npy file: float32 (N, classes)."}
 ERRORS = problems.documented(
     errors.MalformedRequest, errors.Forbidden, errors.ModelNotFound, errors.NotAcceptable, errors.BodyTooLarge,
-    errors.TooManyImages,
-    errors.UnsupportedMediaType, errors.InvalidImage, errors.ImageTooLarge, errors.WrongShape, errors.EmptyRequest,
-    errors.TooManyRequests, errors.Overloaded, errors.Draining, errors.DeadlineExceeded, errors.InferenceFailed,
+    errors.TooManyImages, errors.UnsupportedMediaType, errors.InvalidImage, errors.ImageTooLarge, errors.WrongShape,
+    errors.EmptyRequest, errors.TooManyRequests, errors.Overloaded, errors.Draining, errors.DeadlineExceeded,
+    errors.InferenceFailed,
 )  # fmt: skip
 RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"content": {npy.MEDIA_TYPE: {"schema": NPY_SCHEMA}}},

@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from service.api import multipart, npy
+from service.api.body_room import SMALL_BYTES
 from service.api.incoming import Incoming
 from service.decoding import DECODERS
 from service.errors import (
@@ -31,7 +32,7 @@ from service.settings import Settings
 
 RAW_IMAGE = {*(decoder.media_type for decoder in DECODERS.values()), "image/jpg", "application/octet-stream"}
 COMMAS = 64  # in a JSON body beside those of its images
-INLINE_BYTES = 256 << 10  # of JSON, or to be put in order: more is done in a thread, since nothing else is answered
+INLINE_BYTES = SMALL_BYTES  # of JSON, or to be put in order: more is done in a thread, since nothing else is answered
 
 
 @dataclass(slots=True)

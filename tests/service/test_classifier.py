@@ -76,8 +76,9 @@ def test_large_pictures_are_decoded_off_the_loop_with_the_same_result(settings: 
     asyncio.run(scenario())
 
 
-def test_few_bytes_of_many_pixels_are_decoded_off_the_loop_too(settings: Settings) -> None:
-    large = encode(picture("green", (1024, 1024)), "WEBP", lossless=True)
+@pytest.mark.parametrize("side", [129, 1024])
+def test_few_bytes_of_many_pixels_are_decoded_off_the_loop_too(settings: Settings, side: int) -> None:
+    large = encode(picture("green", (side, side)), "WEBP", lossless=True)
     assert len(large) < classifier_module.INLINE_BYTES
 
     async def scenario() -> None:

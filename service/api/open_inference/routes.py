@@ -83,9 +83,8 @@ INFER: dict[str, Any] = {
     "response_model": bodies.InferResponse,
     "responses": documented(
         errors.MalformedRequest, errors.Forbidden, errors.ModelNotFound, errors.BodyTooLarge,
-        errors.UnsupportedMediaType,
-        errors.InvalidImage, errors.TooManyRequests, errors.Overloaded, errors.DeadlineExceeded,
-        errors.InferenceFailed,
+        errors.UnsupportedMediaType, errors.InvalidImage, errors.TooManyRequests, errors.Overloaded,
+        errors.DeadlineExceeded, errors.InferenceFailed,
     ),
     "openapi_extra": {"requestBody": REQUEST_BODY},
     "dependencies": [problems.ONLY_DOCUMENTED],

@@ -15,7 +15,6 @@ from starlette.types import Message
 from service.api import incoming as incoming_module
 from service.api.body_room import SMALL_BYTES, BodyRoom
 from service.api.incoming import TYPE_BYTES, Connection, Incoming, joined, positive, text
-from service.api.uploads import INLINE_BYTES
 from service.errors import BodyTooLarge, DeadlineExceeded, MalformedRequest, Overloaded
 
 
@@ -127,10 +126,6 @@ def test_large_bodies_that_are_there_already_have_room_together() -> None:
             await third.whole(len(body))
 
     asyncio.run(scenario())
-
-
-def test_a_body_that_waits_for_a_thread_is_large_enough_to_need_room() -> None:
-    assert SMALL_BYTES <= INLINE_BYTES
 
 
 def test_a_body_that_is_cut_off_is_no_body() -> None:
