@@ -121,7 +121,9 @@ def create_app(settings: Settings, counters: Counters | None = None, number: int
         app.add_middleware(KeysMiddleware, keys=parts.keys)
     parts.origins.install(app)  # around the keys: browsers ask beforehand, and send none
     # the outermost: what keys refuse is counted too
-    app.add_middleware(RequestLogMiddleware, log=parts.log, draining=lambda: parts.served.draining)
+    app.add_middleware(
+        RequestLogMiddleware, log=parts.log, origins=parts.origins, draining=lambda: parts.served.draining
+    )
     document = partial(openapi.document, app, keyed=parts.keys is not None)
     app.openapi = cache(document)  # type: ignore[method-assign]  # FastAPI says to
     return app

@@ -17,7 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import telemetry
 from service.api import problems
-from service.api.incoming import CONNECTION_EXTENSION
+from service.api.cors import Origins
+from service.api.incoming import CONNECTION_EXTENSION, joined
 from service.counters import Cell
 from service.errors import Draining, MalformedRequest, ServiceError
 from service.metrics import Histogram, Metrics
@@ -70,9 +71,9 @@ def identify(given: bytes | None) -> tuple[bytes, MalformedRequest | None]:
 class RequestLogMiddleware:
     """Pure ASGI middleware around an application that finds its route itself."""
 
-    def __init__(self, app: ASGIApp, log: RequestLog, draining: Callable[[], bool]) -> None:
+    def __init__(self, app: ASGIApp, log: RequestLog, origins: Origins, draining: Callable[[], bool]) -> None:
         """`draining` says whether the process is about to stop: only then are tasks of clients that wait cancelled."""
-        self._app, self._log, self._draining = app, log, draining
+        self._app, self._log, self._origins, self._draining = app, log, origins, draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection of the ASGI server."""
@@ -91,21 +92,26 @@ class RequestLogMiddleware:
                 message["headers"] = [*message["headers"], (HEADER, current)]
             await send(message)
 
+        async def refuse(error: ServiceError) -> None:
+            answer = problems.response(error, scope["path"])
+            answer.raw_headers.extend(self._origins.headers(joined(scope["headers"])))  # it passes CORS's middleware by
+            await answer(scope, receive, send_with_id)
+
         try:
             if error:
-                await problems.response(error, scope["path"])(scope, receive, send_with_id)
+                await refuse(error)
             else:
                 await self._app(scope, receive, send_with_id)
         except asyncio.CancelledError:
             if not self._draining():
                 raise
             if status is None and not _gone(scope):  # else the server ends the connection without a word of its own
-                await problems.response(CUT_OFF, scope["path"])(scope, receive, send_with_id)
+                await refuse(CUT_OFF)
         except Exception:
             logger.exception("unexpected error")
             if status is not None:
                 raise  # the answer has begun: all that is left is to cut the connection
-            await problems.response(UNEXPECTED, scope["path"])(scope, receive, send_with_id)
+            await refuse(UNEXPECTED)
         finally:
             route = str(getattr(scope.get("route"), "path", OTHER))
             seconds = time.perf_counter() - began

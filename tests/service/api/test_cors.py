@@ -45,6 +45,19 @@ def test_an_allowed_page_may_read_answers_and_errors(keyed: TestClient) -> None:
         assert answer.headers["vary"] == "Origin"
 
 
+def test_it_may_read_what_the_request_log_answers_too(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = create_app(settings.model_copy(update={"cors_origins": SHOP}))
+    monkeypatch.setattr(app.state.store, "newest", None)  # something that nobody foresaw
+    with TestClient(app) as client:
+        for path, request_id, status in (("/v1/models", "a b", 400), ("/v1/batches", "ab", 500)):
+            shop, other = (
+                client.get(path, headers={"Origin": origin, "X-Request-Id": request_id}) for origin in (SHOP, OTHER)
+            )
+            assert (shop.status_code, other.status_code) == (status, status)
+            assert (shop.headers["access-control-allow-origin"], shop.headers["vary"]) == (SHOP, "Origin")
+            assert "access-control-allow-origin" not in other.headers
+
+
 @pytest.mark.parametrize("origin", [OTHER, "null", f"{SHOP}.evil.example", "http://shop.example"])
 def test_another_may_not(keyed: TestClient, origin: str) -> None:
     assert not [answer for answer in answers(keyed, origin) if "access-control-allow-origin" in answer.headers]

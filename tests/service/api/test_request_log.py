@@ -9,10 +9,13 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from service import telemetry
+from service.api.cors import Origins
 from service.api.incoming import CONNECTION_EXTENSION, Connection
 from service.api.request_log import RequestLog, RequestLogMiddleware
 from service.counters import Counters
 from service.metrics import Metrics
+
+SHOP = "https://shop.example"
 
 
 async def cancelled(
@@ -35,9 +38,10 @@ async def cancelled(
         sent.append(message)
 
     scope = {
-        "type": "http", "method": "GET", "path": "/x", "headers": [], "extensions": {CONNECTION_EXTENSION: connection}
+        "type": "http", "method": "GET", "path": "/x", "headers": [(b"origin", SHOP.encode())],
+        "extensions": {CONNECTION_EXTENSION: connection},
     }  # fmt: skip
-    middleware = RequestLogMiddleware(app, RequestLog(metrics, "failed"), draining=lambda: draining)
+    middleware = RequestLogMiddleware(app, RequestLog(metrics, "failed"), Origins([SHOP]), draining=lambda: draining)
     await middleware(scope, receive, send)
     return sent
 
@@ -56,6 +60,7 @@ def test_by_a_stopping_process_it_is_told_to_go_elsewhere(metrics: Metrics) -> N
     headers, problem = dict(head["headers"]), orjson.loads(body["body"])
     assert (head["status"], problem["type"], headers[b"retry-after"]) == (503, "/problems/draining", b"1")
     assert problem["instance"] == headers[b"x-request-id"].decode()
+    assert headers[b"access-control-allow-origin"] == SHOP.encode()  # else a page's script could not read it
     assert count(metrics, 503) == 1
 
 
