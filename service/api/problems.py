@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NoReturn
 
 import orjson
@@ -9,6 +10,7 @@ from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from service import telemetry
 from service.api import wording
@@ -26,6 +28,7 @@ MEDIA_TYPE = "application/problem+json"
 OPEN_INFERENCE = "/v2"  # the prefix of that protocol, whose errors look otherwise
 REQUEST_ID = "9ca45a59637f541b814a161b98dbd5b2"  # in examples
 CLIENT_CLOSED_REQUEST = 499  # nobody reads it; it is what nginx logs for this
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")  # in an Allow header
 NOTHING_HERE = "There is nothing at this path; /docs lists what there is."
 
 
@@ -113,11 +116,18 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _routing(request: Request, exc: HTTPException) -> Response:
-        error: ServiceError = NotFound(NOTHING_HERE)
-        if exc.status_code == MethodNotAllowed.status:
-            error = MethodNotAllowed("This path does not take that method; the Allow header lists those it takes.")
-        return response(error, request.scope["path"], dict(exc.headers) if exc.headers else None)
+        path = request.scope["path"]
+        if exc.status_code != MethodNotAllowed.status:
+            return response(NotFound(NOTHING_HERE), path, dict(exc.headers) if exc.headers else None)
+        error = MethodNotAllowed("This path does not take that method; the Allow header lists those it takes.")
+        return response(error, path, {"allow": ", ".join(filter(partial(_takes, request), METHODS))})
 
     @app.exception_handler(ClientDisconnect)
     async def _gone(_request: Request, _exc: ClientDisconnect) -> Response:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+
+def _takes(request: Request, method: str) -> bool:
+    """Whether the path of `request` takes `method`: routing itself names only those of the first route of a path."""
+    scope = {**request.scope, "method": method}
+    return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)

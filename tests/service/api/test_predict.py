@@ -296,6 +296,12 @@ def test_other_methods_are_405(client: TestClient) -> None:
     assert response.headers["allow"] == "POST"
 
 
+def test_all_methods_that_a_path_takes_are_named(client: TestClient) -> None:
+    assert client.put("/v1/batches").headers["allow"] == "GET, POST"
+    assert client.put("/v1/batches/some").headers["allow"] == "GET, DELETE"
+    assert client.put("/openapi.json").headers["allow"] == "GET, HEAD"
+
+
 def test_other_paths_are_404(client: TestClient) -> None:
     problem(client.get("/v1/nothing"), 404, "not-found")
 
