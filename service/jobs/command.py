@@ -117,7 +117,7 @@ def _there(options: argparse.Namespace) -> int:
         raise StartupError(f"--{given[0].replace('_', '-')} is the server's own business; leave it out with --server.")
     key = read_keys(options.api_key_file)[0] if options.api_key_file else None
     result_format, remote = _format(options.output), Remote(options.server, key)
-    result_format.encoder((), options.coverage is not None)  # what is missing for it is said before the work is done
+    result_format.encoder(("any",), options.coverage is not None)  # what is missing is said before the work is done
     opened = [open_path(path, Limits(), options.output) for path in options.paths]
     asked = {name: getattr(options, name) for name in ("model", "version", "top_k", "coverage")}
     query = {name: str(value) for name, value in asked.items() if value is not None}
@@ -137,6 +137,11 @@ def _there(options: argparse.Namespace) -> int:
             labels = the_run.score(_counted(inputs))
         if the_run.stopped:
             return interrupted(ledger)
+        if not labels and (options.summary or result_format is not RESULTS["ndjson"]):  # whose rows say all themselves
+            raise StartupError(
+                "The server does not know the classes any more: the version that answered is not loaded there. Load "
+                "it, and run the same command again."
+            )
         seconds = time.monotonic() - began
         summary = Tally(labels, options.coverage) if options.summary else None
         if summary:

@@ -21,7 +21,7 @@ from urllib.parse import urlencode
 import numpy as np
 import orjson
 
-from service.errors import BatchNotFound, InvalidImage, ServiceError, StartupError
+from service.errors import BatchNotFound, InvalidImage, ModelNotFound, ServiceError, StartupError
 from service.jobs.exchange import NOT_CONVOY, Answer, Headers, Remote
 from service.jobs.inputs import Input
 from service.jobs.ledger import Ledger
@@ -54,7 +54,7 @@ class RemoteRun:
     def score(self, inputs: Iterator[Input]) -> tuple[str, ...]:
         """Send the inputs, unless that is done, and fetch rows until all are there or this is stopped.
 
-        Returns the labels of the model that answered.
+        Returns the labels of the model that answered, none where neither the server nor a row has all of them.
         """
         try:
             path = self.ledger.kept.get("batch") or self._send(inputs)
@@ -69,7 +69,7 @@ class RemoteRun:
                 self.on_rows(self.ledger.rows, batch["counts"]["total"])
                 if batch["status"] == "succeeded" and self.ledger.rows == batch["counts"]["total"]:
                     self.failed = batch["counts"]["failed"]
-                    return labels
+                    return labels or self._labels_of_rows()
                 if batch["status"] == "succeeded" and self.ledger.rows == before and not self.stopped:
                     raise StartupError(NOT_CONVOY)  # it has all rows, and does not give them
                 time.sleep(POLL_S)
@@ -108,11 +108,21 @@ class RemoteRun:
             self.ledger.clear()
 
     def _labels(self, model: dict[str, str]) -> tuple[str, ...]:
-        """Those of the batch's model, asked for while it is loaded: it may not be any more when all rows are here."""
+        """Those of the batch's model, asked for while it is loaded: it may not be any more when all rows are here.
+
+        None where it is not loaded already: an earlier run may have ended before it had asked.
+        """
         if "labels" not in self.ledger.kept:
-            about = self.remote.ask(f"/v1/models/{model['name']}/versions/{model['version']}").json("metadata")
-            self.ledger.keep({**self.ledger.kept, "labels": about["metadata"]["labels"]})
+            answer = self.remote.ask(f"/v1/models/{model['name']}/versions/{model['version']}")
+            if _says(answer, ModelNotFound):
+                return ()
+            self.ledger.keep({**self.ledger.kept, "labels": answer.json("metadata")["metadata"]["labels"]})
         return tuple(self.ledger.kept["labels"])
+
+    def _labels_of_rows(self) -> tuple[str, ...]:
+        """Those of the first row with probabilities: in the model's order, unless it has the most probable alone."""
+        found = (orjson.loads(line).get("probabilities") for line in self.ledger.lines())
+        return () if "top_k" in self.query else tuple(next(filter(None, found), ()))
 
     def _lines(self, inputs: Iterator[Input]) -> Iterator[bytes]:
         for line in lines(inputs):
@@ -122,7 +132,7 @@ class RemoteRun:
 
     def _ask(self, path: str, headers: Headers | None = None) -> Answer:
         answer = self.remote.ask(path, headers)
-        if answer.status == HTTPStatus.NOT_FOUND and BatchNotFound.slug in str(answer.document().get("type")):
+        if _says(answer, BatchNotFound):
             self._begin_anew("The server does not have the batch any more.")
         return answer
 
@@ -160,6 +170,11 @@ class RemoteRun:
         if ends != [self.ledger.rows, self.ledger.rows + count - 1]:
             raise StartupError(NOT_CONVOY)
         return count
+
+
+def _says(answer: Answer, error: type[ServiceError]) -> bool:
+    """Whether it is that problem, and none of a proxy's."""
+    return answer.status == error.status and error.slug in str(answer.document().get("type"))
 
 
 def lines(inputs: Iterator[Input]) -> Iterator[bytes]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
@@ -99,10 +101,11 @@ def test_a_format_that_can_not_be_written_here_is_said_before_anything_is_sent(
     assert list(tmp_path.glob("out*")) == []
 
 
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_so_it_is_with_prediction_sets(
-    url: str, folder: Path, models_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ending: str, url: str, folder: Path, models_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    here, there = tmp_path / "here.csv", tmp_path / "there.csv"
+    here, there = tmp_path / f"here.{ending}", tmp_path / f"there.{ending}"
     asked = ["--version", "1", "--coverage", "0.99", "--summary"]
     assert main(["score", str(folder), "--output", str(there), "--server", url, *asked]) == 0
     summary = capsys.readouterr().out
@@ -395,6 +398,47 @@ def test_the_labels_are_known_though_the_version_is_unloaded_meanwhile(
         assert RemoteRun(Remote(url), ledger, {}).score(inputs()) == COLOURS
     with closing(Ledger(tmp_path / "out", "x")) as ledger:
         assert RemoteRun(Remote(url), ledger, {}).score(inputs()) == COLOURS
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "finishes"),
+    [("out.csv", ["--summary"], True), ("out.ndjson", ["--top-k", "1"], True), ("out.csv", ["--top-k", "1"], False)],
+)
+def test_without_them_a_run_finishes_where_the_rows_have_them_or_nobody_needs_them(
+    name: str,
+    options: list[str],
+    finishes: bool,
+    settings: Settings,
+    folder: Path,
+    models_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def lost(run: RemoteRun, _model: object) -> tuple[str, ...]:
+        while run._ask(run.ledger.kept["batch"]).json("status")["status"] != "succeeded":
+            time.sleep(remote_module.POLL_S)
+        raise StartupError("The answer is lost.")
+
+    models, keys = Path(shutil.copytree(models_dir, tmp_path / "models")), tmp_path / "keys.txt"
+    keys.write_text("0123456789abcdef\n")
+    changed = settings.model_copy(update={"models_dir": models, "admin_keys_file": keys})
+    with serving(changed, monkeypatch) as url:
+        scoring = ["score", str(folder), "--version", "1", "--server", url, *options, "--output"]
+        before, after = tmp_path / f"before-{name}", tmp_path / name
+        assert main([*scoring, str(before)]) == 0
+        summary = capsys.readouterr().out
+        with monkeypatch.context() as context:
+            context.setattr(RemoteRun, "_labels", lost)
+            assert main([*scoring, str(after)]) == 1
+        assert Remote(url, "0123456789abcdef").once("POST", "/v1/models/colours/versions/1/unload").status == 200
+        capsys.readouterr()
+        assert main([*scoring, str(after)]) == (0 if finishes else 1)
+    told = capsys.readouterr()
+    if finishes:
+        assert (after.read_bytes(), told.out) == (before.read_bytes(), summary)
+    else:
+        assert "convoy: The server does not know the classes any more" in told.err
 
 
 def test_labels_that_an_earlier_convoy_did_not_keep_are_asked_for(url: str, tmp_path: Path) -> None:
