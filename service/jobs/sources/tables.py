@@ -21,7 +21,7 @@ from service.jobs.inputs import MOST_ID_LENGTH, Input, Limits, refused
 
 if TYPE_CHECKING:
     import pyarrow
-    from pyarrow.parquet import FileMetaData
+    from pyarrow.parquet import FileMetaData, ParquetFile
 
 BESIDE_THE_IMAGE = 64 << 10  # bytes of a line
 IMAGE_COLUMNS = ("image", "img")  # the second is what CIFAR-10 has on its hub
@@ -134,8 +134,7 @@ def parquet_inputs(stream: BinaryIO, size: int, limits: Limits) -> Iterator[Inpu
             raise InvalidSource(f"The Parquet file has two columns `{twice}`; name one of them otherwise.")
         columns = [name for name in (image, "id", "label") if name in schema.names]
         budget = limits.budget(size)
-        rows_at_once = _rows_at_once(table.metadata)
-        for batch in table.iter_batches(rows_at_once, columns=columns, use_threads=False):  # which reserve memory each
+        for batch in _batches(table, columns):
             budget.spend(batch.nbytes)
             rows = {name: batch.column(name).to_pylist() for name in columns if name != image}
             for at, value in enumerate(_cells(batch.column(image))):
@@ -148,6 +147,13 @@ def parquet_inputs(stream: BinaryIO, size: int, limits: Limits) -> Iterator[Inpu
         ) from exc
     except errors as exc:
         raise InvalidSource("The Parquet file is damaged, cut off or encrypted; write it again.") from exc
+
+
+def _batches(table: ParquetFile, columns: list[str]) -> Iterator[pyarrow.RecordBatch]:
+    """Some rows of one row group at a time: a struct with a dictionary in it can't be read across two."""
+    rows_at_once = _rows_at_once(table.metadata)
+    for group in range(table.num_row_groups):  # without threads, which reserve memory each
+        yield from table.iter_batches(rows_at_once, row_groups=[group], columns=columns, use_threads=False)
 
 
 def _rows_at_once(table: FileMetaData) -> int:

@@ -219,6 +219,13 @@ def test_no_more_rows_are_in_memory_than_have_room_where_they_are_largest(
     assert max(sizes) // image_bytes == most
 
 
+def test_images_in_a_dictionary_are_read_from_all_row_groups() -> None:
+    cells = pyarrow.array([content for _, content in PICTURES]).dictionary_encode()
+    stream, rows = io.BytesIO(), pyarrow.StructArray.from_arrays([cells], ["bytes"])
+    parquet.write_table(pyarrow.table({"image": rows}), stream, row_group_size=2)
+    assert outcomes("parquet", stream.getvalue()) == [(None, content) for _, content in PICTURES]
+
+
 def test_a_table_of_nothing_has_no_rows() -> None:
     assert outcomes("parquet", table({"image": pyarrow.array([], pyarrow.binary())})) == []
 
