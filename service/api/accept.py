@@ -14,7 +14,7 @@ def negotiate(accept: str | None, offered: tuple[str, ...]) -> str:
     if not accept or accept == "*/*":
         return offered[0]
     check_length(accept, "Accept")
-    ranges = [_parse(part) for part in accept.split(",")]
+    ranges = [_parse(part) for part in accept.split(",") if part.strip()] or [("*/*", 1.0)]
     best = max(offered, key=lambda media_type: _quality(media_type, ranges))
     if _quality(best, ranges) <= 0:
         raise NotAcceptable(f"Answers come as {' or '.join(offered)}; accept one of them.")

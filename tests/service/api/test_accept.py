@@ -15,6 +15,8 @@ JSON, NPY = "application/json", "application/x-npy"
     [
         (None, JSON),
         ("", JSON),
+        (" , ", JSON),  # an empty list: anything goes
+        (f",{NPY},", NPY),
         ("*/*", JSON),
         ("application/*", JSON),
         (NPY, NPY),
