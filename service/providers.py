@@ -101,7 +101,7 @@ def open_session(
         wanted = provider.precisions() if precision is None else (precision,)
         chosen = next(each for each in wanted if each in files)
         try:
-            session, gpu = _attempt(provider, files[chosen], threads, chosen, number)
+            session, gpu = _attempt(provider, files[chosen], threads, number)
         except _Unavailable as exc:
             if device != "auto":
                 raise StartupError(
@@ -126,7 +126,7 @@ def _say_absent(absent: tuple[str, ...], device: str) -> None:
 
 
 def _attempt(
-    provider: Provider, model_file: Path, threads: int, precision: Precision, number: int
+    provider: Provider, model_file: Path, threads: int, number: int
 ) -> tuple[onnxruntime.InferenceSession, int]:
     """A session and the number of its device; raises `_Unavailable`."""
     if provider.name not in onnxruntime.get_available_providers():
@@ -135,13 +135,13 @@ def _attempt(
         raise _Unavailable(missing)
     if gpu := number % provider.devices():
         provider = replace(provider, options={**provider.options, "device_id": str(gpu)})
-    session = _session(model_file, provider, threads, precision)
+    session = _session(model_file, provider, threads)
     if (used := session.get_providers()[0]) != provider.name:
         raise _Unavailable(f"ONNX Runtime took {used} in its place")
     return session, gpu
 
 
-def _session(model_file: Path, provider: Provider, threads: int, precision: Precision) -> onnxruntime.InferenceSession:
+def _session(model_file: Path, provider: Provider, threads: int) -> onnxruntime.InferenceSession:
     options, on_cpu = onnxruntime.SessionOptions(), provider.name == "CPUExecutionProvider"
     options.log_severity_level = 3  # errors only: what matters of the rest is checked above
     options.inter_op_num_threads = 1
@@ -149,7 +149,7 @@ def _session(model_file: Path, provider: Provider, threads: int, precision: Prec
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads must not burn a core
     if not on_cpu:  # not one node may land on the CPU
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    if precision == "int8" and not has_int8_dot_product():
+    elif not has_int8_dot_product():  # whatever the precision: fp32 is also what a network of integers is imported as
         # Without those instructions sums of 16 bits would overflow. With them nothing does, and asking halves the speed
         options.add_session_config_entry("session.x64quantprecision", "1")
     try:

@@ -148,9 +148,9 @@ def test_the_file_is_the_one_that_is_fastest_here(
 
 
 @pytest.mark.parametrize(
-    ("precision", "here", "exact"), [("int8", False, True), ("int8", True, False), ("fp32", False, False)]
+    ("precision", "here", "exact"), [("int8", False, True), ("int8", True, False), ("fp32", False, True)]
 )
-def test_int8_is_asked_to_be_exact_only_where_it_would_not_be(
+def test_integers_are_asked_to_be_exact_only_where_they_would_not_be(
     model_file: Path, precision: Precision, here: bool, exact: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[bool] = []

@@ -16,12 +16,11 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper, shape_inference
 
 from service.metadata import INPUT, OUTPUT
 from training.errors import ExportError
-from training.onnx_graph import LOGITS
+from training.onnx_graph import LOGITS, open_onnx
 
 OLDEST_OPSET = 11
 SOFTMAXES = {"Softmax", "LogSoftmax"}
@@ -63,10 +62,8 @@ class Foreign:
         model.CopyFrom(self.model)
         del model.graph.output[:]
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # what goes wrong is told below
         with _as_export_error():
-            session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+            session = open_onnx(model.SerializeToString())  # as what is made of it: it may compute in integers already
 
         def compute(values: Array) -> list[npt.NDArray[np.generic]]:
             given = values.transpose(0, 3, 1, 2) if self.channels_first else values

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx.parser
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper
@@ -29,6 +31,22 @@ def test_its_size_can_be_said_where_the_file_leaves_it_open(tmp_path: Path) -> N
     assert (read(path, 24).height, read(path, 24).width) == (24, 24)
     with pytest.raises(ExportError, match="not of 24 × 24; leave out --size"):
         read(network(tmp_path / "b.onnx"), 24)
+
+
+def test_where_sums_of_integers_would_be_cut_off_its_answers_are_exact_as_those_of_what_is_made_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    original = onnxruntime.InferenceSession
+
+    def session(model: bytes, options: onnxruntime.SessionOptions, **given: Any) -> onnxruntime.InferenceSession:  # noqa: ANN401
+        asked.append(options.get_session_config_entry("session.x64quantprecision"))
+        return original(model, options, **given)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    read(network(tmp_path / "a.onnx")).run(np.zeros((1, SIZE, SIZE, 3), np.float32))
+    assert asked == ["1"]
 
 
 def test_a_size_below_nothing_is_one_that_is_open(tmp_path: Path) -> None:
