@@ -148,6 +148,8 @@ def evaluate(options: argparse.Namespace) -> None:
 
     metadata = repository.read_model(options.model)
     found = data.find_data(options.data)
+    if options.record:
+        evaluate.check_same_data(metadata, found)
     evaluations = evaluate.evaluate_model(options.model, found, options.split)
     if options.record:  # before it is shown: who reads may be gone
         evaluate.record(options.model, evaluations)

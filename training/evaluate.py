@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from service.metadata import Evaluation, ModelMetadata, Precision, ReliabilityBin, Robustness, SetRecord, SplitName
-from training import report
+from training import cifar10, report
 from training.calibrate import (
     MIRRORED,
     NOTHING,
@@ -81,9 +81,10 @@ def fit_thresholds(folder: Path, data: Path) -> tuple[Evaluation, ...]:
     """Give the model in `folder` the thresholds of prediction sets, and record what they measure on validation.
 
     For models that were exported without; its files stay what they are. What other sets measured on the test images is
-    taken out: these are to be measured there anew.
+    taken out: these are to be measured there anew. Raises what `check_same_data` does.
     """
     metadata, files, images = _open(folder, data, "validation")
+    check_same_data(metadata, data)
     fitting = images.mirrored_too() if metadata.calibration.fitted_on.endswith(MIRRORED) else images
     answers = {precision: torch.from_numpy(run_onnx(file, fitting.images.numpy())) for precision, file in files.items()}
     thresholds = {
@@ -151,6 +152,33 @@ def _command(metadata: ModelMetadata, data: Path, split: SplitName) -> str:
     asked = () if split == "test" else ("--split", split)
     model = f"models/{metadata.name}/{metadata.version}"
     return shlex.join(["convoy-train", "evaluate", model, *option_of(data), *asked])
+
+
+def check_same_data(metadata: ModelMetadata, data: Path) -> None:
+    """Raise `TrainingError` where what is recorded of a model was measured on other data than that at `data`.
+
+    A card has one row for a file and split: other pictures of the same classes would take the place of the model's own.
+    """
+    commands = (*(e.command for e in metadata.evaluations), *(each.command for each in metadata.robustness))
+    told = {option for option in map(_data_in, commands) if option is not None}
+    if told and option_of(data) not in told:
+        known, given = sorted(_called(each) for each in told), _called(option_of(data))
+        raise TrainingError(
+            f"{metadata.name}, version {metadata.version}, is recorded as measured on {' and '.join(known)}, and "
+            f"{given} would pass for that; point --data at {known[0]}, or evaluate without --record."
+        )
+
+
+def _data_in(command: str) -> tuple[str, ...] | None:
+    """What a recorded command has for the data, see `option_of`; None for imports that did not record it."""
+    if command.startswith("convoy-train import ") and " --data " not in command:
+        return None
+    words = shlex.split(command)
+    return tuple(words[words.index("--data") :][:2]) if "--data" in words else ()
+
+
+def _called(option: tuple[str, ...]) -> str:
+    return f"the folder {option[1]}" if option else cifar10.NAME
 
 
 def record(folder: Path, evaluations: tuple[Evaluation, ...], robustness: tuple[Robustness, ...] = ()) -> None:

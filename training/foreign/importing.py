@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import shlex
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -101,14 +102,14 @@ def _fill(
     own = write_calibrated(folder / NAMES["fp32"], network, properties, labels)
     _check(own, pictures, logits_of_pictures)  # before any other pictures are run through it
     measured = Measured({"fp32": own})
-    if images is not None:
+    if data is not None and images is not None:
         networks, refusals = networks_of(foreign, source.normalisation, images)
         calibrated = {
             precision: write_calibrated(folder / NAMES[precision], each, properties, labels, images)
             for precision, each in networks.items()
         }
         _check(calibrated["fp32"], pictures, logits_of_pictures)
-        command = f"convoy-train import {source.path.name} models/{name}/{number}"
+        command = shlex.join(["convoy-train", "import", source.path.name, f"models/{name}/{number}", *data.option])
         measured, notes = measure(calibrated, images, labels, command), (*notes, *refusals)
     files, reference = measured.files, measured.files["fp32"].calibrator
     return ModelMetadata(

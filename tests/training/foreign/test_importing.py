@@ -112,6 +112,35 @@ def replaced(evaluation: Evaluation) -> Evaluation:
     return evaluation.model_copy(update={"command": ""})
 
 
+def test_what_other_pictures_of_its_classes_say_is_shown_and_not_recorded(
+    tmp_path: Path, labels: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, others = fill(tmp_path / "own", 30), fill(tmp_path / "my others", 30, first=30)
+    file, target = network(tmp_path / "it's a net.onnx"), tmp_path / "models" / "colours" / "1"
+    assert main(["import", str(file), str(target), "--labels", str(labels), "--data", str(own)]) == 0
+    before = (target / "metadata.json").read_bytes(), (target / "MODEL_CARD.md").read_bytes()
+    for words in (["evaluate", "--record"], ["evaluate", "--split", "validation", "--record"], ["calibrate"]):
+        assert main([*words, str(target), "--data", str(others)]) == 1
+        assert capsys.readouterr().err == (
+            "convoy-train: colours, version 1, is recorded as measured on the folder own, and the folder my others "
+            "would pass for that; point --data at the folder own, or evaluate without --record.\n"
+        )
+    assert ((target / "metadata.json").read_bytes(), (target / "MODEL_CARD.md").read_bytes()) == before
+    assert main(["evaluate", str(target), "--data", str(others)]) == 0
+    assert main(["evaluate", str(target), "--data", str(own), "--record"]) == 0
+
+
+@pytest.mark.parametrize("command", ["convoy-train import it's.onnx models/colours/1", None])
+def test_what_is_recorded_without_its_data_keeps_none_out(tmp_path: Path, labels: Path, command: str | None) -> None:
+    pictures = fill(tmp_path / "pictures", 30)
+    file, target = network(tmp_path / "net.onnx"), tmp_path / "models" / "colours" / "1"
+    assert main(["import", str(file), str(target), "--labels", str(labels), "--data", str(pictures)]) == 0
+    imported = ModelMetadata.read(target)
+    told = tuple(e.model_copy(update={"command": command}) for e in imported.evaluations) if command else ()
+    imported.model_copy(update={"evaluations": told}).write(target)
+    assert main(["evaluate", str(target), "--data", str(fill(tmp_path / "others", 30)), "--record"]) == 0
+
+
 def test_thresholds_of_what_no_pictures_calibrated_are_of_its_own_probabilities(tmp_path: Path, labels: Path) -> None:
     """Calibrated, they would be far surer: it is always right."""
     pictures = fill(tmp_path / "pictures", 60)
