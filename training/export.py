@@ -32,7 +32,7 @@ from training.checkpoint import Checkpoint
 from training.data import TrainingData
 from training.errors import ExportError
 from training.evaluate import evaluate_probabilities
-from training.model_files import check_accuracy, check_agreement, torch_logits, write_files
+from training.model_files import check_accuracy, check_agreement, check_numbers, torch_logits, write_files
 from training.onnx_graph import OPSET, InferenceGraph, count_macs
 from training.provenance import git_revision, recorded
 from training.recipes import TrainConfig
@@ -96,6 +96,8 @@ def _fill(
     files = write_files(folder, network, data, fitting, properties)
     command = shlex.join(["convoy-train", "export", recorded(run), f"models/{name}/{number}", *data.option])
     answers = {precision: file.answers(fitting.images.numpy()) for precision, file in files.items()}
+    for precision, (p, _) in answers.items():
+        check_numbers(precision, p)
     truth = data.validation.labels
     thresholds = {
         precision: conformal_thresholds(p, fitting.labels, pictures=len(truth)) for precision, (p, _) in answers.items()

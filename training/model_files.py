@@ -59,6 +59,8 @@ def write_files(
     _, height, width, _ = fitting.images.shape
     logits = torch_logits(network, fitting.images)
     others = torch_logits(network, data.train.images[:OTHER_IMAGES])  # of what was held out there may be one image
+    if not bool(logits.isfinite().all()):  # what is made of it could not even be measured
+        raise ExportError("The network's answers are no numbers, its training has failed; train it anew.")
     if bool((logits == logits[0]).all() and (others == others[0]).all()):
         raise ExportError("The network gives every image the same answer; train it, or train it longer.")
     calibrator = fit(logits, fitting.labels, pictures=len(data.validation))
@@ -101,6 +103,15 @@ def check_against_torch(onnx_file: Path, network: Network, calibrator: Calibrato
                 f"labels change, probabilities by up to {difference:.1e} (allowed: {GATE_TOLERANCE:.0e}); "
                 "nothing was written."
             )
+
+
+def check_numbers(precision: Precision, probabilities: Tensor) -> None:
+    """Raise `ExportError` where a file gives what is no probability: fp16 ends at 65,504."""
+    if not bool(probabilities.isfinite().all()):
+        raise ExportError(
+            f"The {precision} file gives probabilities that are no numbers, the network's own being too large for it; "
+            "nothing was written."
+        )
 
 
 def check_accuracy(evaluations: tuple[Evaluation, ...]) -> None:

@@ -94,6 +94,8 @@ def survey(path: Path) -> Layout:
     class_of(path.resolve())  # a model's metadata will hold its name, too
     parts = {part: _classes(folder) for part, folder in folders.items()}
     names = sorted(name for name, files in parts["train"].items() if files.pictures)
+    if not names:
+        raise DataError(f"{folders['train']} has no folder with pictures in it; make one for each class.")
     if len(names) < 2:
         raise DataError(f"{path} has pictures of one class only, {', '.join(names)}; make a folder for each of two.")
     for part, classes in parts.items():

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from service.metadata import ModelMetadata, TeacherRecord
+from tests.training.test_pictures import fill
 from training import checkpoint as checkpoints
 from training import golden, model_files, plots, report, robustness
 from training.calibrate import Calibrator
@@ -177,6 +178,15 @@ def test_an_unfinished_run_is_not_exported(finished: Path, data: TrainingData, t
         export(finished, tmp_path / "models" / "tiny" / "1", data)
 
 
+def test_numbers_that_fp16_has_not_are_told(finished: Path, data: TrainingData, tmp_path: Path) -> None:
+    saved = checkpoints.load(finished)
+    saved.model["stages.0.norm1.bias"] += 1e6
+    checkpoints.save(saved, finished)
+    with pytest.raises(ExportError, match="The fp16 file gives probabilities that are no numbers"):
+        export(finished, tmp_path / "models" / "tiny" / "1", data)
+    assert not (tmp_path / "models").exists()
+
+
 def test_a_version_is_never_overwritten(model: Path, finished: Path, data: TrainingData) -> None:
     with pytest.raises(ExportError, match="export to the next version"):
         export(finished, model, data)
@@ -261,6 +271,17 @@ def test_few_images_that_may_have_calibrated_a_model_are_divided_to_find_its_thr
     exported.model_copy(update={"calibration": exported.calibration.model_copy(update=of_others)}).write(model)
     fit_thresholds(model, generated_data)
     assert ModelMetadata.read(model).calibration.thresholds == exported.calibration.thresholds
+
+
+def test_thresholds_are_not_those_of_other_pictures_than_the_card_tells_of(
+    model: Path, generated_data: Path, tmp_path: Path
+) -> None:
+    before = (model / "metadata.json").read_bytes()
+    pictures = fill(tmp_path / "pictures", 12, names=read_model(model).labels)
+    with pytest.raises(TrainingError, match=r"measured on CIFAR-10, and the folder pictures would pass for that"):
+        fit_thresholds(model, pictures)
+    assert (model / "metadata.json").read_bytes() == before
+    fit_thresholds(model, generated_data)
 
 
 def test_what_other_thresholds_measured_on_the_test_split_is_forgotten(model: Path, generated_data: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from service.metadata import Evaluation, Precision
+from training.architectures import ARCHITECTURES
 from training.architectures.tutorial_cnn import TutorialCNN
 from training.calibrate import Calibrator
 from training.data import Split, load_training_data
@@ -63,6 +64,17 @@ def test_a_network_that_answers_every_image_alike_is_refused(generated_data: Pat
     data = load_training_data(generated_data)
     with pytest.raises(ExportError, match="the same answer"):
         write_files(tmp_path, network, data, data.validation, {})
+    assert not list(tmp_path.glob("*.onnx"))
+
+
+def test_a_network_whose_answers_are_no_numbers_is_refused(generated_data: Path, tmp_path: Path) -> None:
+    network = ARCHITECTURES["plain-cnn"](10)
+    for parameter in network.parameters():
+        parameter.data.fill_(torch.nan)
+    data = load_training_data(generated_data)
+    few = Split(data.validation.images[:2], data.validation.labels[:2])
+    with pytest.raises(ExportError, match="answers are no numbers"):
+        write_files(tmp_path, network, replace(data, train=few, validation=few), few, {})
     assert not list(tmp_path.glob("*.onnx"))
 
 

@@ -305,6 +305,14 @@ def test_pictures_of_one_class_or_none_are_told(folder: Path) -> None:
         load_training_data(folder, SIZE)
 
 
+def test_parts_without_classes_are_told(tmp_path: Path) -> None:
+    for number, part in enumerate(("train", "test")):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "1.png").write_bytes(encode(speckled("red", number)))
+    with pytest.raises(DataError, match=r"train has no folder with pictures in it; make one for each class\.$"):
+        load_training_data(tmp_path, SIZE)
+
+
 def test_too_few_pictures_are_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="too few pictures"):
         load_training_data(fill(tmp_path / "few", 1), SIZE)
