@@ -22,6 +22,13 @@ def provenance(device: torch.device, precision: Precision) -> dict[str, str]:
     }
 
 
+def continued(before: dict[str, str], now: dict[str, str]) -> dict[str, str]:
+    """What is to be said of a run that was begun or went on as `before` says, and goes on as `now` says."""
+    last = {name: value.rpartition(", then ")[2] for name, value in before.items()}
+    changed = {name for name, value in now.items() if name in last and last[name] != value}
+    return before | {name: f"{before[name]}, then {now[name]}" for name in changed}
+
+
 def recorded(path: Path) -> str:
     """How a command that others will read names `path`: not by the folders of one machine."""
     return path.name if path.is_absolute() else str(path)

@@ -15,7 +15,7 @@ from training.device import Precision, moved
 from training.distill import Memory, Teachers, assign_roles
 from training.errors import CheckpointError
 from training.optim import OPTIMIZERS, Lookahead
-from training.provenance import provenance
+from training.provenance import continued, provenance
 from training.recipes import TrainConfig
 from training.start import Start, on
 
@@ -150,6 +150,4 @@ class Run:
         self.kept = [{name: moved(value, self.device) for name, value in each.items()} for each in saved.kept]
         self.epoch_loss.fill_(saved.epoch_loss)
         self.step, self.history = saved.step, list(saved.history)
-        before, now = saved.precision, self.precision.value
-        changed = {} if before == now else {"precision": f"{saved.provenance['precision']}, then {now}"}
-        self.provenance = {**saved.provenance, **changed}
+        self.provenance = continued(saved.provenance, self.provenance)

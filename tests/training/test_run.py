@@ -133,6 +133,21 @@ def test_a_checkpoint_that_does_not_know_its_data_goes_on(data: TrainingData, tm
     assert each.step == each.total_steps
 
 
+def test_a_run_that_goes_on_elsewhere_tells_of_both(
+    data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = run("tutorial", data)
+    begun.provenance = begun.provenance | {"command": "train tutorial", "device": "a CPU", "torch": "2.0"}
+    checkpoints.save(begun.checkpoint(), tmp_path)
+    monkeypatch.setattr("training.run.provenance", lambda *_: begun.provenance | {"device": "a GPU", "torch": "2.1"})
+    for _ in range(2):  # the second goes on where the first was
+        resumed = run("tutorial", data)
+        resumed.restore(checkpoints.load(tmp_path))
+        told = {"device": "a CPU, then a GPU", "torch": "2.0, then 2.1"}
+        assert resumed.provenance == begun.provenance | told
+        checkpoints.save(resumed.checkpoint(), tmp_path)
+
+
 def test_what_a_run_and_its_teachers_learned_from_is_kept_when_it_is_resumed(
     data: TrainingData, tmp_path: Path
 ) -> None:
