@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import queue
 import threading
 import urllib.request
@@ -199,6 +201,17 @@ def test_a_request_keeps_its_id(stub: Stub) -> None:
 def test_a_method_that_is_not_there_is_said_to_be_none(client: triton.InferenceServerClient) -> None:
     with pytest.raises(InferenceServerException, match="UNIMPLEMENTED"):
         client.get_trace_settings("colours")
+
+
+def test_grpc_writes_nothing_of_its_own_to_the_log(convoy: Convoy) -> None:
+    """It did, whenever a batch had a process started that reads its images."""
+    row = json.dumps({"image": base64.b64encode(ENCODED[0]).decode()}).encode()
+    sent = urllib.request.Request(f"{convoy.url}/v1/batches", row, {"Content-Type": "application/x-ndjson"})
+    with urllib.request.urlopen(sent, timeout=30) as answer:
+        batch = json.load(answer)["id"]
+    with urllib.request.urlopen(f"{convoy.url}/v1/batches/{batch}/results?follow=true", timeout=30) as results:
+        assert json.loads(results.read())["label"] == COLOURS[0]
+    assert not [line for line in convoy.log if not line.startswith("{")]
 
 
 def test_models_are_loaded_and_unloaded_by_who_may(tmp_path: Path) -> None:
