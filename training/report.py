@@ -156,8 +156,14 @@ def _calibration(metadata: ModelMetadata) -> str:
     return "; ".join((scaling_text(metadata.calibration), *others))
 
 
+def _cell(label: str) -> str:
+    """A class's name as it may stand in a table: classes are called as somebody's folders are."""
+    return " ".join(label.split()).replace("|", "\\|")
+
+
 def _listed(labels: tuple[str, ...]) -> str:
-    return ", ".join(labels[:MOST_LABELS]) + (f", … ({len(labels):,} in all)" if len(labels) > MOST_LABELS else "")
+    rest = f", … ({len(labels):,} in all)" if len(labels) > MOST_LABELS else ""
+    return ", ".join(map(_cell, labels[:MOST_LABELS])) + rest
 
 
 def _evaluation_table(metadata: ModelMetadata) -> list[str]:
@@ -196,7 +202,7 @@ def _class_table(metadata: ModelMetadata) -> list[str]:
     lines = ["| class | " + " | ".join(head) + " |", "|---" * (len(head) + 1) + "|"]
     for label in metadata.labels:
         shares = [f"{e.class_accuracy[label]:.1%}" if label in e.class_accuracy else "–" for e in metadata.evaluations]
-        lines.append(f"| {label} | " + " | ".join(shares) + " |")
+        lines.append(f"| {_cell(label)} | " + " | ".join(shares) + " |")
     return [*lines, ""]
 
 

@@ -11,10 +11,14 @@ from service.metadata import CARD, Evaluation, ModelMetadata, Robustness
 from training.report import card, robustness_table, table, write_card
 
 
-def test_a_card_that_does_not_fit_onto_the_disk_leaves_the_old_one(models_dir: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def metadata(models_dir: Path) -> ModelMetadata:
     exported = ModelMetadata.read(models_dir / "colours" / "1")
     imported = exported.provenance.model_copy(update={"epochs": 0})  # trained elsewhere: no command has to be named
-    metadata = exported.model_copy(update={"provenance": imported})
+    return exported.model_copy(update={"provenance": imported})
+
+
+def test_a_card_that_does_not_fit_onto_the_disk_leaves_the_old_one(metadata: ModelMetadata, tmp_path: Path) -> None:
     write_card(metadata, tmp_path)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
@@ -45,3 +49,21 @@ def test_values_stand_below_each_other_whatever_classes_are_called() -> None:
     )
     for lines in (table(clean).splitlines(), robustness_table(damaged, ["fog"]).splitlines()[1:]):
         assert len({line.rindex(" 100.") for line in lines if " 100." in line}) == 1, lines
+
+
+def test_a_class_has_one_row_and_one_cell_whatever_it_is_called(metadata: ModelMetadata) -> None:
+    named = metadata.model_copy(update={"labels": ("red|dark\nred", *metadata.labels[1:])})
+    assert r"| labels | red\|dark red, green, blue |" in card(named).splitlines()
+    measured = Evaluation(
+        split="test",
+        precision="fp32",
+        images=9,
+        accuracy=1,
+        nll=0,
+        brier=0,
+        ece=0,
+        ece_uncalibrated=0,
+        class_accuracy={"red|dark\nred": 1},
+        command="",
+    )
+    assert r"| red\|dark red | 100.0% |" in card(named.model_copy(update={"evaluations": (measured,)})).splitlines()
