@@ -18,6 +18,21 @@ def metadata(models_dir: Path) -> ModelMetadata:
     return exported.model_copy(update={"provenance": imported})
 
 
+def measured_of(classes: dict[str, float]) -> Evaluation:
+    return Evaluation(
+        split="test",
+        precision="fp32",
+        images=9,
+        accuracy=1,
+        nll=0,
+        brier=0,
+        ece=0,
+        ece_uncalibrated=0,
+        class_accuracy=classes,
+        command="",
+    )
+
+
 def test_a_card_that_does_not_fit_onto_the_disk_leaves_the_old_one(metadata: ModelMetadata, tmp_path: Path) -> None:
     write_card(metadata, tmp_path)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -32,18 +47,7 @@ def test_a_card_that_does_not_fit_onto_the_disk_leaves_the_old_one(metadata: Mod
 
 
 def test_values_stand_below_each_other_whatever_classes_are_called() -> None:
-    clean = Evaluation(
-        split="test",
-        precision="fp32",
-        images=9,
-        accuracy=1,
-        nll=0,
-        brier=0,
-        ece=0,
-        ece_uncalibrated=0,
-        class_accuracy={"golden retriever": 1, "cat": 1},
-        command="",
-    )
+    clean = measured_of({"golden retriever": 1, "cat": 1})
     damaged = Robustness(
         split="test", precision="fp32", images=9, jpeg_75=1, grey=1, corruptions={"fog": (1,), "snow": (1,)}, command=""
     )
@@ -54,16 +58,5 @@ def test_values_stand_below_each_other_whatever_classes_are_called() -> None:
 def test_a_class_has_one_row_and_one_cell_whatever_it_is_called(metadata: ModelMetadata) -> None:
     named = metadata.model_copy(update={"labels": ("red|dark\nred", *metadata.labels[1:])})
     assert r"| labels | red\|dark red, green, blue |" in card(named).splitlines()
-    measured = Evaluation(
-        split="test",
-        precision="fp32",
-        images=9,
-        accuracy=1,
-        nll=0,
-        brier=0,
-        ece=0,
-        ece_uncalibrated=0,
-        class_accuracy={"red|dark\nred": 1},
-        command="",
-    )
+    measured = measured_of({"red|dark\nred": 1})
     assert r"| red\|dark red | 100.0% |" in card(named.model_copy(update={"evaluations": (measured,)})).splitlines()
