@@ -29,7 +29,7 @@ HEAD_BYTES = 64 << 10  # how much of a head, or of what is no body, may arrive b
 MOST_FIELDS = 256  # of a head: each costs, and nobody needs so many
 HEAD_TOO_LONG = f"The head is too long, or has more than {MOST_FIELDS} fields; put what is large into the body."
 UNREAD_FOR: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux has it
-NO_REQUEST = "The bytes are no HTTP/1.1 request; send a request line, a line per field, and a plain or chunked body."
+NO_REQUEST = "It is no HTTP/1.1 request; send a request line, a line per field, one Host, and a plain or chunked body."
 
 
 class Protocol(HttpToolsProtocol):
@@ -148,6 +148,9 @@ class Protocol(HttpToolsProtocol):
         headers = joined(self.headers)
         if headers.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
             raise ValueError  # as above: it would let a compressed body pass as if it were plain
+        host = headers.get(b"host")
+        if self.parser.get_http_version() == "1.1" if host is None else b", " in host:
+            raise ValueError  # RFC 9112, 3.2: there is to be one; two are a list by now, and no host has a blank
         route = self._hottest if path == self._path else self._find(path)
         if route and self._goes_direct(route, headers.get(b"content-length", b"")):
             exchange = Exchange(self, self._connection, self._models, route, path.decode(), headers, query)

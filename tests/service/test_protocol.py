@@ -146,7 +146,7 @@ def test_too_large_bodies_are_refused_by_their_declared_length(
     monkeypatch.setattr(protocol_module, "DIRECT_BYTES", direct_bytes)
 
     async def play(client: Client) -> None:
-        client.writer.write(wire(b"", "Host: test").replace(b"Length: 0", b"Length: 501"))  # and nothing more
+        client.writer.write(wire(b"").replace(b"Length: 0", b"Length: 501"))  # and nothing more
         assert (await read(client.reader)).status == 413
 
     scenario(settings.model_copy(update={"max_body_bytes": 500}), play)
@@ -509,9 +509,13 @@ def test_blanks_around_a_value_are_no_part_of_it(settings: Settings) -> None:
         b"GET / HTTP/1.1\r\nbad header\r\n\r\n",
         b"GET /\xff HTTP/1.1\r\nHost: test\r\n\r\n",
         b"BREW / HTTP/1.1\r\nHost: test\r\n\r\n",
-        b"POST /v1/predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nno number\r\n",
-        b"POST /v1/predict HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
-        b"POST /v1/batches HTTP/1.1\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"POST /v1/predict HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\nno number\r\n",
+        b"POST /v1/predict HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+        b"POST /v1/batches HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\n\r\n",
+        b"GET /livez HTTP/1.0\r\nHost: test\r\nHost: test\r\n\r\n",
+        wire().replace(b"Host: test\r\n", b""),
+        wire(PNG["red"], "host: other"),
     ],
 )
 def test_what_is_no_request_is_told_so_as_everything_else_is(settings: Settings, request_: bytes) -> None:
@@ -522,6 +526,14 @@ def test_what_is_no_request_is_told_so_as_everything_else_is(settings: Settings,
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.headers["x-request-id"] == answer.body["instance"]
         assert await client.reader.read() == b""
+
+    scenario(settings, play)
+
+
+def test_a_request_of_http_1_0_need_not_say_whom_it_is_for(settings: Settings) -> None:
+    async def play(client: Client) -> None:
+        request = wire(PNG["red"], start="POST /v1/predict HTTP/1.0").replace(b"Host: test\r\n", b"")
+        assert (await client.ask(request)).label == "red"
 
     scenario(settings, play)
 
@@ -596,7 +608,7 @@ def test_a_client_that_reads_slowly_gets_everything(settings: Settings) -> None:
 @pytest.mark.parametrize(
     "second",
     [
-        b"POST /v1/predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nno number\r\n",
+        b"POST /v1/predict HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\nno number\r\n",
         b"POST /v1/predict HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
     ],
     ids=["a damaged body", "another protocol"],
@@ -632,7 +644,7 @@ def test_what_follows_a_wish_for_another_protocol_is_never_taken_for_a_request(
     first: bytes, second: bytes, settings: Settings
 ) -> None:
     inner = b"GET /livez HTTP/1.1\r\nHost: test\r\n\r\n"
-    head = b"POST /v1/predict HTTP/1.1\r\nContent-Type: image/png\r\nContent-Length: %d\r\n" % len(inner)
+    head = b"POST /v1/predict HTTP/1.1\r\nHost: test\r\nContent-Type: image/png\r\nContent-Length: %d\r\n" % len(inner)
 
     async def play(client: Client) -> None:
         client.writer.write(head + first)
