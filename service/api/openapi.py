@@ -13,7 +13,7 @@ from service.api.authentication import closed
 from service.api.bodies import Problem, ResultRow
 from service.api.open_inference import routes as open_inference
 from service.api.request_log import VALID
-from service.errors import MalformedRequest, Unauthorized
+from service.errors import MalformedRequest, ServiceError, Unauthorized
 
 Operation = dict[str, Any]
 KEY = {"key": {"type": "http", "scheme": "bearer"}, "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}
@@ -87,8 +87,8 @@ def _correct(path: str, operation: Operation) -> None:
     responses = operation["responses"]
     if "HTTPValidationError" in str(responses.get("422")):
         del responses["422"]
-    if "400" not in responses:  # every request's X-Request-Id is judged, if nothing else of it
-        responses["400"] = _malformed(path)
+    for error in (MalformedRequest, ServiceError):  # every request's X-Request-Id is judged, and any may fail
+        responses.setdefault(str(int(error.status)), _documented(path, error))
     described = operation.get("parameters", [])
     operation["parameters"] = [*described, *_places(path, described), *ASKED_WITH.get(path, []), ASKED]
     for status, response in responses.items():
@@ -105,7 +105,7 @@ def _places(path: str, described: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _malformed(path: str) -> dict[str, Any]:
+def _documented(path: str, error: type[ServiceError]) -> dict[str, Any]:
     inside = problems.below(path, problems.OPEN_INFERENCE)
     documented = open_inference.documented if inside else problems.documented
-    return documented(MalformedRequest)[int(MalformedRequest.status)]
+    return documented(error)[int(error.status)]

@@ -121,6 +121,13 @@ def test_so_does_everything_else_for_the_sake_of_its_id(client: TestClient, docu
             assert answer.headers["content-type"] == kind
 
 
+def test_and_everything_says_what_it_answers_where_the_service_fails(document: dict[str, Any]) -> None:
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            failed, malformed = (operation["responses"].get(status, {"content": {}}) for status in ("500", "400"))
+            assert _schemas(failed) == _schemas(malformed), path
+
+
 def test_every_reference_resolves(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
     text = json.dumps(document)
@@ -158,3 +165,8 @@ def headers(operation: dict[str, Any]) -> set[str]:
 
 def _content(response: dict[str, Any]) -> dict[str, Any]:
     return response["content"]["application/problem+json"]  # type: ignore[no-any-return]
+
+
+def _schemas(response: dict[str, Any]) -> dict[str, Any]:
+    """Those of its bodies, by their kind."""
+    return {kind: described["schema"] for kind, described in response["content"].items()}
