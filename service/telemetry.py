@@ -20,7 +20,7 @@ class JsonFormatter(logging.Formatter):
     """One JSON object per line: time, level, logger, message, request_id, and whatever was passed as `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as one line; line breaks inside values are escaped by JSON itself."""
+        """The record as one line of ASCII: what clients sent moves no terminal's cursor and needs no encoding."""
         entry = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -30,7 +30,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
-        return json.dumps(entry, ensure_ascii=False, default=str)
+        return json.dumps(entry, default=str)
 
 
 class TextFormatter(logging.Formatter):

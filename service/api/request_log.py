@@ -28,6 +28,7 @@ VALID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")  # what can stand in a header 
 PROBES = ("/livez", "/readyz", "/metrics", "/v2/health/live", "/v2/health/ready")
 REFUSALS = {503, 504}  # they come in floods, and a line for each would make matters worse
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+PATH_CHARS = 256  # in its line, of up to 12 bytes each: a pipe that workers share keeps lines of 4096 bytes whole
 OTHER = "other"  # route or method: clients may make up as many as they like
 UNEXPECTED = ServiceError("The service failed; try again, and tell the operator the request id if it repeats.")
 CUT_OFF = Draining("The service stopped before the request could be answered; send the request to another instance.")
@@ -54,7 +55,8 @@ class RequestLog:
         counts[0].add()
         counts[1].observe(seconds)
         if (status >= 400 and status not in REFUSALS) or (self._log_all and path not in PROBES):
-            fields = {"method": method, "path": path, "status": status, "ms": round(seconds * 1000, 2)}
+            shown = path if len(path) <= PATH_CHARS else path[:PATH_CHARS] + "…"
+            fields = {"method": method, "path": shown, "status": status, "ms": round(seconds * 1000, 2)}
             logger.info("request", extra=fields | ({"request_id": request_id.decode()} if request_id else {}))
 
 

@@ -28,6 +28,13 @@ def test_json_is_one_line_with_fields_and_request_id() -> None:
     assert entry.items() >= {"level": "info", "message": "two\nlines", "status": 200, "request_id": "abc"}.items()
 
 
+def test_json_leaves_nothing_to_an_encoding_or_a_terminal() -> None:
+    line = JsonFormatter().format(record(path="/käse\x7f\x9b2J\u2028"))
+    assert line.isascii()
+    assert line.isprintable()
+    assert json.loads(line)["path"] == "/käse\x7f\x9b2J\u2028"
+
+
 def test_json_holds_the_traceback() -> None:
     try:
         raise ValueError("here")

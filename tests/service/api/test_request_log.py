@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 
 import orjson
 import pytest
@@ -87,3 +88,15 @@ def test_the_line_of_a_request_without_a_task_has_its_id_all_the_same(
     RequestLog(metrics, "all").record("/x", "GET", "/x", 503, 0.1, b"mine")
     (record,) = caplog.records
     assert telemetry.JsonFormatter().format(record).count('"request_id": "mine"') == 1
+
+
+@pytest.mark.parametrize("path", ["/" + "x" * 60_000, "/" + "\N{SHIP}\N{GRINNING FACE}" * 20_000])
+def test_the_longest_path_leaves_its_line_whole_among_those_of_other_workers(
+    metrics: Metrics, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    caplog.set_level("INFO")
+    RequestLog(metrics, "all").record("other", "OPTIONS", path, 404, 60.0, b"i" * 128)
+    (record,) = caplog.records
+    line = telemetry.JsonFormatter().format(record)
+    assert len(f"{line}\n".encode()) <= select.PIPE_BUF
+    assert orjson.loads(line)["path"] == path[:256] + "…"
