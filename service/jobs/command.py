@@ -51,7 +51,7 @@ def add_options(parser: argparse.ArgumentParser, engines: Mapping[str, OpenEngin
     suffixes = ", ".join(suffix for each in RESULTS.values() for suffix in each.suffixes)
     parser.add_argument(
         "--output",
-        type=Path,
+        type=_own_file,
         required=True,
         metavar="FILE",
         help=f"ends in {suffixes}; one that is there already is replaced: all is scored anew",
@@ -76,6 +76,13 @@ def add_options(parser: argparse.ArgumentParser, engines: Mapping[str, OpenEngin
         flag = f"--{name.replace('_', '-')}"
         parser.add_argument(flag, metavar=metavar(name), help=f"{description} (default: as `serve`'s)")
     parser.set_defaults(run=partial(run, engines=engines))
+
+
+def _own_file(given: str) -> Path:
+    """The output's path, of which a `Path` would not show any more that it was a URL; raises `StartupError` for one."""
+    if "://" in given:
+        raise StartupError(f"--output {given}: the output is a file of this machine, no URL; give its path.")
+    return Path(given)
 
 
 def run(options: argparse.Namespace, engines: Mapping[str, OpenEngine]) -> int:

@@ -26,6 +26,8 @@ def as_invalid_source(path: str) -> Iterator[None]:
         reason = getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
         if isinstance(exc, FileNotFoundError) and not exc.strerror:  # all that it says is the path
             reason = "it is not there"
+        if isinstance(exc, TimeoutError) and not exc.strerror:  # fsspec's, or that of what it is built on
+            reason = "its store takes too long"
         if "range requests" in reason:  # fsspec's advice is for who writes Python
             reason = "its server gives no parts of a file; download it first"
         if isinstance(exc, PermissionError):

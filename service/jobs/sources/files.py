@@ -60,7 +60,8 @@ def open_path(path: str, limits: Limits, output: Path | None = None) -> Opened:
         if files.isdir(place):
             return Opened(guarded(path, store.folder(place)), "folder")
         if has_magic(path) and not files.exists(place):
-            return Opened(guarded(path, store.glob(place)), "glob")
+            pattern = f"{place}/" if path.endswith("/") else place  # as in a shell, folders alone
+            return Opened(guarded(path, store.glob(pattern)), "glob")
         return store.file(place)
 
 

@@ -334,6 +334,7 @@ def test_ids_of_several_paths_begin_with_them(models_dir: Path, tmp_path: Path) 
         (["--output", ""], "its ending says the format"),
         (["--output", "nowhere/out.csv"], "There is no folder nowhere for --output"),
         (["--output", "out.xlsx"], "its ending says the format"),
+        (["--output", "s3://bucket/out.csv"], "--output s3://bucket/out.csv: the output is a file of this machine"),
         (["--device", "tpu"], "--device"),
         (["--version", "1", "--coverage", "0.5"], "--coverage: this version has sets for 0.9, 0.95, 0.99."),
         (["--version", "2", "--coverage", "0.9"], "--coverage: this version has no thresholds for prediction sets"),

@@ -6,6 +6,7 @@ import io
 from typing import Any
 
 import pytest
+from fsspec.exceptions import FSTimeoutError
 
 from service.errors import InvalidSource
 from service.jobs.sources.edge import Stream, as_invalid_source
@@ -61,6 +62,14 @@ def test_what_is_not_there_is_said_to_be() -> None:
         as_invalid_source("http://x/a"),
     ):
         raise FileNotFoundError("http://x/a")
+
+
+def test_a_store_that_takes_too_long_is_said_to() -> None:
+    with (
+        pytest.raises(InvalidSource, match="http://x/a can't be read: its store takes too long"),
+        as_invalid_source("http://x/a"),
+    ):
+        raise FSTimeoutError
 
 
 def test_a_server_that_gives_whole_files_only_is_answered_with_what_helps() -> None:

@@ -66,6 +66,17 @@ def test_a_glob_of_folders_gives_their_files_once(tmp_path: Path) -> None:
     assert [id_ for id_, _ in found(tmp_path / "d*")] == [f"dog/test_batch.bin/{i}" for i in range(3)]
 
 
+def test_a_glob_that_ends_in_a_slash_is_of_folders_alone(tmp_path: Path) -> None:
+    write_folder(tmp_path, PICTURES)
+    assert found(f"{tmp_path}/*/") == PICTURES[:3]
+    with pytest.raises(InvalidSource, match="matches nothing"):
+        open_path(f"{tmp_path}/e*/", Limits())
+    store = fsspec.filesystem("memory")
+    for name, content in PICTURES:
+        store.pipe(f"/slash/{name}", content)
+    assert found("memory://slash/*/") == PICTURES[:3]
+
+
 def test_a_glob_of_tables_gives_their_rows(tmp_path: Path) -> None:
     for name in ("1.parquet", "2.parquet"):
         (tmp_path / name).write_bytes(PACKERS["parquet"](PICTURES[:1]))
