@@ -339,6 +339,26 @@ def test_limits(limited: TestClient, content: bytes, content_type: str, status: 
     problem(post(limited, content, content_type), status, slug)
 
 
+def test_what_just_keeps_to_the_limits_is_answered(limited: TestClient) -> None:
+    image = PNG["red"].ljust(LIMITS["max_image_bytes"], b"\0")
+    answers = [
+        post(limited, image, "image/png"),
+        limited.post("/v1/predict", json={"images": [base64.b64encode(image).decode(), ""]}),
+        post(limited, npy(np.zeros((2, 20, 20, 3), np.uint8)), NPY),
+        limited.post("/v1/predict", files=[("images", ("name", image))] * 2),
+    ]
+    assert [answer.status_code for answer in answers] == [200] * 4
+    assert answers[1].json()["predictions"][0]["label"] == "red"
+
+
+def test_as_many_data_urls_as_images_may_be_sent(settings: Settings) -> None:
+    """Each has a comma, which are counted before any is read."""
+    url = "data:image/png;base64," + base64.b64encode(PNG["red"]).decode()
+    with TestClient(create_app(settings.model_copy(update={"max_images_per_request": 70}))) as client:
+        answer = client.post("/v1/predict", json={"images": [url] * 70})
+    assert len(answer.json()["predictions"]) == 70
+
+
 def test_limits_of_multipart(limited: TestClient) -> None:
     def files(*contents: bytes) -> list[tuple[str, tuple[str, bytes]]]:
         return [("images", ("name", content)) for content in contents]

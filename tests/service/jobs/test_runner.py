@@ -81,8 +81,8 @@ def rows(store: Store, batch: Batch) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (store.folder(batch.id) / "results.ndjson").read_bytes().splitlines()]
 
 
-def looks(runner: Runner, monkeypatch: pytest.MonkeyPatch, *errors: Exception) -> list[float]:
-    """When the runner has looked for work, of which there is none; at first it meets these errors."""
+def looks(runner: Runner, monkeypatch: pytest.MonkeyPatch, *errors: Exception, pieces: int = 0) -> list[float]:
+    """When the runner has looked for work, of which there are so many pieces; at first it meets these errors."""
     times, left = list[float](), list(errors)
 
     async def look() -> bool:
@@ -91,7 +91,7 @@ def looks(runner: Runner, monkeypatch: pytest.MonkeyPatch, *errors: Exception) -
             raise asyncio.CancelledError  # whoever looks without end would keep the loop
         if left:
             raise left.pop()
-        return False
+        return len(times) <= pieces
 
     async def nothing() -> None:
         pass
@@ -117,6 +117,20 @@ def test_work_is_looked_for_every_second_and_at_once_when_there_is_new(
 
     virtual_time.run(scenario())
     assert times == pytest.approx([0, 1, 2, 2.5, 3.5])
+
+
+def test_no_while_passes_between_pieces_of_work(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner_module, "IDLE_S", 1.0)
+    runner = Runner(Store(settings.jobs_dir), Mock(), Mock(), settings)
+    times = looks(runner, monkeypatch, pieces=3)
+
+    async def scenario() -> None:
+        runner.start()
+        await asyncio.sleep(1.5)
+        await runner.stop()
+
+    virtual_time.run(scenario())
+    assert times == pytest.approx([0, 0, 0, 0, 1])
 
 
 @pytest.mark.parametrize("error", [StorageFailed("full"), RuntimeError("a mistake")])
@@ -593,10 +607,13 @@ def test_a_stop_does_not_wait_for_ever(
         async with at_work(settings, monkeypatch) as runner:
             monkeypatch.setattr(runner_module, "STOP_S", 0.05)
             monkeypatch.setattr(runner.work, "release", wait)
+            close = Mock(wraps=runner._store.database.close)
+            monkeypatch.setattr(runner._store.database, "close", close)
             try:
                 async with asyncio.timeout(60):
                     await runner.stop()
                 assert locked.is_set()
+                close.assert_not_called()  # it waits for whoever has the database
             finally:
                 free.set()
             assert runner._task
@@ -616,6 +633,11 @@ def test_an_end_of_the_work_that_nobody_asked_for_is_told(
             await asyncio.wait([runner._task])
         async with at_work(settings, monkeypatch):
             pass
+        async with at_work(settings, monkeypatch) as runner:
+            assert runner._task
+            runner._models.draining = True
+            runner._task.cancel()
+            await asyncio.wait([runner._task])
 
     asyncio.run(scenario())
     told = [record for record in caplog.records if record.levelno == logging.CRITICAL]

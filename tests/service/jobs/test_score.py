@@ -8,8 +8,10 @@ import os
 import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +207,52 @@ def test_who_is_told_to_stop_waits_for_no_chunk(
         signal.signal(signal.SIGUSR1, before)
     assert (tmp_path / "stopped").exists()
     assert run.ledger.rows == 0
+
+
+def test_who_is_told_to_stop_reads_no_further_chunk(task: Task, a_run: Runs) -> None:
+    run, taken = a_run(), list[Input]()
+
+    def inputs() -> Iterator[Input]:
+        for each in some(100):
+            run.stop()
+            taken.append(each)
+            yield each
+
+    run.score([Part([], inputs())], task, processes, workers=1)
+    assert len(taken) == score.CHUNK_INPUTS
+
+
+@pytest.mark.parametrize(
+    ("cores", "gpus", "asked", "workers", "threads"),
+    [
+        (4, None, 0, 4, 1),
+        (4, None, 3, 3, 1),
+        (4, None, 2, 2, 2),
+        (4, None, 8, 8, 1),
+        (16, 2, 0, 8, 2),
+        (16, 0, 0, 4, 4),  # one that can't be counted
+        (2, 2, 0, 2, 1),
+    ],
+)
+def test_workers_share_the_cores_and_have_their_numbers(
+    cores: int, gpus: int | None, asked: int, workers: int, threads: int, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = list[tuple[int, int | None, list[int]]]()
+
+    def begin(workers: int, *_: object, initargs: tuple[Task, object, SimpleQueue[int]], **__: object) -> None:
+        worker, numbers = initargs[0], initargs[2]
+        size = scoring.CPU_BATCH_SIZE if gpus is None else scoring.GPU_BATCH_SIZE
+        assert worker.settings.max_batch_size == size
+        begun.append((workers, worker.settings.threads, [numbers.get() for _ in range(workers)]))
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(score, "usable_cores", lambda: cores)
+    monkeypatch.setattr(score, "may_use_gpu", lambda _device: gpus is not None)
+    monkeypatch.setattr(score, "gpus", lambda: gpus)
+    monkeypatch.setattr(score, "ProcessPoolExecutor", begin)
+    with pytest.raises(BrokenProcessPool):
+        next(processes([], 0, task, asked))
+    assert begun == [(workers, threads, list(range(workers)))]
 
 
 def _stop_and_wait(chunk: Chunk) -> None:
