@@ -124,7 +124,7 @@ def import_network(options: argparse.Namespace) -> None:
     labels = source.read_labels(options.labels)
     normalisation = wrapping.Normalisation(tuple(options.mean), tuple(options.std))
     network = graph.read(options.network, options.size)
-    given = source.Source(options.network, network, labels, normalisation)
+    given = source.Source(options.network, network, labels, normalisation, options.labels.name)
     pictures = data.load_training_data(options.data, given.size) if options.data else None
     metadata = importing.import_network(
         given, options.model, pictures, description=options.description, notes=tuple(options.note)

@@ -9,8 +9,6 @@ are. What can't be imported raises `ExportError`.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import shlex
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -109,7 +107,7 @@ def _fill(
             for precision, each in networks.items()
         }
         _check(calibrated["fp32"], pictures, logits_of_pictures)
-        command = shlex.join(["convoy-train", "import", source.path.name, f"models/{name}/{number}", *data.option])
+        command = source.command(f"models/{name}/{number}", data)
         measured, notes = measure(calibrated, images, labels, command), (*notes, *refusals)
     files, reference = measured.files, measured.files["fp32"].calibrator
     return ModelMetadata(
@@ -172,11 +170,13 @@ def _not_batched(batch_size: int) -> str:
 
 
 def _provenance(source: Source) -> Provenance:
+    files = [str(file.relative_to(source.path.parent)) for file in source.files]
     return Provenance(
         dataset=f"imported from {source.path.name}",
         recipe=RECIPE,
         config={
-            "sha256": hashlib.sha256(source.path.read_bytes()).hexdigest(),
+            **({"files": files} if len(files) > 1 else {}),
+            "sha256": source.digest,
             "mean": [str(value) for value in source.normalisation.mean],
             "std": [str(value) for value in source.normalisation.std],
         },

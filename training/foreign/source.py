@@ -5,8 +5,14 @@ What does not fit together raises `ExportError`.
 
 from __future__ import annotations
 
+import hashlib
+import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import onnx
+from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from training.data import Split, TrainingData
 from training.errors import ExportError
@@ -23,6 +29,7 @@ class Source:
     network: Foreign
     labels: tuple[str, ...]  # in the order of the network's outputs
     normalisation: Normalisation
+    labels_file: str = "labels.txt"  # that they are in
 
     @property
     def size(self) -> int:
@@ -31,6 +38,37 @@ class Source:
         if height != width:
             raise ExportError(f"The network takes images of {width} × {height}; with --data they must be square.")
         return height
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The ONNX file, and those beside it that hold weights of it, by name."""
+        tensors = _tensors(onnx.load(self.path, load_external_data=False).graph)
+        beside = {ExternalDataInfo(tensor).location for tensor in tensors if uses_external_data(tensor)}
+        return (self.path, *(self.path.parent / name for name in sorted(beside)))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of these files, one after the other."""
+        digest = hashlib.sha256()
+        for file in self.files:
+            with file.open("rb") as stream:
+                hashlib.file_digest(stream, lambda: digest)
+        return digest.hexdigest()
+
+    def command(self, model: str, data: TrainingData) -> str:
+        """What imports it to `model` with `data`, for others to read: all that decides what is measured."""
+        words = ["convoy-train", "import", self.path.name, model, "--labels", self.labels_file]
+        words += ["--mean", *map(str, self.normalisation.mean), "--std", *map(str, self.normalisation.std)]
+        return shlex.join([*words, "--size", str(self.size), *data.option])
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Its constants, in graphs within it too."""
+    yield from graph.initializer
+    for attribute in (each for node in graph.node for each in node.attribute):
+        yield from (attribute.t, *attribute.tensors)
+        for within in (attribute.g, *attribute.graphs):
+            yield from _tensors(within)
 
 
 def read_labels(path: Path) -> tuple[str, ...]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import shlex
 from itertools import product
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from onnx import helper
@@ -105,6 +108,35 @@ def test_to_calibrate_it_again_by_the_same_pictures_changes_nothing(tmp_path: Pa
     assert [replaced(e) for e in again.evaluations] == [replaced(e) for e in imported.evaluations]
     data = load_training_data(pictures, SIZE)
     assert {e.images for e in again.evaluations} == {len(data.train) + len(data.validation)}
+
+
+def test_what_is_recorded_as_its_command_makes_the_same_again(
+    tmp_path: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures, file = fill(tmp_path / "pictures", 30), network(tmp_path / "net.onnx", shape=("N", 3, "H", "W"))
+    (place := tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(place)
+    words = ["--labels", str(labels.rename(tmp_path / "my labels")), "--size", "16", "--data", str(pictures)]
+    words += ["--mean", "0.5", "-0.25", "0", "--std", "0.2", "1", "1"]
+    assert main(["import", str(file), "models/colours/1", *words]) == 0
+    imported = ModelMetadata.read(place / "models" / "colours" / "1")
+    (command,) = {e.command for e in imported.evaluations}
+    assert str(tmp_path) not in command
+    monkeypatch.chdir(tmp_path)
+    assert main(shlex.split(command)[1:]) == 0
+    again = ModelMetadata.read(tmp_path / "models" / "colours" / "1")
+    created = {"created_at": imported.provenance.created_at}
+    assert again.model_copy(update={"provenance": again.provenance.model_copy(update=created)}) == imported
+
+
+def test_weights_in_other_files_are_in_its_metadata_and_card(tmp_path: Path, labels: Path) -> None:
+    file, data, target = tmp_path / "b.onnx", tmp_path / "b.data", tmp_path / "models" / "colours" / "1"
+    model = onnx.load(network(tmp_path / "a.onnx"))
+    onnx.save_model(model, str(file), save_as_external_data=True, location=data.name, size_threshold=0)
+    assert main(["import", str(file), str(target), "--labels", str(labels)]) == 0
+    digest = hashlib.sha256(file.read_bytes() + data.read_bytes()).hexdigest()
+    assert ModelMetadata.read(target).provenance.config["sha256"] == digest
+    assert "| files | b.onnx, b.data |" in (target / "MODEL_CARD.md").read_text()
 
 
 def replaced(evaluation: Evaluation) -> Evaluation:
