@@ -56,7 +56,7 @@ class TrainingData:
     validation: Split
     labels: tuple[str, ...]
     name: str = cifar10.NAME
-    left_out: Mapping[str, int] = field(default_factory=dict)  # files not looked at, by the ends of their names
+    left_out: Mapping[str, int] = field(default_factory=dict)  # files not looked at, see `pictures.Layout`
     option: tuple[str, ...] = ()  # what asks for it on the command line, where that is needed
 
     def __str__(self) -> str:

@@ -2,7 +2,8 @@
 
 A network that is shown pictures prepared in one way and asked about others is worse than it need be. Training shares no
 code with the service but the metadata, so a test holds every format against `service.decoding` and
-`service.preprocessing`. What can't be decoded raises `ValueError`.
+`service.preprocessing`. What can't be decoded raises `ValueError`,
+and what is too large for that its kin `TooLarge`.
 """
 
 from __future__ import annotations
@@ -24,14 +25,22 @@ ORIENTATION = 0x0112  # EXIF tag
 BITS_PER_SAMPLE, COMPRESSION, PHOTOMETRIC, FILL_ORDER, PLANAR_CONFIGURATION = 258, 259, 262, 266, 284  # TIFF tags
 UNCOMPRESSED, WHITE_IS_ZERO, REVERSED, PLANES = 1, 0, 2, 2  # values of the latter four
 BIT_DEPTH = 24  # the byte of a PNG that tells it
+MOST_PIXELS = 200_000_000  # of a picture: they take 600 MB, and several are decoded at a time
 REDUCED_TO = 4  # times the size: how far a photo may be reduced while it is decoded
 Pixels = npt.NDArray[np.uint8]  # (H, W, 3), RGB
+Image.MAX_IMAGE_PIXELS = None  # the limit is ours
+
+
+class TooLarge(ValueError):
+    """It has more than `MOST_PIXELS`."""
 
 
 def decode(content: bytes, size: int) -> Pixels:
     """The (first) image in a file, uint8 (size, size, 3): its shorter side resized, then cropped at the centre."""
     try:
         image = _jpeg(content, REDUCED_TO * size) or _any(content)
+    except TooLarge:
+        raise
     except Exception as exc:  # Pillow's plugins raise nearly anything on damaged files
         raise ValueError("it is no picture in a known format, or damaged") from exc
     if image.size == (size, size):
@@ -51,7 +60,7 @@ def _jpeg(content: bytes, at_least: int) -> Image.Image | None:
     """Photos reduced while they are decoded; None for what Pillow has to judge."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
-        if colours not in ("YCbCr", "Gray", "RGB"):
+        if colours not in ("YCbCr", "Gray", "RGB") or height * width > MOST_PIXELS:
             return None
         if min(height, width) < at_least:  # of a sliver, the length alone would be reduced
             at_least = max(height, width)
@@ -66,6 +75,8 @@ def _jpeg(content: bytes, at_least: int) -> Image.Image | None:
 
 def _any(content: bytes) -> Image.Image:
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        if image.width * image.height > MOST_PIXELS:
+            raise TooLarge(f"it has more than {MOST_PIXELS:,} pixels")
         tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
         if tags.get(PLANAR_CONFIGURATION) == PLANES and _is_mistaken(image.mode, tags):
             raise ValueError("its channels are in planes that Pillow takes for others")

@@ -22,6 +22,11 @@ def folders_in(path: Path) -> list[Path]:
     return sorted(each for each in _read(path) if each.is_dir() and not _hidden(each.name))
 
 
+def files_beside(path: Path) -> list[Path]:
+    """Those directly in it that are not hidden, by name."""
+    return sorted(each for each in _read(path) if each.is_file() and not _hidden(each.name))
+
+
 def files_in(folder: Path) -> Iterator[Path]:
     """Those in it that are not hidden, at any depth; a folder that several links lead to counts once."""
     return (file for file in _leaves(folder) if file.is_file())

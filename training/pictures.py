@@ -21,11 +21,13 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from training.decoding import FORMATS, SUFFIXES, Pixels, decode
+from training import decoding
+from training.decoding import FORMATS, SUFFIXES, Pixels, TooLarge, decode
 from training.errors import DataError
-from training.folders import class_of, files_in, folders_in, lost_links
+from training.folders import class_of, files_beside, files_in, folders_in, lost_links
 
 Part = Literal["train", "validation", "test"]
+Flaw = Literal["damaged", "too large"]
 Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]  # images (N, size, size, 3), labels (N,)
 PARTS: dict[str, Part] = {  # what their folders are called, in upper or lower case
     "train": "train",
@@ -57,7 +59,7 @@ class Layout:
     labels: tuple[str, ...]
     pictures: tuple[Picture, ...]
     held_out: tuple[Part, ...]  # parts without a folder, which pictures of train belong to if their content says so
-    left_out: Mapping[str, int]  # files not looked at, by the ends of their names, the most frequent first
+    left_out: Mapping[str, int]  # files not looked at: ends of their names, and where they lie if that is why
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Read:
     part: Part
     digest: bytes
     pixels: Pixels | None
-    damaged: bool
+    flaw: Flaw | None
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ def survey(path: Path) -> Layout:
     for part, classes in parts.items():
         if strangers := sorted({name for name, files in classes.items() if files.pictures} - set(names)):
             raise DataError(f"{folders[part]} has classes that {folders['train']} has not: {', '.join(strangers)}.")
+    others = [files.others for part in parts.values() for files in part.values()]
+    others += [_beside(folder) for folder in dict.fromkeys([*folders.values(), path])]
     return Layout(
         path,
         tuple(names),
@@ -112,7 +116,7 @@ def survey(path: Path) -> Layout:
             for file in classes[name].pictures
         ),
         tuple(part for part in TENTHS if part not in parts),
-        dict(sum((files.others for part in parts.values() for files in part.values()), Counter[str]()).most_common()),
+        dict(sum(others, Counter[str]()).most_common()),
     )
 
 
@@ -175,8 +179,7 @@ def _class(folder: Path) -> Class:
         if _is_picture(file):
             pictures.append(file)
         else:
-            ending = file.suffix.lower() or file.name
-            others[ending.encode(errors="backslashreplace").decode()] += 1  # to be printed, be it text or not
+            others[_ending(file)] += 1
     if others and not pictures:  # what none of can be read is no absence of a class
         raise DataError(
             f"{folder} holds no picture in a known format ({', '.join(FORMATS)}), only files called "
@@ -188,6 +191,16 @@ def _class(folder: Path) -> Class:
             "elsewhere."
         )
     return Class(pictures, others)
+
+
+def _beside(folder: Path) -> Counter[str]:
+    """Files in it that are in no class's folder; of a picture it is told why it is not looked at."""
+    return Counter(_ending(file) + " beside the folders" * _is_picture(file) for file in files_beside(folder))
+
+
+def _ending(file: Path) -> str:
+    """The end of its name, which can be printed, be it text or not."""
+    return (file.suffix.lower() or file.name).encode(errors="backslashreplace").decode()
 
 
 def _is_picture(file: Path) -> bool:
@@ -202,13 +215,15 @@ def _read(picture: Picture, layout: Layout, size: int, wanted: Collection[Part])
     digest = hashlib.sha256(content).digest()
     part = _part_of(digest, layout.held_out) if picture.part == "train" else picture.part
     pixels: Pixels | None = None
-    damaged = False
+    flaw: Flaw | None = None
     if part in wanted or "train" in wanted:  # who learns is told of all that is bad, not at the end
         try:
             pixels = decode(content, size)
+        except TooLarge:
+            flaw = "too large"
         except ValueError:
-            damaged = True
-    return Read(picture, part, digest, pixels if part in wanted else None, damaged)
+            flaw = "damaged"
+    return Read(picture, part, digest, pixels if part in wanted else None, flaw)
 
 
 def _part_of(digest: bytes, held_out: tuple[Part, ...]) -> Part:
@@ -217,12 +232,15 @@ def _part_of(digest: bytes, held_out: tuple[Part, ...]) -> Part:
 
 
 def _refuse_bad(layout: Layout, read: list[Read]) -> None:
-    if bad := [each.picture.path for each in read if each.damaged]:
-        named = ", ".join(str(file.relative_to(layout.path)) for file in bad[:SHOWN])
-        more = ", …" if len(bad) > SHOWN else ""
-        raise DataError(
-            f"{len(bad):,} of the files in {layout.path} can't be read as pictures: {named}{more}; mend or remove them."
-        )
+    told: dict[Flaw, tuple[str, str]] = {
+        "damaged": ("can't be read as pictures", "mend or remove them"),
+        "too large": (f"are pictures of more than {decoding.MOST_PIXELS:,} pixels", "make them smaller or remove them"),
+    }
+    for flaw, (what, remedy) in told.items():
+        if bad := [each.picture.path for each in read if each.flaw == flaw]:
+            named = ", ".join(str(file.relative_to(layout.path)) for file in bad[:SHOWN])
+            more = ", …" if len(bad) > SHOWN else ""
+            raise DataError(f"{len(bad):,} of the files in {layout.path} {what}: {named}{more}; {remedy}.")
 
 
 def _refuse_twofold(layout: Layout, read: list[Read]) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.conftest import encode
 from tests.training.test_decoding import photo
-from training import pictures
+from training import decoding, pictures
 from training.data import labels_of, load_test_split, load_training_data
 from training.errors import DataError
 
@@ -271,6 +271,22 @@ def test_what_is_learned_from_and_what_is_left_alone_are_told(folder: Path) -> N
     )
 
 
+@pytest.mark.parametrize(
+    ("parts", "told"),
+    [
+        (("",), "1 *.jpg beside the folders, 1 *.csv, 1 *.png beside the folders"),
+        (("train", "test"), "2 *.png beside the folders, 1 *.jpg beside the folders, 1 *.csv"),
+    ],
+)
+def test_what_lies_beside_the_folders_of_classes_is_counted(parts: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    for first, part in enumerate(parts):
+        fill(tmp_path / part, 30, first=100 * first)
+        (tmp_path / part / "lost.PNG").write_bytes(encode(speckled("red", 99)))
+    for name in ("cover.jpg", "labels.csv", ".hidden.png"):
+        (tmp_path / name).touch()
+    assert str(load_training_data(tmp_path, SIZE)).endswith(f"; files not looked at: {told}")
+
+
 def test_a_class_all_of_whose_pictures_are_in_an_unknown_format_is_told(folder: Path) -> None:
     for file in sorted((folder / "red").rglob("*.png")) + sorted((folder / "red").rglob("*.PNG")):
         file.rename(file.with_suffix(".heic"))
@@ -293,6 +309,19 @@ def test_bad_pictures_are_all_counted_and_some_named(folder: Path) -> None:
     with pytest.raises(DataError, match=r"^5 of the files in .* can't be read as pictures: red/\d+.jpg, .*, …; mend"):
         load_training_data(folder, SIZE)
     assert len(load_test_split(folder, SIZE))  # where they are not
+
+
+def test_pictures_that_are_merely_too_large_are_told_as_such(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "MOST_PIXELS", 24 * 20)
+    load_training_data(folder, SIZE)
+    for name in ("large.png", "large.jpg"):
+        (folder / "red" / name).write_bytes(encode(photo(25, 20), "JPEG" if name.endswith("jpg") else "PNG"))
+    told = r"^2 of the files in .* are pictures of more than 480 pixels: red/large.\w+, red/large.\w+; make them"
+    with pytest.raises(DataError, match=told):
+        load_training_data(folder, SIZE)
+    (folder / "red" / "bad.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"^1 of the files in .* can't be read as pictures: red/bad.png; mend"):
+        load_training_data(folder, SIZE)
 
 
 def test_pictures_of_one_class_or_none_are_told(folder: Path) -> None:
