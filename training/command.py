@@ -18,7 +18,8 @@ def train(options: argparse.Namespace) -> None:
 
     chosen, planned = device.choose_device(options.device), plan.plan(options)
     precision = planned.precision(options.precision, chosen)
-    training_data = data.load_training_data(data.find_data(options.data), planned.config.image_size)
+    size = planned.config.image_size
+    training_data = data.load_training_data(data.find_data(options.data, size), size)
     print(training_data, flush=True)
     run = Run(planned.recipe, planned.config, training_data, chosen, precision, planned.teachers)
     if planned.saved:
@@ -52,8 +53,8 @@ def trials(options: argparse.Namespace) -> None:
     from training import data, device, evaluate, plan
     from training import trials as recipes_trials
 
-    chosen, found = device.choose_device(options.device), data.find_data(options.data)
-    size = RECIPES[options.recipe].image_size
+    chosen, size = device.choose_device(options.device), RECIPES[options.recipe].image_size
+    found = data.find_data(options.data, size)
     training_data, runs = data.load_training_data(found, size), options.runs
     if options.split == "test":  # nothing more is to be chosen: learn from all there is, as published numbers do
         training_data, runs = training_data.whole(), runs / "whole"
@@ -81,9 +82,10 @@ def speed(options: argparse.Namespace) -> None:
     from training import data
     from training import speed as benchmark
 
-    config, found = RECIPES[options.recipe], data.find_data(options.data)
+    config = RECIPES[options.recipe]
     if config.teachers:
         raise TrainingError(f"Recipe {options.recipe} has teachers, which no ordinary loop has; choose another recipe.")
+    found = data.find_data(options.data, config.image_size)
     recipe, ordinary = (
         benchmark.Side(steps, config, found, options.device, options.precision)
         for steps in (benchmark.recipe_steps, benchmark.ordinary_steps)
@@ -96,8 +98,9 @@ def export(options: argparse.Namespace) -> None:
     from training import data, report
     from training.export import export, exportable
 
-    size = exportable(options.checkpoint, options.model).config.image_size
-    training_data = data.load_training_data(data.find_data(options.data), size)
+    run = exportable(options.checkpoint, options.model)
+    size = run.config.image_size
+    training_data = data.load_training_data(data.find_data(options.data, size, run.labels), size)
     metadata = export(
         options.checkpoint,
         options.model,
@@ -147,7 +150,7 @@ def evaluate(options: argparse.Namespace) -> None:
     from training import data, evaluate, report, repository
 
     metadata = repository.read_model(options.model)
-    found = data.find_data(options.data)
+    found = data.find_data(options.data, metadata.input.height, metadata.labels)
     if options.record:
         evaluate.check_same_data(metadata, found)
     evaluations = evaluate.evaluate_model(options.model, found, options.split)
@@ -169,8 +172,9 @@ def calibrate(options: argparse.Namespace) -> None:
     """Give an exported model thresholds."""
     from training import data, evaluate, report, repository
 
-    repository.read_model(options.model)  # before data is looked for, or downloaded
-    evaluations = evaluate.fit_thresholds(options.model, data.find_data(options.data))
+    metadata = repository.read_model(options.model)
+    found = data.find_data(options.data, metadata.input.height, metadata.labels)
+    evaluations = evaluate.fit_thresholds(options.model, found)
     print("\n\n".join(report.table(evaluation) for evaluation in evaluations))
     print(
         "\nThe sets are recorded as they were on the validation images, on those of the test not yet. "

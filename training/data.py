@@ -107,8 +107,11 @@ class TrainingData:
         return replace(self, train=Split(images, labels), validation=Split(images[:0], labels[:0]))
 
 
-def find_data(given: Path | None) -> Path:
-    """The data set's folder or archive: `given`, else `CONVOY_DATA`, else the cache, downloaded if absent."""
+def find_data(given: Path | None, size: int = cifar10.SIZE, labels: Sequence[str] = cifar10.LABELS) -> Path:
+    """The data set's folder or archive: `given`, else `CONVOY_DATA`, else the cache, downloaded if absent.
+
+    Raises `DataError` before it downloads what has other classes than `labels`, or images of another size.
+    """
     if given is None and (variable := os.environ.get("CONVOY_DATA")):
         given = Path(variable)
     place = CACHE if given is None else given
@@ -118,6 +121,12 @@ def find_data(given: Path | None) -> Path:
         raise DataError(f"There is no home folder to find {place} in; give --data a path without ~.") from exc
     if given is not None:
         return found
+    if sorted(labels) != sorted(cifar10.LABELS):
+        raise DataError(
+            f"Without --data the images are {cifar10.NAME}'s, and their classes are not those asked for; point --data "
+            "at images of these."
+        )
+    _check_size(size)
     target = found / cifar10.BINARY.archive
     if not target.exists():
         download(cifar10.OFFICIAL_SITE + cifar10.BINARY.archive, target, md5=cifar10.BINARY.archive_md5)
@@ -173,12 +182,16 @@ def _is_cifar10(path: Path, choose: cifar10.Choose) -> bool:
 
 
 def _cifar10(path: Path, choose: cifar10.Choose, size: int) -> Split:
+    _check_size(size)
+    return _split(*cifar10.load(path, choose))
+
+
+def _check_size(size: int) -> None:
     if size != cifar10.SIZE:
         raise DataError(
             f"CIFAR-10's images have {cifar10.SIZE} × {cifar10.SIZE} pixels, not {size} × {size}; choose a recipe for "
             "them, --size 32, or give a folder of pictures with --data."
         )
-    return _split(*cifar10.load(path, choose))
 
 
 def _split(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64]) -> Split:

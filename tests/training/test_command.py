@@ -10,8 +10,9 @@ from unittest.mock import Mock
 import pytest
 from PIL import Image
 
+from service.metadata import ModelMetadata
 from tests.training.test_pictures import fill
-from training import loop, plots, speed
+from training import data, loop, plots, speed
 from training.__main__ import main
 from training.architectures import Network
 from training.recipes import RECIPES
@@ -54,6 +55,42 @@ def test_what_was_measured_is_recorded_before_it_is_shown(
     monkeypatch.setattr("training.report.table", Mock(side_effect=BrokenPipeError))
     assert main(command) == 1
     assert recorded[3:] == [("clean",)]
+
+
+@pytest.fixture
+def no_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None has been downloaded, and none may be."""
+    monkeypatch.delenv("CONVOY_DATA", raising=False)
+    monkeypatch.setattr(data, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(data, "download", Mock(side_effect=AssertionError))
+
+
+@pytest.mark.usefixtures("no_cifar10")
+@pytest.mark.parametrize("words", [["evaluate"], ["evaluate", "--record"], ["calibrate"], ["export", "run"]])
+def test_that_a_model_has_other_classes_than_cifar10_is_told_before_that_is_downloaded(
+    words: list[str],
+    models_dir: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = models_dir / "colours" / "1"
+    saved = Mock(labels=ModelMetadata.read(model).labels, config=RECIPES["fast"])
+    monkeypatch.setattr("training.export.exportable", lambda *_: saved)
+    assert main([*words, str(model)]) == 1
+    assert capsys.readouterr().err == (
+        "convoy-train: Without --data the images are CIFAR-10's, and their classes are not those asked for; point "
+        "--data at images of these.\n"
+    )
+
+
+@pytest.mark.usefixtures("no_cifar10")
+@pytest.mark.parametrize("words", [["train", "pictures"], ["trials", "pictures"], ["speed", "pictures"]])
+def test_that_a_recipe_is_for_other_sizes_than_cifar10s_is_told_before_that_is_downloaded(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 1
+    assert "CIFAR-10's images have 32 × 32 pixels, not 64 × 64; choose" in capsys.readouterr().err
 
 
 def test_a_time_budget_stops_a_run_with_a_checkpoint_even_before_its_first_step(
