@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,20 +50,19 @@ def accepted(response: httpx2.Response) -> httpx2.Response:
     """The response, where it is an answer; raises `Refused` where it is a problem."""
     if response.status_code == httpx2.codes.OK:
         return response
-    try:
+    with _understood(response):
         problem = response.json()
         slug, detail = str(problem["type"]).rpartition("/")[2], str(problem["detail"])
-    except (ValueError, KeyError, TypeError):
-        slug = "unexpected-answer"
-        detail = f"The answer has status {response.status_code} and is none of Convoy's; check the address."
     raise Refused(slug, detail, response.status_code, response.headers.get("x-request-id"))
 
 
 def predictions(response: httpx2.Response) -> list[Answer | Refused]:
-    """One for each image, in order."""
-    document = response.json()
-    model = Model(**document["model"])
-    return [_prediction(each, model) for each in document["predictions"]]
+    """One for each image, in order; raises `Refused` for what is no answer of Convoy's."""
+    with _understood(response):
+        document = response.json()
+        said = document["model"]  # of which a later version may tell more
+        model = Model(said["name"], said["version"], said["digest"])
+        return [_prediction(each, model) for each in document["predictions"]]
 
 
 def only(answers: list[Answer | Refused]) -> Answer:
@@ -74,9 +74,21 @@ def only(answers: list[Answer | Refused]) -> Answer:
 
 
 def probabilities(response: httpx2.Response) -> Probabilities:
-    """float32 (N, classes)."""
-    array: Probabilities = np.load(io.BytesIO(response.content), allow_pickle=False)
-    return array
+    """float32 (N, classes); raises `Refused` for what is no answer of Convoy's."""
+    with _understood(response):
+        array: Probabilities = np.lib.format.read_array(io.BytesIO(response.content), allow_pickle=False)
+        return array
+
+
+@contextmanager
+def _understood(response: httpx2.Response) -> Iterator[None]:
+    """A proxy's page, or another service's answer, is told as such."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        detail = f"The answer has status {response.status_code} and is none of Convoy's; check the address."
+        request_id = response.headers.get("x-request-id")
+        raise Refused("unexpected-answer", detail, response.status_code, request_id) from exc
 
 
 def _prediction(said: dict[str, Any], model: Model) -> Answer | Refused:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import json
 import socket
 import threading
 import time
@@ -228,7 +229,15 @@ def test_a_server_that_is_silent_to_the_end_of_a_calls_time_is_told_alike(opened
 
 @pytest.mark.parametrize(
     ("status", "content"),
-    [(302, ""), (404, "<html>"), (500, "null"), (502, "[]"), (503, '{"message": "no"}'), (429, '{"type": "busy"}')],
+    [
+        *((302, ""), (404, "<html>"), (500, "null"), (502, "[]")),
+        *((503, '{"message": "no"}'), (429, '{"type": "busy"}'), (200, ""), (200, "<html>"), (200, "[]")),
+        *(
+            (200, '{"model": null}'),
+            (200, '{"model": {"name": "m"}}'),
+            (200, json.dumps({**ANSWER, "predictions": ["a"]})),
+        ),
+    ],
 )
 def test_an_answer_that_is_not_the_services_is_no_prediction(opened: Opened, status: int, content: str) -> None:
     other = instead(lambda: httpx2.Response(status, text=content))
@@ -238,6 +247,20 @@ def test_an_answer_that_is_not_the_services_is_no_prediction(opened: Opened, sta
     ):
         client.predict(b"x")
     assert (refused.value.status, refused.value.slug) == (status, "unexpected-answer")
+
+
+def test_what_is_no_array_is_not_the_services_either(opened: Opened) -> None:
+    page = instead(lambda: httpx2.Response(200, text="<html>"))
+    with opened("http://there", transport=page) as client, pytest.raises(Refused, match="none of Convoy's"):
+        client.probabilities(PIXELS["red"][np.newaxis])
+
+
+def test_an_answer_may_tell_more_than_a_client_knows_of(opened: Opened) -> None:
+    """Servers are renewed before their clients."""
+    more = json.loads(json.dumps({**ANSWER, "more": 1}).replace('"version"', '"more": 1, "version"'))
+    more["predictions"][0]["more"] = 1
+    with opened("http://there", transport=instead(lambda: httpx2.Response(200, json=more))) as client:
+        assert client.predict(b"x").model.name == "m"
 
 
 def test_a_busy_service_is_left_alone_for_a_while(opened: Opened) -> None:
@@ -252,7 +275,7 @@ def test_an_array_in_an_answer_is_never_a_program(opened: Opened) -> None:
     stream = io.BytesIO()
     np.save(stream, np.array([{}], object), allow_pickle=True)
     answer = instead(lambda: httpx2.Response(200, content=stream.getvalue()))
-    with opened("http://there", transport=answer) as client, pytest.raises(ValueError, match="allow_pickle=False"):
+    with opened("http://there", transport=answer) as client, pytest.raises(Refused, match="none of Convoy's"):
         client.probabilities(PIXELS["red"][np.newaxis])
 
 
