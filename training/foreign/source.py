@@ -9,6 +9,7 @@ import hashlib
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import onnx
@@ -39,7 +40,7 @@ class Source:
             raise ExportError(f"The network takes images of {width} × {height}; with --data they must be square.")
         return height
 
-    @property
+    @cached_property
     def files(self) -> tuple[Path, ...]:
         """The ONNX file, and those beside it that hold weights of it, by name."""
         tensors = _tensors(onnx.load(self.path, load_external_data=False).graph)
